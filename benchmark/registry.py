@@ -1,0 +1,79 @@
+"""Names to things: one registry per kind of part. Standard library only, so that every package may use it."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from benchmark.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Maps names to registered things of one kind (a distiller class, a network factory, a data set).
+
+    Names with a slash (`timm/<name>`) belong to a family: `family("timm", factory)` registers one function that makes
+    the entry from the rest of the name, for collections too large to list.
+    """
+
+    def __init__(self, kind: str, plural: str | None = None) -> None:
+        self.kind = kind
+        self.plural = plural or f"{kind}s"
+        self._entries: dict[str, T] = {}
+        self._families: dict[str, Callable[[str], T]] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make the decorated thing available as `name`. Raises ValueError when the name is taken."""
+
+        def add(entry: T) -> T:
+            self.add(name, entry)
+            return entry
+
+        return add
+
+    def add(self, name: str, entry: T) -> None:
+        """Make `entry` available as `name`. Raises ValueError when the name is taken."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} '{name}' is registered twice: by {self._entries[name]!r} and by {entry!r}")
+        self._entries[name] = entry
+
+    def family(self, prefix: str, factory: Callable[[str], T]) -> None:
+        """Make every `prefix/<rest>` available as `factory(rest)`. Raises ValueError when the prefix is taken."""
+        if prefix in self._families:
+            raise ValueError(f"{self.kind} family '{prefix}' is registered twice")
+        self._families[prefix] = factory
+
+    def get(self, name: str) -> T:
+        """Return what is registered as `name`. Raises UserError that names the nearest and where to list them."""
+        if name in self._entries:
+            return self._entries[name]
+        prefix, slash, rest = name.partition("/")
+        if slash and prefix in self._families:
+            return self._families[prefix](rest)
+        hint = nearest(name, self._entries)
+        families = "".join(f", {family}/<name>" for family in sorted(self._families))
+        raise UserError(
+            f"unknown {self.kind} '{name}'{hint or ';'} known: {', '.join(self.names())}{families}"
+            f" (list them with `python -m benchmark list {self.plural.replace(' ', '-')}`)"
+        )
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Registered names that match a shell pattern, sorted; families are not enumerated."""
+        return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries or name.partition("/")[0] in self._families and "/" in name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+
+def import_modules(package: str, path: list[str]) -> None:
+    """Import every module of a package, so that adding a file is all it takes to register what it holds."""
+    for module in sorted(pkgutil.iter_modules(path), key=lambda found: found.name):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package}.{module.name}")
