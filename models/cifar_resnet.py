@@ -1,0 +1,72 @@
+"""ResNets for small images: three stages of basic blocks (He et al., CVPR 2016, arXiv 1512.03385, section 4.2).
+
+Depths, widths (`x4`) and parameter names are those of RepDistiller (Tian et al., ICLR 2020, arXiv 1910.10699).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from models.base import Network, registry
+from models.layers import init_convolutions, stem
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = relu(self.bn1(self.conv1(x)), inplace=True)
+        return relu(self.bn2(self.conv2(out)) + self.downsample(x), inplace=True)
+
+
+class CifarResNet(Network):
+    """`depth = 6n + 2`; the map is 8x8 on 32x32 images (4x4 on 16x16, 28x28 on 224x224)."""
+
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, image_size: int) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.conv1 = stem(widths[0], image_size)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = _stage(blocks, widths[0], widths[1], stride=1)
+        self.layer2 = _stage(blocks, widths[1], widths[2], stride=2)
+        self.layer3 = _stage(blocks, widths[2], widths[3], stride=2)
+        self.fc = nn.Linear(widths[3], num_classes)
+        self.min_image_size = 4 * self.conv1.stride[0]
+        init_convolutions(self)
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        x = relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
+        map_BDHW: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return map_BDHW
+
+    def classify(self, pooled_D: Tensor) -> Tensor:
+        logits: Tensor = self.fc(pooled_D)
+        return logits
+
+
+def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)))
+
+
+for depth in (8, 20, 32, 56, 110):
+    registry.add(f"resnet{depth}", partial(CifarResNet, depth, (16, 16, 32, 64)))
+for depth in (8, 32):
+    registry.add(f"resnet{depth}x4", partial(CifarResNet, depth, (32, 64, 128, 256)))
+# half the width of resnet8: the student of the 16x16 digits
+registry.add("resnet8_half", partial(CifarResNet, 8, (8, 8, 16, 32)))

@@ -1,0 +1,64 @@
+"""Fitting other libraries' classifiers to ours, and refusing those that do not fit."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+from models.base import Network
+
+
+def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> Network:
+    """Return `network`, shown to give the logits of `original`, with `linear_head` found by trial.
+
+    Both are tried on a copy, in float64 and eval mode, on two random images: `classify(mean(map))` must equal the
+    original's logits. Weights, batch-norm statistics and torch's global RNG stay as they are.
+
+    Raises UserError with the reason when the original cannot take such images or its head does not fit.
+    """
+    trial, reference = copy.deepcopy((network, original))
+    trial.cpu().double().eval()
+    reference.cpu().double().eval()
+    generator = torch.Generator().manual_seed(0)
+    x_BCHW = torch.randn(2, 3, image_size, image_size, generator=generator, dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        try:
+            own_BK: Tensor = reference(x_BCHW)
+        except Exception as error:
+            raise UserError(f"model '{name}' cannot take {image_size}x{image_size} images: {_line(error)}") from error
+        try:
+            map_BDHW = trial.forward_features(x_BCHW)
+            if map_BDHW.dim() != 4:
+                raise ValueError(f"its features have shape {tuple(map_BDHW.shape)}, a map would be (B, D, H, W)")
+            logits_BK = trial.classify(map_BDHW.mean(dim=(2, 3)))
+            if logits_BK.shape != own_BK.shape:
+                raise ValueError(f"a pooled vector gives logits {tuple(logits_BK.shape)}, not {tuple(own_BK.shape)}")
+        except Exception as error:
+            raise UserError(f"model '{name}' has no feature map that its head classifies: {_line(error)}") from error
+        # measured against the part that depends on the image, which is tiny in some untrained networks
+        constant_K = trial.classify(torch.zeros(map_BDHW.shape[1], dtype=torch.float64, device="cpu"))
+        if not (logits_BK - own_BK).abs().max() <= 1e-6 * (own_BK - constant_K).abs().max():
+            raise UserError(
+                f"model '{name}' does not classify the mean of its feature map (its head pools in its own way), "
+                "so its regions cannot be classified"
+            )
+        network.linear_head = _is_affine(trial, num_features=map_BDHW.shape[1])
+    return network
+
+
+def _is_affine(network: Network, num_features: int) -> bool:
+    """Whether classify commutes with averaging, also in training: dropout in the head would draw once per region."""
+    generator = torch.Generator().manual_seed(1)
+    vectors_D = torch.randn(2, num_features, generator=generator, dtype=torch.float64, device="cpu")
+    of_mean_K, mean_K = network.classify(vectors_D.mean(dim=0)), network.classify(vectors_D).mean(dim=0)
+    with torch.random.fork_rng(devices=[]):
+        network.train()
+        repeatable = torch.equal(network.classify(vectors_D), network.classify(vectors_D))
+    return repeatable and torch.allclose(of_mean_K, mean_K, rtol=1e-9, atol=1e-9)
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
