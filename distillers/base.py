@@ -1,0 +1,140 @@
+"""What a distiller is: hyperparameters, and named scalar losses computed from two networks' outputs.
+
+Shape letters: B batch, K classes, R regions, N any number of logit rows (B, or B * R).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_origin
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from benchmark.registry import Registry
+
+Grids = Literal["map", "from_4x4"]
+Convention = Literal["code", "paper"]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Epochs = Annotated[int, Field(ge=0)]
+
+#: a loss per sample: (student_NK, teacher_NK, target_N) -> (N,)
+PerSample = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Outputs(NamedTuple):
+    """What a network shows a distiller, for one view of the batch."""
+
+    #: (B, K): the network's own logits
+    logits: Tensor
+    #: (B, R, K): local logits, scale by scale, row-major inside a scale; R = 0 without scales
+    regions: Tensor
+
+
+Views = Mapping[str, Outputs]
+
+
+class Parameters(BaseModel):
+    """One named group of hyperparameters: typed, ranged, frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        """Accept `1,2,4` for a sequence; refuse a truth value where pydantic would take it for a number."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise ValueError("cannot be true or false")
+        if get_origin(annotation) is tuple and isinstance(value, str | int | float):
+            return [part for part in str(value).strip("()[] ").split(",") if part.strip()]
+        return value
+
+
+class Distiller(ABC):
+    """Hyperparameters only: no device, no optimiser, no loader, no tracking."""
+
+    #: registry key
+    name: ClassVar[str]
+    #: as the papers print it
+    title: ClassVar[str]
+    #: registry key of the method it is compared with (a gain is over it), or None
+    base: ClassVar[str | None] = None
+    #: False when the method never looks at a teacher
+    needs_teacher: ClassVar[bool] = True
+    #: raise it whenever a change makes the losses differ: part of every run's signature
+    numerics_version: ClassVar[int] = 1
+    #: parameter groups by namespace, e.g. {"dkd": DKD}; the group names are the namespaces of `--set dkd.beta=8`
+    groups: ClassVar[Mapping[str, type[Parameters]]] = {}
+    #: values of group fields that a `Convention` stands for, below what the user sets: {"code": {"sdd": {"beta": 2}}}
+    conventions: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+
+    #: sides of the region grids wanted from both networks, ascending; empty when only whole-image logits are used
+    scales: tuple[int, ...] = ()
+    #: how coarse cells are pooled
+    grids: Grids = "map"
+    #: views of the batch that student and teacher see, in the order of the student's forwards
+    views: tuple[str, ...] = ("weak",)
+
+    def __init__(self, **values: Parameters) -> None:
+        """Take one validated Parameters per group; `distillers.create` makes them from plain values."""
+        self.values = values
+
+    @abstractmethod
+    def losses(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
+        """Return named scalar terms; their sum is the training loss. `epoch` counts from 1."""
+
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """Return every hyperparameter by group, resolved, JSON-ready: what a run records and signs."""
+        return {group: values.model_dump(mode="json") for group, values in self.values.items()}
+
+    def diagnostics(self, student: Views, teacher: Views, target_B: Tensor) -> dict[str, Tensor]:
+        """Return named scalars worth tracking that are no loss, e.g. the fraction of complementary regions."""
+        return {}
+
+
+class LogitDistiller(Distiller):
+    """A distiller that looks at logits only: terms per sample pass through `instance`, all others are its own.
+
+    `instance` is the seam of scale decoupling: `ScaleDecoupled` overrides it and no other loss.
+    """
+
+    @abstractmethod
+    def terms(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
+        """Return the named scalar losses; logits arrive in fp32 at least, the teacher's without gradient."""
+
+    def losses(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
+        # off, not only upcast: autocast would send matrix products of fp32 probabilities back to bf16
+        with torch.autocast(target_B.device.type, enabled=False):
+            student = {view: Outputs(*map(at_least_fp32, seen)) for view, seen in student.items()}
+            teacher = {view: Outputs(*(at_least_fp32(x).detach() for x in seen)) for view, seen in teacher.items()}
+            return self.terms(student, teacher, target_B, epoch)
+
+    def instance(self, loss: PerSample, student: Outputs, teacher: Outputs, target_B: Tensor) -> Tensor:
+        """Return the loss of every sample, (B,), of one view: here on the whole image."""
+        return loss(student.logits, teacher.logits, target_B)
+
+
+registry: Registry[type[Distiller]] = Registry("distiller", "methods")
+
+
+def register(distiller: type[Distiller]) -> None:
+    """Make a distiller class available by its name. Raises ValueError when the name is taken."""
+    registry.add(distiller.name, distiller)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precisions become float32; float32 and float64 pass as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def warmup(epoch: int | Tensor, warmup_epochs: float) -> float | Tensor:
+    """Linear warm-up factor min(epoch / warmup_epochs, 1), epoch from 1; 1 without warm-up."""
+    if warmup_epochs == 0:
+        return 1.0
+    if isinstance(epoch, Tensor):
+        return torch.clamp(epoch / warmup_epochs, max=1.0)
+    return min(epoch / warmup_epochs, 1.0)

@@ -1,0 +1,109 @@
+"""Scale Decoupled Distillation: one wrapper around the per-sample terms of any logit distiller.
+
+Wei, Luo, Luo, "Scale Decoupled Distillation", CVPR 2024 (arXiv 2403.13512).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator
+from torch import Tensor
+
+from distillers.base import Grids, LogitDistiller, NonNegative, Outputs, Parameters, PerSample, Views, register
+from distillers.regions import Complementary, GlobalFrom, complementary_regions, region_weights
+
+#: raise it whenever a change here or in `regions` makes the losses differ
+NUMERICS_VERSION = 1
+
+
+def _ascending(scales: tuple[int, ...]) -> tuple[int, ...]:
+    if not scales or list(scales) != sorted(set(scales)) or scales[0] < 1 or scales[-1] > 16:
+        raise ValueError("must be one or more whole numbers from 1 to 16, ascending, e.g. 1,2,4")
+    return scales
+
+
+class SDD(Parameters):
+    """What scale decoupling adds to a method. The defaults are those of SDD's released code."""
+
+    #: sides m of the m x m grids; (1,) is the base method on the network's own logits
+    scales: Annotated[tuple[int, ...], AfterValidator(_ascending)] = (1, 2, 4)
+    #: weight of complementary regions; consistent ones weigh 1
+    beta: NonNegative = 2.0
+    #: complementary when exactly one of region and whole image is the label, or when their predictions differ
+    complementary: Complementary = "label"
+    #: weighted sum over the regions, divided by R (not by the weights' sum) or not; then the mean over the batch
+    reduction: Literal["mean", "sum"] = "mean"
+    #: whose prediction a region's is compared with: the 1 x 1 region's, or the network's own (always, without scale 1)
+    global_from: GlobalFrom = "cell"
+    #: coarse grids averaged from the 4 x 4 grid, or from the map
+    grids: Grids = "from_4x4"
+
+
+#: what the paper says otherwise, and the warm-up it gives to every base loss
+PAPER = {"complementary": "prediction", "reduction": "sum", "global_from": "logits", "grids": "map"}
+PAPER_WARMUP_EPOCHS = 30
+
+
+class ScaleDecoupled(LogitDistiller):
+    """Take a distiller's per-sample terms per region: (1 / R) sum_r w_r loss(student_r, teacher_r), or without 1 / R.
+
+    w_r is `sdd.beta` where the teacher's prediction for region r disagrees with its prediction for the whole image,
+    else 1. Cross-entropy and terms over the batch stay on the whole image. With scales (1,) it is the base method.
+    Wei, Luo, Luo, CVPR 2024.
+    """
+
+    def __init__(self, **values: Parameters) -> None:
+        super().__init__(**values)
+        self.sdd = cast(SDD, values["sdd"])
+        if self.sdd.scales != (1,):
+            self.scales, self.grids = self.sdd.scales, self.sdd.grids
+
+    def complementary(self, teacher: Outputs, target_B: Tensor) -> Tensor:
+        """Which regions are complementary, (B, R) of bool."""
+        return complementary_regions(teacher, target_B, self.scales, self.sdd.complementary, self.sdd.global_from)
+
+    def instance(self, loss: PerSample, student: Outputs, teacher: Outputs, target_B: Tensor) -> Tensor:
+        if not self.scales:
+            return super().instance(loss, student, teacher, target_B)
+        batch, regions, _ = student.regions.shape
+        target_BR = target_B[:, None].expand(batch, regions)
+        loss_N = loss(student.regions.flatten(0, 1), teacher.regions.flatten(0, 1), target_BR.flatten())
+        weight_BR = region_weights(self.complementary(teacher, target_B), self.sdd.beta, loss_N.dtype)
+        weighted_BR = weight_BR * loss_N.reshape(batch, regions)
+        return weighted_BR.mean(1) if self.sdd.reduction == "mean" else weighted_BR.sum(1)
+
+    def diagnostics(self, student: Views, teacher: Views, target_B: Tensor) -> dict[str, Tensor]:
+        if not self.scales:
+            return {}
+        return {"complementary_fraction": self.complementary(teacher[self.views[0]], target_B).float().mean()}
+
+
+def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] | None = None) -> None:
+    """Register a distiller class `x` and its scale-decoupled form `sdd_x`.
+
+    The first group of `x` holds its hyperparameters, warm-up included: scale decoupling has none of its own. `released`
+    are the values that SDD's released code gives them; under the paper's convention they are the method's own, with
+    warm-up over 30 epochs. Raises ValueError when a name is taken.
+    """
+    group = next(iter(method.groups))
+    presets: dict[str, dict[str, Mapping[str, Any]]] = {
+        "code": {group: released or {}},
+        "paper": {group: {"warmup_epochs": PAPER_WARMUP_EPOCHS}, "sdd": PAPER},
+    }
+    for convention, preset in presets.items():
+        preset[group] = {**method.conventions.get(convention, {}).get(group, {}), **preset[group]}
+    body = {
+        "__doc__": f"{method.title}, scale-decoupled: see `ScaleDecoupled`.",
+        "__module__": method.__module__,
+        "name": f"sdd_{method.name}",
+        "title": f"SD-{method.title}",
+        "base": method.name,
+        # both only ever rise, so their sum never returns to an old value
+        "numerics_version": method.numerics_version + NUMERICS_VERSION - 1,
+        "groups": {**method.groups, "sdd": SDD},
+        "conventions": presets,
+    }
+    register(method)
+    register(type(f"ScaleDecoupled{method.__name__}", (ScaleDecoupled, method), body))

@@ -1,0 +1,139 @@
+"""What every registered distiller promises; a new one is under test as soon as its file exists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import distillers
+from distillers import Distiller, registry
+from distillers.base import Positive
+from distillers.sample_loss import SampleLoss, sample_loss
+from tests.distillers.batches import random_batch, used
+
+METHODS = distillers.names()
+
+
+@pytest.fixture(params=METHODS)
+def distiller(request: pytest.FixtureRequest) -> Distiller:
+    return distillers.create(request.param)
+
+
+def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+def test_is_described(distiller: Distiller) -> None:
+    assert distiller.title
+    assert type(distiller).__doc__
+    assert distiller.numerics_version >= 1
+    assert registry.get(distiller.name) is type(distiller)
+    assert distiller.base is None or distiller.base in registry
+    assert list(distiller.scales) == sorted(distiller.scales)
+    assert set(distiller.parameters()) == set(distillers.groups(distiller.name))
+
+
+def test_every_method_has_its_scale_decoupled_form(distiller: Distiller) -> None:
+    if distiller.needs_teacher and not distiller.name.startswith("sdd_"):
+        decoupled = distillers.create(f"sdd_{distiller.name}")
+        assert decoupled.base == distiller.name
+        assert decoupled.title == f"SD-{distiller.title}"
+        assert decoupled.scales == (1, 2, 4)
+        assert decoupled.views == distiller.views
+
+
+@pytest.mark.parametrize("epoch", [1, 100])
+def test_losses_train_the_student_only(distiller: Distiller, epoch: int) -> None:
+    student, teacher, target = random_batch(distiller)
+    for seen in teacher.values():
+        for tensor in seen:
+            tensor.requires_grad_(True)
+    losses = distiller.losses(student, teacher, target, epoch)
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+    total(losses).backward()
+    for tensor in used(distiller, student):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.any()
+    assert all(tensor.grad is None for seen in teacher.values() for tensor in seen)
+
+
+def test_losses_are_deterministic_and_leave_inputs_alone(distiller: Distiller) -> None:
+    student, teacher, target = random_batch(distiller)
+    before = [tensor.clone() for seen in (*student.values(), *teacher.values()) for tensor in seen]
+    first, second = (distiller.losses(student, teacher, target, 2) for _ in range(2))
+    assert first == second
+    after = [tensor for seen in (*student.values(), *teacher.values()) for tensor in seen]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_epoch_may_be_a_tensor(distiller: Distiller) -> None:
+    batch = random_batch(distiller)
+    for epoch in (1, 15, 200):
+        plain, inside_a_graph = (distiller.losses(*batch, e) for e in (epoch, torch.tensor(float(epoch))))
+        for term in plain:
+            torch.testing.assert_close(plain[term], inside_a_graph[term], rtol=1e-6, atol=0)
+
+
+def test_teacher_may_be_absent_where_none_is_needed(distiller: Distiller) -> None:
+    if not distiller.needs_teacher:
+        student, _, target = random_batch(distiller)
+        assert total(distiller.losses(student, {}, target, 1)).isfinite()
+
+
+def test_diagnostics_are_scalars(distiller: Distiller) -> None:
+    found = distiller.diagnostics(*random_batch(distiller))
+    assert ("complementary_fraction" in found) == bool(distiller.scales)
+    assert all(value.shape == () and 0 <= value <= 1 for value in found.values())
+
+
+@pytest.mark.parametrize("convention", ["code", "paper"])
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_make_the_same_distiller(name: str, convention: str) -> None:
+    first = distillers.create(name, convention=convention)
+    parameters = json.loads(json.dumps(first.parameters()))
+    second = distillers.create(name, **parameters)
+    assert first.parameters() == second.parameters() == parameters
+    assert (first.scales, first.grids, first.views) == (second.scales, second.grids, second.views)
+    batch = random_batch(first)
+    assert first.losses(*batch, 3) == second.losses(*batch, 3)
+
+
+@pytest.fixture
+def mine() -> Iterator[str]:
+    @sample_loss("mine", title="Mine", numerics_version=3)
+    class Mine(SampleLoss):
+        """Squared distance of the logits."""
+
+        temperature: Positive = 2.0
+
+        def per_sample(
+            self, student_NK: torch.Tensor, teacher_NK: torch.Tensor, target_N: torch.Tensor
+        ) -> torch.Tensor:
+            return ((student_NK - teacher_NK) / self.temperature).square().mean(-1)
+
+    yield "mine"
+    for name in ("mine", "sdd_mine"):
+        del registry._entries[name]
+
+
+def test_a_new_sample_loss_comes_with_its_scale_decoupled_form(mine: str) -> None:
+    assert distillers.names("*mine") == ["mine", "sdd_mine"]
+    base = distillers.create("mine", mine={"weight": 3, "warmup_epochs": 4})
+    decoupled = distillers.create("sdd_mine", mine={"weight": 3, "warmup_epochs": 4}, sdd={"beta": 1})
+    assert (base.title, decoupled.title, decoupled.base) == ("Mine", "SD-Mine", "mine")
+    assert base.numerics_version == decoupled.numerics_version == 3
+    assert distillers.create("sdd_mine", convention="paper").parameters()["mine"]["warmup_epochs"] == 30
+    student, teacher, target = random_batch(decoupled)
+    seen, taught = student["weak"], teacher["weak"]
+    for distiller, s, t in ((base, seen.logits, taught.logits), (decoupled, seen.regions, taught.regions)):
+        expected = 3 * 0.25 * ((s - t) / 2).square().mean()
+        torch.testing.assert_close(distiller.losses(student, teacher, target, 1)["kd"], expected)
+
+
+def test_a_taken_name_is_refused(mine: str) -> None:
+    with pytest.raises(ValueError, match="registered twice"):
+        sample_loss("mine", title="Other")(type("Other", (SampleLoss,), {}))

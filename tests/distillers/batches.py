@@ -1,0 +1,39 @@
+"""Random outputs of a student and a teacher, shaped as a distiller wants them."""
+
+from __future__ import annotations
+
+import torch
+
+from distillers import Distiller, Outputs
+from distillers.regions import num_regions
+
+Batch = tuple[dict[str, Outputs], dict[str, Outputs], torch.Tensor]
+
+
+def random_batch(
+    distiller: Distiller,
+    seed: int = 0,
+    batch: int = 6,
+    classes: int = 7,
+    dtype: torch.dtype = torch.float64,
+    size: float = 2.0,
+) -> Batch:
+    """Student outputs (with gradient), teacher outputs and targets; teachers often agree with the target."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(classes, (batch,), generator=generator)
+    hint = 3 * torch.nn.functional.one_hot(target, classes).double()
+
+    def outputs(hinted: bool) -> Outputs:
+        shapes = (batch, classes), (batch, num_regions(distiller.scales), classes)
+        draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        if hinted:
+            draws = [draws[0] + hint / 2, draws[1] + hint[:, None] / 2]
+        return Outputs(*((size * draw).to(dtype).requires_grad_(not hinted) for draw in draws))
+
+    student = {view: outputs(False) for view in distiller.views}
+    return student, {view: outputs(True) for view in distiller.views}, target
+
+
+def used(distiller: Distiller, student: dict[str, Outputs]) -> list[torch.Tensor]:
+    """The student's outputs that hold anything."""
+    return [tensor for view in distiller.views for tensor in student[view] if tensor.numel()]
