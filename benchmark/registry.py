@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries or name.partition("/")[0] in self._families and "/" in name
+        return name in self._entries or (name.partition("/")[0] in self._families and "/" in name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

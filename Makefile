@@ -1,0 +1,55 @@
+# Everything a person or CI does. `make help` lists it.
+#   make bench DATASET=cub METHODS=kd,sdd_kd SEEDS=3
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+DATASET ?= digits
+ARGS ?=
+choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(PROFILE),--profile $(PROFILE)) $(if $(RUNS),--runs $(RUNS)) $(if $(DATA),--data $(DATA)) \
+	$(foreach assignment,$(SET),--set $(assignment))
+places = $(if $(RUNS),--runs $(RUNS))
+
+.DEFAULT_GOAL := help
+.PHONY: help install bench status ui teachers test lint clean
+
+help:  ## list the targets and their variables
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo '  variables of bench and status: DATASET=digits|cifar100|cub|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
+	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder ARGS="--dry-run ..."'
+
+# the stamp changes with the lock file, so a pull that moves a version reinstalls
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+install: $(VENV)/.installed  ## create .venv from the lock file
+
+bench: install  ## train a suite, track it, tabulate it
+	@$(BIN)/python -m benchmark.run $(DATASET) $(choices) $(ARGS)
+
+status: install  ## what of a suite is done, missing, failed
+	@$(BIN)/python -m benchmark status $(DATASET) $(choices) $(ARGS)
+
+teachers: install  ## list the stored teachers
+	@$(BIN)/python -m benchmark teachers list $(places) $(ARGS)
+
+ui: install  ## browse every run in MLflow
+	@$(BIN)/python -m benchmark ui $(places) $(ARGS)
+
+test: install  ## run the tests (offline, two cores, under five minutes)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: install  ## ruff and mypy --strict
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean:  ## remove the environment and caches; keeps runs/ and data/
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

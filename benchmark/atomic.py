@@ -1,0 +1,80 @@
+"""Files that are whole or absent: temporary file, fsync, rename; and locks among processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+from benchmark.errors import UserError
+
+
+def say(line: str) -> None:
+    """Print one line about a long step where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def locked(path: Path, way_out: str = "make it writable, or use another folder") -> Iterator[None]:
+    """Hold the lock that guards `path` among processes, making its folder; UserError when that cannot be written."""
+    lock = filelock.FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"waiting for another process that is making {path}")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent} ({error}): {way_out}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that becomes `path` when the block ends well, synced and in one step, and vanishes otherwise.
+
+    Two processes must not write the same path at once: hold a lock.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    # the rename itself must survive a power cut
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file whole, making its folder.
+
+    Raises:
+        UserError: when the disk is full or the folder cannot be written; what stood at `path` is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            file.writelines(parts)
+    except OSError as error:
+        kept = "; the file that was there is untouched" if path.exists() else ""
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"cannot write {path}: {reason}{kept}; free some space, or name another folder with --runs"
+        ) from error

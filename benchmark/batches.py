@@ -1,0 +1,115 @@
+"""One stream of batches for a whole cohort: a pure function of (seed, epoch), so that an epoch can start anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmark.config import Data, Recipe
+from benchmark.datasets import augment, randaugment
+from benchmark.datasets.base import DataSet, Images, MemoryImages, split_train, stratified
+from benchmark.environment import generator
+
+
+class Batch(NamedTuple):
+    """One batch of the training stream, on the device."""
+
+    #: view name -> (B, 3, S, S) float32, normalised
+    views: dict[str, Tensor]
+    #: (B,) int64
+    target_B: Tensor
+
+
+class TrainStream:
+    """Batches of one training set in the order of a seed, in every view that a lane of the cohort asks for."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        images: Images,
+        members: Tensor,
+        recipe: Recipe,
+        seed: int,
+        views: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.data, self.images, self.members = data, images, members
+        self.batch_size, self.drop_last = recipe.batch_size, recipe.drop_last
+        self.seed, self.views, self.device = seed, tuple(views), device
+        self.normalize = augment.Normalize(data.mean, data.std, device)
+        self.targets_N = images.targets.to(device)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch."""
+        count = len(self.members)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, counted from 1."""
+        order = self.members[torch.randperm(len(self.members), generator=generator(self.seed, "order", epoch))]
+        parts = list(torch.split(order, self.batch_size))[: self.num_batches]
+        side = self.data.image_size
+        padding = self.data.augmentation.padding
+        crops: dict[str, augment.Crops] = {}
+        strong = None
+        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device)):
+            part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
+            views = {}
+            for view in self.views:
+                if view not in crops:
+                    height, width = pixels_BCHW.shape[2:]
+                    crops[view] = augment.draw_crops(
+                        self.data.augmentation, len(order), (height, width), side, self.seed, epoch, view
+                    )
+                seen = augment.crop_and_flip(pixels_BCHW, crops[view], part, padding, side)
+                if view == "strong":
+                    if strong is None:
+                        strong = randaugment.draw(len(order), side, self.seed, epoch, view)
+                    seen = randaugment.apply(seen, strong, part)
+                views[view] = self.normalize(seen)
+            yield Batch(views, self.targets_N[parts[number].to(self.device, non_blocking=True)])
+
+
+def test_batches(
+    data: DataSet, images: Images, members: Tensor, device: torch.device, batch_size: int = 250
+) -> Iterator[Batch]:
+    """Yield the test view (centre crop) of the given images, in order."""
+    normalize = augment.Normalize(data.mean, data.std, device)
+    targets_N = images.targets.to(device)
+    parts = list(torch.split(members, batch_size))
+    for part, pixels_BCHW in zip(parts, images.batches(parts, device), strict=True):
+        view = augment.center_crop(pixels_BCHW, data.image_size)
+        yield Batch({"weak": normalize(view)}, targets_N[part.to(device)])
+
+
+class Splits(NamedTuple):
+    """Which images a run trains on, is chosen on, and is tested on: indices into train, train and test."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+def splits(data: DataSet, config: Data) -> Splits:
+    """Return the splits that a run's data fields describe; every draw is fixed, the same for all runs."""
+    train, val = torch.arange(len(data.train)), torch.arange(0)
+    if config.val_fraction:
+        train, val = split_train(data.train.targets, config.val_fraction)
+    if config.num_train is not None and config.num_train < len(train):
+        train = train[stratified(data.train.targets[train], config.num_train, "train subset")]
+    test = torch.arange(len(data.test))
+    if config.num_test is not None and config.num_test < len(test):
+        test = stratified(data.test.targets, config.num_test, "test subset")
+    return Splits(train, val, test)
+
+
+def on_device(images: Images, device: torch.device, reserve: float = 0.5) -> Images:
+    """Move images held in memory to a GPU when they take less than `reserve` of its free memory."""
+    if device.type != "cuda" or not isinstance(images, MemoryImages):
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.to(device) if images.pixels_NCHW.nbytes < reserve * free else images

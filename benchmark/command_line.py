@@ -1,0 +1,146 @@
+"""What the commands share: arguments, the console, and errors that say the way out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from benchmark import environment
+from benchmark.errors import UserError, nearest
+
+EXIT_USER_ERROR = 2
+
+
+class Choices(Protocol):
+    """A parsed command line that chooses a part of a suite."""
+
+    suite: str
+    pairs: list[str]
+    methods: list[str]
+    seeds: int | None
+    profile: str | None
+    assignments: list[str]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint about an unknown option names the nearest."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print one line and exit with code 2."""
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            word = message.removeprefix(prefix).split()[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            message = f"unknown argument '{word}'{nearest(word, known)} (`{self.prog} --help` lists them)"
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where things are."""
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path(os.environ.get("BENCH_RUNS", "runs")),
+        metavar="DIR",
+        help="folder for all that is written (default: runs)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("BENCH_DATA", "data")),
+        metavar="DIR",
+        help="folder that holds the data sets (default: data)",
+    )
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a part of a suite."""
+    parser.add_argument("suite", nargs="?", default="digits", help="a suite's name or a path to its .yaml")
+    parser.add_argument("--pairs", type=_words, default=[], metavar="T:S,...", help="teacher:student pairs")
+    parser.add_argument("--methods", type=_words, default=[], metavar="M,...", help="distillers")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="repetitions per method")
+    parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field, e.g. sdd.beta=4 or recipe.epochs=60 (may be given again)",
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.replace(",", " ").split() if word]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
+    return int(text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what computes."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="cohorts side by side (default: one per core on a CPU, one on a GPU)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="threads per worker; numbers are bit-equal at equal threads (default: 1)",
+    )
+
+
+def resolve_device(name: str) -> str:
+    """Return the device to use. Raises UserError when this machine does not have it."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
+    return name
+
+
+def default_workers(device: str, threads: int) -> int:
+    """Return how many cohorts run side by side: as many single-threaded ones as there are cores, or one on a GPU."""
+    return 1 if device != "cpu" else max(1, environment.available_cores() // threads)
+
+
+def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
+    """Run a command's main function: a user's mistake is one line and exit code 2, never a traceback."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # tables in logs and pipes must not be folded to 80 columns
+    try:
+        code = main(None, console)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,68 @@
+"""Train and test views of whole uint8 batches, on the device that holds them.
+
+Every random number is drawn on the CPU from a stream named by (seed, epoch, view), for the epoch at once: a view of an
+image depends on nothing else, neither on the device nor on who trains beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.datasets.base import Augmentation
+from benchmark.environment import generator
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crop offsets and flips of every image of an epoch, in the epoch's order."""
+
+    top_N: Tensor
+    left_N: Tensor
+    flip_N: Tensor
+
+
+def draw_crops(
+    augmentation: Augmentation, count: int, source: tuple[int, int], side: int, seed: int, epoch: int, view: str
+) -> Crops:
+    """Draw the crops of one epoch and view: offsets uniform over all that fit the padded source, flips with p = 1/2."""
+    rng = generator(seed, "crop", epoch, view)
+    height, width = source
+    spare = 2 * augmentation.padding
+    top_N = torch.randint(0, height + spare - side + 1, (count,), generator=rng)
+    left_N = torch.randint(0, width + spare - side + 1, (count,), generator=rng)
+    flip_N = torch.rand(count, generator=rng) < 0.5 if augmentation.flip else torch.zeros(count, dtype=torch.bool)
+    return Crops(top_N, left_N, flip_N)
+
+
+def crop_and_flip(pixels_BCHW: Tensor, crops: Crops, part: slice, padding: int, side: int) -> Tensor:
+    """Return the (B, C, S, S) uint8 crops of a batch; `part` is the batch's place in the epoch."""
+    device = pixels_BCHW.device
+    if padding:
+        pixels_BCHW = F.pad(pixels_BCHW, (padding, padding, padding, padding))
+    top, left, flip = (t[part].to(device, non_blocking=True) for t in (crops.top_N, crops.left_N, crops.flip_N))
+    windows = pixels_BCHW.unfold(2, side, 1).unfold(3, side, 1)
+    cropped = windows[torch.arange(len(pixels_BCHW), device=device), :, top, left]
+    return torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+
+
+def center_crop(pixels_BCHW: Tensor, side: int) -> Tensor:
+    """Return the central (B, C, S, S) part."""
+    top, left = (round((extent - side) / 2) for extent in pixels_BCHW.shape[2:])
+    return pixels_BCHW[:, :, top : top + side, left : left + side]
+
+
+class Normalize:
+    """uint8 pixels to float32 network inputs: (x / 255 - mean) / std per channel."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+        mean_C, std_C = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+        self._scale = (1 / (255 * std_C)).view(-1, 1, 1)
+        self._shift = (-mean_C / std_C).view(-1, 1, 1)
+
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return float32 (B, C, S, S), channels last in memory as the convolutions like it."""
+        return pixels_BCHW.to(torch.float32, memory_format=torch.channels_last).mul_(self._scale).add_(self._shift)

@@ -1,0 +1,133 @@
+"""What a data set is: uint8 images with targets for train and test, and how they become batches.
+
+Shape letters: N images, B batch, C channels, S side of the image a network sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from benchmark.environment import generator
+from benchmark.registry import Registry
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Images(Protocol):
+    """Images of one split, all decoded to one uint8 size, wherever they are kept."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(N,) int64 class indices."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """Yield one (B, 3, H, W) uint8 tensor on the device for every index tensor of `order`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryImages:
+    """Images held as one uint8 tensor (in memory, memory-mapped, or on the device)."""
+
+    pixels_NCHW: Tensor
+    targets: Tensor
+    #: sha256 that names the source files, where the pixels were decoded from files
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.pixels_NCHW)
+
+    def batches(self, order: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """Yield one (B, 3, H, W) uint8 tensor on the device for every index tensor of `order`."""
+        for index_B in order:
+            yield self.pixels_NCHW[index_B.to(self.pixels_NCHW.device)].to(device)
+
+    def to(self, device: torch.device) -> MemoryImages:
+        """Return the same images held on the device."""
+        return replace(self, pixels_NCHW=self.pixels_NCHW.to(device))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The train view: zero-pad, crop to the network's side at random, flip half of the images left to right."""
+
+    padding: int = 0
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as a run sees it; `name` says what it really is, e.g. `cub200[50 classes]`."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    train: Images
+    test: Images
+    augmentation: Augmentation
+    #: sha256 over pixels and targets (over names, sizes and targets where each image is a file)
+    digest: str
+    #: one line on where the images come from
+    source: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return len(self.classes)
+
+
+class DataSetFactory(Protocol):
+    """Makes a data set from the folder that holds all data; raises UserError when it is missing or damaged."""
+
+    def __call__(self, root: Path, **options: object) -> DataSet: ...
+
+
+registry: Registry[Callable[..., DataSet]] = Registry("data set", "datasets")
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """Return the sha256 over dtype, shape and bytes of the tensors."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def stratified(targets_N: Tensor, size: int, *key: object) -> Tensor:
+    """Return sorted indices of a random subset of about `size` images with every class in proportion.
+
+    The draw is a function of the key. Each class keeps at least one image.
+    """
+    rng = generator(*key)
+    share = size / len(targets_N)
+    chosen = []
+    for label in torch.unique(targets_N, sorted=True):
+        members = (targets_N == label).nonzero()[:, 0]
+        count = max(1, round(share * len(members)))
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:count]])
+    return torch.cat(chosen).sort().values
+
+
+def split_train(targets_N: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Return (train, val) indices: a fixed stratified split of the training set, the same for every run and seed."""
+    val = stratified(targets_N, round(fraction * len(targets_N)), "validation split")
+    held_out = torch.zeros(len(targets_N), dtype=torch.bool)
+    held_out[val] = True
+    return (~held_out).nonzero()[:, 0], val
+
+
+def named(data: DataSet, name: str) -> DataSet:
+    """Return the same data set under the name that says what it is."""
+    return replace(data, name=name)

@@ -1,0 +1,122 @@
+"""Archives known by their checksum: downloaded or placed by hand, checked first, unpacked whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import tarfile
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from benchmark.atomic import locked, say, written_whole
+from benchmark.errors import UserError
+
+
+def check(path: Path, md5: str, way_out: str) -> None:
+    """Raise UserError when the file is missing or its md5 is another, naming the file and the way out."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {way_out}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, _md5).hexdigest()
+    if found != md5:
+        raise UserError(f"{path} is damaged (md5 {found}, expected {md5}): {way_out}")
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)  # the only checksum that the owners publish
+
+
+def fetch(url: str, destination: Path, md5: str) -> None:
+    """Download `url` to `destination`, which appears only when it is whole and has the expected md5.
+
+    A file that is there already is checked, not fetched again.
+
+    Raises:
+        UserError: when that fails, with where to get the file, where to put it and its checksum.
+    """
+    by_hand = f"get {url} by other means and put it at {destination} (md5 {md5})"
+    with locked(destination):
+        if destination.exists():
+            check(destination, md5, f"delete it, or {by_hand}")
+            return
+        try:
+            with written_whole(destination) as file:
+                found = _stream(url, file, destination.name)
+                if found != md5:
+                    raise UserError(f"{url} came damaged (md5 {found}) and was dropped: try again, or {by_hand}")
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(f"{destination} is missing and could not be downloaded ({error}): {by_hand}") from error
+
+
+def _stream(url: str, file: BinaryIO, title: str) -> str:
+    """Copy what the address serves into the file and return its md5."""
+    request = urllib.request.Request(url, headers={"User-Agent": "sdd-benchmark"})
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    total = _md5()
+    say(f"downloading {url}")
+    with (
+        urllib.request.urlopen(request, timeout=60) as response,
+        Progress(*columns, console=Console(stderr=True)) as bar,
+    ):
+        size = response.headers.get("Content-Length")
+        task = bar.add_task(title, total=int(size) if size else None)
+        while chunk := response.read(1 << 20):
+            total.update(chunk)
+            file.write(chunk)
+            bar.advance(task, len(chunk))
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where a data set comes from: an archive that holds one folder."""
+
+    data_set: str
+    url: str
+    md5: str
+    #: name of the archive under the data root
+    filename: str
+    #: the folder inside it, which ends up under the data root
+    folder: str
+
+    def way_out(self, root: Path) -> str:
+        """Return how to get the data, for messages."""
+        return (
+            f"run `python -m benchmark prepare {self.data_set}` to download it,"
+            f" or put {self.url} at {root / self.filename} (md5 {self.md5})"
+        )
+
+    def unpacked(self, root: Path, download: bool) -> Path:
+        """Return the folder under `root`, unpacked from the archive there, which is downloaded first when asked for.
+
+        Raises:
+            UserError: when there is neither folder nor archive, and for an archive that is damaged.
+        """
+        folder, archive = root / self.folder, root / self.filename
+        if folder.is_dir():
+            return folder
+        if download:
+            fetch(self.url, archive, self.md5)
+        if not archive.is_file():
+            raise UserError(f"{self.data_set} is not in {root}: {self.way_out(root)}")
+        with locked(folder):
+            if not folder.is_dir():
+                check(archive, self.md5, f"delete it, then {self.way_out(root)}")
+                self._unpack(archive, folder)
+        return folder
+
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        say(f"unpacking {archive}")
+        try:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{self.folder}.partial-") as partial:
+                with tarfile.open(archive) as tar:
+                    tar.extractall(partial, filter="data")
+                (Path(partial) / self.folder).rename(folder)
+        except (OSError, tarfile.TarError) as error:
+            raise UserError(f"cannot unpack {archive} ({error}): free some space, or unpack it by hand") from error

@@ -1,0 +1,87 @@
+"""Where numbers come from: random streams that are functions of a key, and the provenance every run records."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "scikit-learn", "pillow", "timm")
+
+
+def stream_seed(*key: object) -> int:
+    """Return a 63-bit seed that is a function of the key alone: the same on every machine, in every process."""
+    text = "/".join(map(str, key))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(*key: object) -> torch.Generator:
+    """Return a fresh CPU generator for the stream named by the key."""
+    return torch.Generator().manual_seed(stream_seed(*key))
+
+
+@functools.cache
+def git_state() -> tuple[str, bool]:
+    """Return (commit, dirty) of the checkout this code runs from; ("unknown", True) outside one."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+    return commit, dirty
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that touch a run's numbers."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def command_line() -> str:
+    """Return the command that started this process, as a person would type it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:
+        start = ["python", "-m", module.name.removesuffix(".__main__")]
+    else:
+        start = [sys.argv[0] or "python"]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words, e.g. `NVIDIA H200` or `CPU x86_64 (2 cores)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {_cpu_model()} ({available_cores()} cores)"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use (not how many the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

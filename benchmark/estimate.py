@@ -1,0 +1,108 @@
+"""How long a plan takes on this device: measured on a few steps of every network, not guessed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.batches import splits
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.lane import create_network
+
+#: images per measured step on a CPU, where the time of a step is proportional to its batch
+_CPU_BATCH = 16
+_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per image of one network on this device, one worker."""
+
+    forward_s: float
+    #: forward, backward and optimiser step
+    train_s: float
+
+
+class Costs:
+    """Measured speeds, and what they make of cohorts."""
+
+    def __init__(self, data: DataSet, device: torch.device, threads: int) -> None:
+        self.data, self.device, self.threads = data, device, threads
+        self._speeds: dict[str, Speed] = {}
+
+    def speed(self, model: str, batch_size: int) -> Speed:
+        """Return a network's speed, measured the first time it is asked for."""
+        if model not in self._speeds:
+            count = min(batch_size, _CPU_BATCH) if self.device.type == "cpu" else batch_size
+            self._speeds[model] = _measure(model, self.data, count, self.device, self.threads)
+        return self._speeds[model]
+
+    def cohort_s(self, configs: Iterable[RunConfig], epochs_done: int = 0) -> float:
+        """Return the seconds a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
+        runs = list(configs)
+        first = runs[0]
+        parts = splits(self.data, first.data)
+        per_epoch = 0.0
+        teacher_views: set[str] = set()
+        evaluated = (len(parts.test) + len(parts.val)) / first.eval_every
+        for config in runs:
+            speed = self.speed(config.student, config.recipe.batch_size)
+            views = config.distiller().views
+            per_epoch += len(parts.train) * len(views) * speed.train_s + evaluated * speed.forward_s
+            if config.teacher is not None:
+                teacher_views |= set(views)
+        teacher = next((config.teacher for config in runs if config.teacher is not None), None)
+        once = 0.0
+        if teacher is not None:
+            speed = self.speed(teacher, first.recipe.batch_size)
+            per_epoch += len(parts.train) * len(teacher_views) * speed.forward_s
+            once = len(parts.test) * speed.forward_s
+        return (first.recipe.epochs - epochs_done) * per_epoch + once
+
+
+def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int) -> Speed:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        network = create_network(model, data.num_classes, data.image_size, seed=0)
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, foreach=True)
+        side = data.image_size
+        x_BCHW = torch.rand(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
+        target_B = torch.zeros(count, dtype=torch.int64, device=device)
+
+        def train() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss: Tensor = F.cross_entropy(network(x_BCHW), target_B)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        def forward() -> None:
+            with torch.no_grad():
+                network(x_BCHW)
+
+        train_s = _time(train, device)
+        network.eval()
+        return Speed(_time(forward, device) / count, train_s / count)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time(step: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of one step, the fastest of a few after a first one that warms up."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    run()
+    return min(run() for _ in range(_STEPS))

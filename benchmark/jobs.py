@@ -1,0 +1,107 @@
+"""What travels between the command and the processes that train: a job one way, events the other. Plain, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.config import RunConfig
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """A stored teacher: its weights and the checksum they must have."""
+
+    model: str
+    path: Path
+    checksum: str
+
+
+@dataclass(frozen=True)
+class LaneJob:
+    """One run to train: its configuration and where its files go."""
+
+    signature: str
+    config: RunConfig
+    checkpoint: Path
+    #: final weights, written when the run is complete
+    weights: Path
+
+
+@dataclass(frozen=True)
+class CohortJob:
+    """Lanes that train side by side; all share data, batches, seed and finished epochs."""
+
+    name: str
+    lanes: tuple[LaneJob, ...]
+    teacher: TeacherFile | None
+    data_root: Path
+    cache: Path
+    device: str
+    #: threads per process, fixed in the plan: results are bit-equal at equal threads
+    threads: int = 1
+    epochs: int = 0
+
+    @property
+    def num_lanes(self) -> int:
+        """Number of students."""
+        return len(self.lanes)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cohort begins: `epochs_done` of `epochs` are already done."""
+
+    epochs_done: int
+    epochs: int
+    steps_per_epoch: int
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A cohort made steps within an epoch."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is over: one row of metrics per lane that is still training."""
+
+    epoch: int
+    rows: dict[str, dict[str, float]]
+    #: images of the training set per second, all lanes together counted once
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class LaneFinished:
+    """A run is complete; its weights are on disk."""
+
+    signature: str
+    history: list[dict[str, float]]
+    per_class: list[float]
+    train_seconds: float
+    weights: Path
+
+
+@dataclass(frozen=True)
+class LaneFailed:
+    """A run ended with an error. Final when the loss was not finite; else the next start tries again."""
+
+    signature: str
+    reason: str
+    final: bool
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The cohort stopped on request after `epochs_done` epochs, with every lane saved."""
+
+    epochs_done: int
+
+
+Event = Started | Progress | EpochDone | LaneFinished | LaneFailed | Stopped

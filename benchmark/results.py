@@ -1,0 +1,74 @@
+"""MLflow to one tidy table: one row per run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import pandas as pd
+
+from benchmark.tracking import Tracked
+
+COLUMNS = (
+    "signature", "run_id", "status", "role", "suite", "dataset", "teacher", "student", "method", "repetition",
+    "epochs", "last", "best_test", "best_val", "train_seconds", "failure", "teacher_checksum", "git_commit",
+    "git_dirty", "device",
+)  # fmt: skip
+
+#: of several runs with one signature, the one that counts
+_ORDER = {"FINISHED": 0, "RUNNING": 1, "FAILED": 2, "KILLED": 3}
+
+
+def frame(tracked: Iterable[Tracked], signatures: Collection[str] | None = None) -> pd.DataFrame:
+    """Return one row per run, accuracies in percent; only the given signatures, when they are given.
+
+    `last` is the accuracy on the test set after the last epoch; `best_test` that of the best epoch on the test set;
+    `best_val` the test accuracy of the epoch that was best on the validation split. NaN where there is none.
+    """
+    chosen: dict[str, Tracked] = {}
+    for run in tracked:
+        if signatures is not None and run.signature not in signatures:
+            continue
+        known = chosen.get(run.signature)
+        if known is None or _ORDER[run.status] < _ORDER[known.status]:
+            chosen[run.signature] = run
+    return pd.DataFrame([_row(run) for run in chosen.values()], columns=list(COLUMNS))
+
+
+def _row(run: Tracked) -> dict[str, object]:
+    done = run.status == "FINISHED"
+    metric = run.metrics.get if done else (lambda name: None)
+    return {
+        "signature": run.signature,
+        "run_id": run.run_id,
+        "status": run.status,
+        "role": run.tags.get("role"),
+        "suite": run.tags.get("suite"),
+        "dataset": run.tags.get("dataset"),
+        "teacher": run.tags.get("teacher"),
+        "student": run.tags["student"],
+        "method": run.tags["distiller"],
+        "repetition": int(run.tags["seed"]),
+        "epochs": int(run.params.get("recipe.epochs", 0)),
+        "last": metric("final/last"),
+        "best_test": metric("final/best_test"),
+        "best_val": metric("final/best_val"),
+        "train_seconds": metric("final/train_seconds"),
+        "failure": run.tags.get("failure_reason"),
+        "teacher_checksum": run.tags.get("teacher_checksum"),
+        "git_commit": run.tags.get("git_commit"),
+        "git_dirty": run.tags.get("git_dirty"),
+        "device": run.tags.get("device"),
+    }
+
+
+def selections(history: list[dict[str, float]]) -> dict[str, float]:
+    """Return a run's headline figures from its per-epoch rows: `last`, `best_test` and, with a split, `best_val`.
+
+    `best_val` is the test accuracy of the first epoch that was best on the validation split: chosen without the test
+    set. `best_test` is the literature's habit.
+    """
+    scored = [row for row in history if "test/top1" in row]
+    found = {"final/last": scored[-1]["test/top1"], "final/best_test": max(row["test/top1"] for row in scored)}
+    if "val/top1" in scored[-1]:
+        found["final/best_val"] = max(scored, key=lambda row: row["val/top1"])["test/top1"]
+    return found

@@ -1,0 +1,377 @@
+"""Suites: pairs x methods x seeds, a recipe, and the published tables they rebuild; read from YAML.
+
+Settings are laid over each other, the later winning: defaults and convention < suite recipe < student's recipe <
+method < pair < pair's method < profile < `--set`. Method hyperparameters are groups (`dkd: {beta: 6}`) and reach every
+method that has the group, the scale-decoupled one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+
+import distillers
+import models
+from benchmark import datasets
+from benchmark.config import Data, Frozen, Precision, Recipe, RunConfig
+from benchmark.errors import UserError, nearest
+
+Settings = dict[str, Any]
+
+#: what a convention says about the recipe; hyperparameters of the methods are expanded by the distillers
+CONVENTION_RECIPE: dict[str, Settings] = {"code": {"clip_norm": 40.0}, "paper": {"clip_norm": None}}
+TEACHER_REPETITION = 0
+
+
+class Pair(Frozen):
+    """A teacher and a student, with what is particular to them."""
+
+    teacher: str
+    student: str
+    #: published tables that hold this pair, the preferred first, e.g. `sdd/table2`; empty: those the suite rebuilds
+    tables: list[str] = []
+    recipe: Settings = {}
+    #: hyperparameters by group, for every method that has the group
+    parameters: dict[str, Settings] = {}
+    #: settings by method: `recipe` and groups
+    methods: dict[str, dict[str, Settings]] = {}
+
+    @property
+    def name(self) -> str:
+        """The pair as it is written on the command line: `teacher:student`."""
+        return f"{self.teacher}:{self.student}"
+
+
+class Profile(Frozen):
+    """A smaller form of a suite, for a first look; everything it writes carries its name."""
+
+    seeds: PositiveInt | None = None
+    recipe: Settings = {}
+    data: Settings = {}
+
+
+class Suite(Frozen):
+    """A suite as its YAML file says it."""
+
+    name: str
+    title: str
+    #: published tables that the suite rebuilds
+    rebuilds: list[str] = []
+    data: Settings
+    convention: str = "code"
+    precision: Precision = "fp32"
+    compile: bool = False
+    eval_every: PositiveInt = 1
+    base_seed: int = 0
+    seeds: PositiveInt = 3
+    recipe: Settings = {}
+    #: recipe of teachers, over the suite's
+    teacher_recipe: Settings = {}
+    #: recipe by student, over the suite's
+    students: dict[str, Settings] = {}
+    #: methods in the table's order, each with `recipe` and hyperparameter groups
+    methods: dict[str, dict[str, Settings]] = Field(min_length=1)
+    pairs: list[Pair] = Field(min_length=1)
+    profiles: dict[str, Profile] = {}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: a student of a pair under a method and a seed."""
+
+    config: RunConfig
+    pair: Pair
+
+    @property
+    def label(self) -> str:
+        """The run as a person says it, e.g. `resnet8x4 -> resnet8, sdd_kd, seed 2`."""
+        teacher = f"{self.config.teacher} -> " if self.config.teacher else ""
+        return f"{teacher}{self.config.student}, {self.config.method}, seed {self.config.repetition}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command asks for, resolved: every run, and the recipe of every teacher."""
+
+    suite: Suite
+    profile: str | None
+    pairs: tuple[Pair, ...]
+    methods: tuple[str, ...]
+    seeds: int
+    runs: tuple[PlannedRun, ...]
+    teachers: Mapping[str, RunConfig]
+
+    @property
+    def name(self) -> str:
+        """The suite's name, with the profile: `cub` or `cub (smoke)`."""
+        return f"{self.suite.name} ({self.profile})" if self.profile else self.suite.name
+
+    @property
+    def slug(self) -> str:
+        """The name as it is used in file names."""
+        return f"{self.suite.name}-{self.profile}" if self.profile else self.suite.name
+
+    @property
+    def data(self) -> Data:
+        """The images of the plan's runs; the same for all of them."""
+        return self.runs[0].config.data
+
+
+def names() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    files = resources.files("benchmark") / "suites"
+    return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
+
+
+def load(name: str) -> Suite:
+    """Read a suite by name, or from a path that ends in .yaml.
+
+    Raises:
+        UserError: for an unknown name, and for a file with the field's path and what is allowed there.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.exists():
+            raise UserError(f"suite file {path} does not exist")
+        text = path.read_text()
+    elif name in names():
+        path = Path(f"{name}.yaml")
+        text = (resources.files("benchmark") / "suites" / f"{name}.yaml").read_text()
+    else:
+        raise UserError(
+            f"unknown suite '{name}'{nearest(name, names()) or ';'} known: {', '.join(names())}"
+            " (list them with `python -m benchmark list suites`; a path to a .yaml file works too)"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"suite {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"suite {path}: must hold fields by name, e.g. `title: ...`")
+    try:
+        return Suite(**{"name": path.stem, **content})
+    except ValidationError as error:
+        raise UserError(f"suite {path}: {explain(error, Suite)}") from error
+
+
+def make_plan(
+    suite: Suite,
+    *,
+    profile: str | None = None,
+    methods: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    seeds: int | None = None,
+    assignments: Iterable[str] = (),
+) -> Plan:
+    """Resolve a suite and a command's choices into runs.
+
+    Raises:
+        UserError: for an unknown method, pair, model, profile or key, and for values out of their range.
+    """
+    small = _profile(suite, profile)
+    changes = parse_assignments(assignments)
+    top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
+    try:
+        suite = suite.model_validate({**suite.model_dump(), **top})
+    except ValidationError as error:
+        raise UserError(f"--set {explain(error, Suite)}") from error
+    chosen_methods = _choose_methods(suite, methods)
+    chosen_pairs = _choose_pairs(suite, pairs)
+    num_seeds = seeds or small.seeds or suite.seeds
+    _check_groups(changes, chosen_methods)
+    data = _data({**suite.data, **small.data, **changes.get("data", {})})
+    runs: dict[tuple[Any, ...], PlannedRun] = {}
+    teachers: dict[str, RunConfig] = {}
+    for pair in chosen_pairs:
+        for method in chosen_methods:
+            for repetition in range(1, num_seeds + 1):
+                run = _planned(suite, pair, method, data, small, changes, repetition)
+                # methods without a teacher give one run per student, whatever the pair
+                teacher = run.config.teacher
+                runs.setdefault((teacher, pair.student, method, repetition), run)
+                if teacher is not None and teacher not in teachers:
+                    teachers[teacher] = _teacher(suite, teacher, data, small, changes)
+    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers)
+
+
+_TOP_FIELDS = ("convention", "precision", "compile", "eval_every", "base_seed")
+
+
+def parse_assignments(assignments: Iterable[str]) -> Settings:
+    """Turn `sdd.beta=4` into {"sdd": {"beta": 4}}. Values are read as YAML; a comma makes a list.
+
+    Raises:
+        UserError: for text that is not `key=value`.
+    """
+    settings: Settings = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UserError(f"--set {assignment}: write it as group.key=value, e.g. --set sdd.beta=4")
+        node = settings
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"--set {assignment}: '{part}' was already set to a value")
+        try:
+            node[parts[-1]] = yaml.safe_load(f"[{text}]" if "," in text and not text.startswith(("[", "{")) else text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not valid YAML") from error
+    return settings
+
+
+def _profile(suite: Suite, profile: str | None) -> Profile:
+    if profile is None:
+        return Profile()
+    if profile not in suite.profiles:
+        raise UserError(
+            f"suite '{suite.name}' has no profile '{profile}'{nearest(profile, suite.profiles) or ';'}"
+            f" known: {', '.join(suite.profiles) or 'none'}"
+        )
+    return suite.profiles[profile]
+
+
+def _choose_methods(suite: Suite, chosen: Sequence[str]) -> tuple[str, ...]:
+    if not chosen:
+        return tuple(suite.methods)
+    for name in chosen:
+        distillers.registry.get(name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _choose_pairs(suite: Suite, chosen: Sequence[str]) -> tuple[Pair, ...]:
+    known = {pair.name: pair for pair in suite.pairs}
+    if not chosen:
+        return tuple(known.values())
+    pairs = []
+    for name in chosen:
+        if name in known:
+            pairs.append(known[name])
+            continue
+        teacher, colon, student = name.partition(":")
+        if not colon:
+            raise UserError(f"pair '{name}': write it as teacher:student{nearest(name, known)}")
+        for model in (teacher, student):
+            models.registry.get(model)
+        pairs.append(Pair(teacher=teacher, student=student))
+    return tuple(pairs)
+
+
+def _check_groups(changes: Settings, methods: Sequence[str]) -> None:
+    groups = {group for method in methods for group in distillers.groups(method)}
+    allowed = [*_TOP_FIELDS, "recipe", "data", *sorted(groups)]
+    for key, value in changes.items():
+        if key not in allowed:
+            hint = nearest(key, allowed) or ";"
+            raise UserError(
+                f"--set {key}: unknown key{hint} the chosen methods take {', '.join(allowed)}"
+                " (fields: `python -m benchmark show METHOD`)"
+            )
+        if not isinstance(value, dict):
+            raise UserError(f"--set {key}: a group of fields; write --set {key}.FIELD=VALUE")
+
+
+def _planned(
+    suite: Suite, pair: Pair, method: str, data: Data, small: Profile, changes: Settings, repetition: int
+) -> PlannedRun:
+    of_method, of_pair = suite.methods.get(method, {}), pair.methods.get(method, {})
+    recipe = {
+        **CONVENTION_RECIPE.get(suite.convention, {}),
+        **suite.recipe,
+        **suite.students.get(pair.student, {}),
+        **of_method.get("recipe", {}),
+        **pair.recipe,
+        **of_pair.get("recipe", {}),
+        **small.recipe,
+        **changes.get("recipe", {}),
+    }
+    parameters = {
+        group: {
+            **of_method.get(group, {}),
+            **pair.parameters.get(group, {}),
+            **of_pair.get(group, {}),
+            **changes.get(group, {}),
+        }
+        for group in distillers.groups(method)
+    }
+    distiller = distillers.create(method, convention=suite.convention, **parameters)
+    config = RunConfig(
+        data=data,
+        student=pair.student,
+        teacher=pair.teacher if distiller.needs_teacher else None,
+        method=method,
+        parameters=distiller.parameters(),
+        recipe=_recipe(recipe),
+        base_seed=suite.base_seed,
+        repetition=repetition,
+        precision=suite.precision,
+        compile=suite.compile,
+        eval_every=suite.eval_every,
+    )
+    return PlannedRun(config, pair)
+
+
+def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Settings) -> RunConfig:
+    # --set recipe.* is about students, but a slice or a shorter profile is about the teacher too
+    recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe}
+    return RunConfig(
+        data=data,
+        student=model,
+        teacher=None,
+        method="vanilla",
+        parameters=distillers.create("vanilla").parameters(),
+        recipe=_recipe(recipe),
+        base_seed=suite.base_seed,
+        repetition=TEACHER_REPETITION,
+        precision=suite.precision,
+        compile=suite.compile,
+        eval_every=suite.eval_every,
+    )
+
+
+def _data(fields: Settings) -> Data:
+    """Validate the data fields; what is no field of every run is an option of the data set: `data.path=...`."""
+    name = str(fields.get("name"))
+    taken = datasets.options(name)
+    own = {key: value for key, value in fields.items() if key in Data.model_fields}
+    options = {key: value for key, value in fields.items() if key not in Data.model_fields}
+    for key in options:
+        if key not in taken:
+            known = [field for field in Data.model_fields if field != "options"] + taken
+            raise UserError(f"data.{key}: unknown key{nearest(key, known) or ';'} known: {', '.join(known)}")
+    return _validated(Data, "data", {**own, "options": {**own.get("options", {}), **options}})
+
+
+def _recipe(fields: Settings) -> Recipe:
+    epochs = fields.get("epochs")
+    if isinstance(epochs, int) and "milestones" in fields:
+        # a shorter training keeps the decays it reaches
+        fields = {**fields, "milestones": [m for m in fields["milestones"] if m < epochs]}
+    return _validated(Recipe, "recipe", fields)
+
+
+F = TypeVar("F", bound=Frozen)
+
+
+def _validated(model: type[F], path: str, fields: Settings) -> F:
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise UserError(explain(error, model, path)) from error
+
+
+def explain(error: ValidationError, model: type[Frozen], path: str = "") -> str:
+    """Return the first problem of a validation in one line: the field's path, what is allowed, what was given."""
+    first = error.errors()[0]
+    where = ".".join([*([path] if path else []), *map(str, first["loc"])])
+    if first["type"] == "extra_forbidden":
+        known = list(model.model_fields)
+        return f"{where}: unknown key{nearest(str(first['loc'][-1]), known) or ';'} known: {', '.join(known)}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ').lower()} (got {first['input']!r})"

@@ -1,0 +1,262 @@
+"""MLflow: one experiment per suite, one parent run per pair, one run per student. The only importer of mlflow.
+
+A run's signature is a tag. The history in a lane's checkpoint is the source of truth for its metrics: whatever MLflow
+does not have yet is logged on resume, nothing twice.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from benchmark import environment
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Role = Literal["student", "teacher"]
+
+#: MLflow refuses longer batches
+_BATCH = 900
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What MLflow knows of a run."""
+
+    run_id: str
+    experiment_id: str
+    signature: str
+    status: Status
+    #: FAILED for good (a non-finite loss), until --retry-failed
+    final_failure: bool
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    start_time: int
+
+
+class Tracker:
+    """A tracking store: the SQLite file of a runs folder, or the server that MLFLOW_TRACKING_URI names."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs.resolve()
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri(self.runs)
+        self.is_local = self.uri.startswith("sqlite:")
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            # processes that touch a new database at once break it for good
+            with FileLock(self.runs / "mlflow.lock"):
+                self.client = MlflowClient(self.uri)
+                self.client.search_experiments(max_results=1)
+        except OSError as error:
+            raise UserError(
+                f"cannot use the runs folder {self.runs}: {error.strerror or error}; choose another with --runs"
+            ) from error
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot open the tracking store {self.uri}: {reason}") from error
+
+    def experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        """Return the id of the experiment, made on first use."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = (self.runs / "artifacts" / name.replace(" ", "-")).as_uri() if self.is_local else None
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            try:
+                return str(self.client.create_experiment(name, location, {**kind, **tags}))
+            except MlflowException:  # another process was faster
+                found = self.client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise UserError(f"experiment '{name}' was deleted in MLflow: restore it in the UI, or use another --runs")
+        return str(found.experiment_id)
+
+    def parent(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """Return the id of a pair's parent run, made on first use."""
+        found = self.client.search_runs(
+            [experiment_id], f"tags.role = 'pair' and attributes.run_name = '{name}'", max_results=1
+        )
+        if found:
+            return str(found[0].info.run_id)
+        run = self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"})
+        self.client.set_terminated(run.info.run_id, "FINISHED")
+        return str(run.info.run_id)
+
+    def runs_on(self, data_digest: str) -> list[Tracked]:
+        """Return every training run on exactly these images, whatever its experiment, newest first."""
+        # asked of the store, not sifted here: a store may hold ten thousand runs
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        query = f"tags.data_digest = '{data_digest}'"
+        found: list[Tracked] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                experiments, query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            found += [_tracked(run) for run in page if "signature" in run.data.tags]
+            token = page.token
+            if not token:
+                return found
+
+    def start(
+        self,
+        experiment_id: str,
+        config: RunConfig,
+        signature: str,
+        data: DataSet,
+        *,
+        role: Role,
+        name: str,
+        parent: str | None,
+        tags: Mapping[str, str],
+    ) -> str:
+        """Make a run, with its parameters, tags and data set, and return its id."""
+        commit, dirty = environment.git_state()
+        command = environment.command_line()
+        everything = {
+            "role": role,
+            "signature": signature,
+            "distiller": config.method,
+            "student": config.student,
+            "seed": str(config.repetition),
+            "dataset": data.name,
+            "data_digest": data.digest,
+            "git_commit": commit,
+            "git_dirty": str(dirty).lower(),
+            "command": command,
+            "host": platform.node(),
+            "mlflow.source.name": command,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": commit,
+            **{f"version.{package}": version for package, version in environment.package_versions().items()},
+            **({"mlflow.parentRunId": parent} if parent else {}),
+            **tags,
+        }
+        run = self.client.create_run(experiment_id, run_name=name, tags=everything)
+        run_id = str(run.info.run_id)
+        params = [Param(key, str(value)[:6000]) for key, value in flat(config.model_dump(mode="json")).items()]
+        self.client.log_batch(run_id, params=params)
+        dataset = Dataset(
+            name=data.name,
+            digest=data.digest[:36],
+            source_type="local",
+            source=data.source,
+            profile=f'{{"num_train": {len(data.train)}, "num_test": {len(data.test)}}}',
+        )
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        return run_id
+
+    def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set a run that was interrupted to RUNNING again."""
+        self.client.update_run(run_id, status="RUNNING")
+        self.tag(run_id, tags)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_epochs(self, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
+        """Log rows of per-epoch metrics; `epoch` is the step."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, int(row["epoch"]))
+            for row in rows
+            for name, value in row.items()
+            if name != "epoch"
+        ]
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+    def epochs_logged(self, run_id: str) -> set[int]:
+        """Return the epochs whose metrics were logged."""
+        return {int(point.step) for point in self.client.get_metric_history(run_id, "lr")}
+
+    def summarise(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log a run's final figures, without a step."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+
+    def artifacts(self, run_id: str, files: Mapping[str, bytes | Path]) -> None:
+        """Store files with a run, by name."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                target = Path(folder) / name
+                if isinstance(content, Path):
+                    target.symlink_to(content.resolve())
+                else:
+                    target.write_bytes(content)
+                self.client.log_artifact(run_id, str(target))
+
+    def end(self, run_id: str, status: Status, **tags: str) -> None:
+        """End a run with a status."""
+        if tags:
+            self.tag(run_id, tags)
+        self.client.set_terminated(run_id, status)
+
+    def ui_path(self, experiment_id: str) -> str:
+        """Return the path of an experiment's training runs in the MLflow UI."""
+        return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+    def experiments(self) -> dict[str, str]:
+        """Return the ids of this project's experiments by name, newest first."""
+        found = self.client.search_experiments(order_by=["last_update_time DESC"])
+        return {e.name: str(e.experiment_id) for e in found if "suite" in e.tags}
+
+
+def open_existing(runs: Path) -> Tracker | None:
+    """Return the tracker of a runs folder, or None when nothing was tracked there yet: looking makes no database."""
+    configured = "MLFLOW_TRACKING_URI" in os.environ
+    return Tracker(runs) if configured or (runs / "mlflow.db").exists() else None
+
+
+def local_uri(runs: Path) -> str:
+    """Return the absolute URI of the SQLite store in a runs folder."""
+    return f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested fields as one level with dotted names; the method's groups lose their common prefix."""
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found |= flat(value, "" if name == "parameters" else f"{name}.")
+        else:
+            found[name] = value
+    return found
+
+
+def _tracked(run: Run) -> Tracked:
+    tags = dict(run.data.tags)
+    return Tracked(
+        run_id=str(run.info.run_id),
+        experiment_id=str(run.info.experiment_id),
+        signature=tags["signature"],
+        status=cast(Status, run.info.status),
+        final_failure=tags.get("failure") == "final",
+        tags=tags,
+        metrics=dict(run.data.metrics),
+        params=dict(run.data.params),
+        start_time=int(run.info.start_time),
+    )
+
+
+def version() -> str:
+    """Return MLflow's version."""
+    return str(mlflow.__version__)
