@@ -74,7 +74,7 @@ class TrainStream:
             yield Batch(views, self.targets_N[parts[number].to(self.device, non_blocking=True)])
 
 
-def test_batches(
+def eval_batches(
     data: DataSet, images: Images, members: Tensor, device: torch.device, batch_size: int = 250
 ) -> Iterator[Batch]:
     """Yield the test view (centre crop) of the given images, in order."""

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from rich.console import Console
 
@@ -31,15 +31,26 @@ class Choices(Protocol):
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint about an unknown option names the nearest."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
         prefix = "unrecognized arguments: "
         if message.startswith(prefix):
             word = message.removeprefix(prefix).split()[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            message = f"unknown argument '{word}'{nearest(word, known)} (`{self.prog} --help` lists them)"
+            message = f"unknown argument '{word}'{nearest(word, self.options())} (`{self.prog} --help` lists them)"
+        elif "invalid choice: '" in message:
+            word = message.split("invalid choice: '")[1].split("'")[0]
+            known = [str(choice) for action in self._actions for choice in action.choices or ()]
+            message = f"unknown word '{word}'{nearest(word, known) or ';'} known: {', '.join(known)}"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+    def options(self) -> set[str]:
+        """Return the options of this parser and of its commands."""
+        commands = [
+            choice for action in self._actions if isinstance(action.choices, dict) for choice in action.choices.values()
+        ]
+        own = {option for action in self._actions for option in action.option_strings}
+        return own.union(*(command.options() for command in commands))
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

@@ -60,10 +60,7 @@ def package_versions() -> dict[str, str]:
 def command_line() -> str:
     """Return the command that started this process, as a person would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    if module is not None:
-        start = ["python", "-m", module.name.removesuffix(".__main__")]
-    else:
-        start = [sys.argv[0] or "python"]
+    start = [sys.argv[0] or "python"] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
     return shlex.join([*start, *sys.argv[1:]])
 
 

@@ -47,8 +47,8 @@ class _Sums:
     def __init__(self, num_classes: int, device: torch.device) -> None:
         # top1, top5, agreement, kl
         self.totals = torch.zeros(4, dtype=torch.float64, device=device)
-        # count, confidence, correct, per bin
-        self.bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)
+        # summed confidence and number right, per bin
+        self.bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
         self.class_correct = torch.zeros(num_classes, dtype=torch.float64, device=device)
 
     def add(self, logits_BK: Tensor, target_B: Tensor, teacher_BK: Tensor | None) -> None:
@@ -63,7 +63,7 @@ class _Sums:
             self.totals[2] += (teacher_BK.argmax(dim=1) == predicted_B).sum()
             self.totals[3] += (log_t.exp() * (log_t - log_p)).sum()
         bin_B = (confidence_B * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        for row, value_B in enumerate((torch.ones_like(right_B), confidence_B.double(), right_B)):
+        for row, value_B in enumerate((confidence_B.double(), right_B)):
             self.bins[row].index_add_(0, bin_B, value_B)
         self.class_correct.index_add_(0, target_B, right_B)
 
@@ -90,7 +90,7 @@ def evaluate(
 
 
 def _read(sums: _Sums, class_count_K: Tensor, count: Tensor, has_teacher: bool) -> Evaluation:
-    occupied, confidence, right = sums.bins
+    confidence, right = sums.bins
     ece = ((confidence - right).abs().sum() / count * 100).reshape(1)
     row = torch.cat([sums.totals / count, ece, sums.class_correct / class_count_K * 100]).tolist()
     top1, top5, agreement, kl = row[:4]

@@ -212,14 +212,10 @@ class Execution:
         """Train what is left, teachers first; returns when all is done, failed or stopped."""
         if self.tracker is None:
             raise ValueError("a run needs a tracker")
-        self._experiment = self.tracker.experiment(
-            self.plan.slug,
-            {
-                "suite": self.plan.suite.name,
-                "profile": self.plan.profile or "",
-                "mlflow.note.content": f"{self.plan.suite.title}. Rebuilds: {', '.join(self.plan.suite.rebuilds) or 'no table'}.",
-            },
-        )
+        suite = self.plan.suite
+        note = f"{suite.title}. Rebuilds: {', '.join(suite.rebuilds) or 'no published table'}."
+        about = {"suite": suite.name, "profile": self.plan.profile or "full", "mlflow.note.content": note}
+        self._experiment = self.tracker.experiment(self.plan.slug, about)
         engine = self._engine = LocalEngine(self.options.workers)
         try:
             with _on_interrupt(lambda: self._stop(view)):

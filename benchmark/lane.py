@@ -43,7 +43,7 @@ class Lane:
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
             compiled = torch.compile(self.network.forward_features)
-            self.network.forward_features = compiled  # type: ignore[method-assign]
+            self.network.forward_features = compiled
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=config.recipe.lr,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import pandas as pd
 
-from benchmark.tracking import Tracked
+from benchmark.tracking import Tracked, Tracker
 
 COLUMNS = (
     "signature", "run_id", "status", "role", "suite", "dataset", "teacher", "student", "method", "repetition",
@@ -72,3 +72,15 @@ def selections(history: list[dict[str, float]]) -> dict[str, float]:
     if "val/top1" in scored[-1]:
         found["final/best_val"] = max(scored, key=lambda row: row["val/top1"])["test/top1"]
     return found
+
+
+def epochs(tracker: Tracker, tracked: Iterable[Tracked]) -> pd.DataFrame:
+    """Return one row per run, epoch and metric: what the training curves show."""
+    rows = [
+        (run.signature, run.run_id, step, name, value)
+        for run in tracked
+        for name in sorted(run.metrics)
+        if not name.startswith("final/")
+        for step, value in tracker.history(run.run_id, name)
+    ]
+    return pd.DataFrame(rows, columns=["signature", "run_id", "epoch", "metric", "value"])

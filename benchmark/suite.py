@@ -185,7 +185,7 @@ def make_plan(
     chosen_pairs = _choose_pairs(suite, pairs)
     num_seeds = seeds or small.seeds or suite.seeds
     _check_groups(changes, chosen_methods)
-    data = _data({**suite.data, **small.data, **changes.get("data", {})})
+    data = data_config({**suite.data, **small.data, **changes.get("data", {})})
     runs: dict[tuple[Any, ...], PlannedRun] = {}
     teachers: dict[str, RunConfig] = {}
     for pair in chosen_pairs:
@@ -336,8 +336,12 @@ def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Sett
     )
 
 
-def _data(fields: Settings) -> Data:
-    """Validate the data fields; what is no field of every run is an option of the data set: `data.path=...`."""
+def data_config(fields: Settings) -> Data:
+    """Return validated data fields; what is no field of every run is an option of the data set: `data.path=...`.
+
+    Raises:
+        UserError: for an unknown data set or key, and for values out of their range.
+    """
     name = str(fields.get("name"))
     taken = datasets.options(name)
     own = {key: value for key, value in fields.items() if key in Data.model_fields}

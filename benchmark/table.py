@@ -181,9 +181,10 @@ def comparison(
     return Table(
         title=plan.suite.title + (f" — {plan.profile} profile: a small slice, not a result" if plan.profile else ""),
         subtitle=f"Suite {plan.name}, data set {name}, top-1 accuracy in percent.",
-        columns=tuple(columns),
+        columns=_shown(columns, hidden),
         sections=tuple(
-            _section(plan, name, is_slice, pair, lines, teacher_accuracy.get(pair.teacher)) for pair, lines in by_pair
+            _section(plan, name, is_slice, hidden, pair, lines, teacher_accuracy.get(pair.teacher))
+            for pair, lines in by_pair
         ),
         notes=tuple(_notes(plan, name, is_slice, [line for _, lines in by_pair for line in lines])),
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import models
 from benchmark import atomic, environment
-from benchmark.batches import test_batches
+from benchmark.batches import eval_batches
 from benchmark.config import Frozen
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -136,7 +136,7 @@ def measure(network: models.Network, data: DataSet, members: Tensor | None = Non
     """Return the network's test accuracy in percent."""
     everything = torch.arange(len(data.test)) if members is None else members
     device = next(network.parameters()).device
-    batches = test_batches(data, data.test, everything, device)
+    batches = eval_batches(data, data.test, everything, device)
     return evaluate([network.eval()], batches, data.num_classes, device)[0].top1
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
@@ -101,18 +102,31 @@ class Tracker:
     def runs_on(self, data_digest: str) -> list[Tracked]:
         """Return every training run on exactly these images, whatever its experiment, newest first."""
         # asked of the store, not sifted here: a store may hold ten thousand runs
-        experiments = [e.experiment_id for e in self.client.search_experiments()]
-        query = f"tags.data_digest = '{data_digest}'"
+        return self.runs_in([e.experiment_id for e in self.client.search_experiments()], data_digest)
+
+    def runs_in(self, experiments: Sequence[str], data_digest: str | None = None) -> list[Tracked]:
+        """Return every training run of the experiments, newest first."""
+        query = "" if data_digest is None else f"tags.data_digest = '{data_digest}'"
         found: list[Tracked] = []
         token: str | None = None
         while True:
             page = self.client.search_runs(
-                experiments, query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+                list(experiments), query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
             )
             found += [_tracked(run) for run in page if "signature" in run.data.tags]
             token = page.token
             if not token:
                 return found
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Return (step, value) of a metric, the last value logged for each step."""
+        points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.timestamp)
+        return sorted({int(point.step): float(point.value) for point in points}.items())
+
+    def download(self, run_id: str, folder: Path) -> None:
+        """Copy a run's artifacts into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.client.download_artifacts(run_id, "", str(folder))
 
     def start(
         self,

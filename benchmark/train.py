@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save as serialize
 
 from benchmark import atomic, checkpoint, datasets, teachers
-from benchmark.batches import TrainStream, on_device, splits, test_batches
+from benchmark.batches import TrainStream, eval_batches, on_device, splits
 from benchmark.datasets.base import DataSet
 from benchmark.evaluate import Evaluation, evaluate
 from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, LaneJob, Progress, Started, Stopped
@@ -75,13 +75,13 @@ def train_cohort(
     def score(lanes: list[_Running], split: str) -> list[Evaluation]:
         images, members = (train_images, parts.val) if split == "val" else (test_images, parts.test)
         if teacher is not None and split not in teacher_logits:
-            batches = test_batches(data, images, members, device)
+            batches = eval_batches(data, images, members, device)
             teacher_logits[split] = [teacher.logits(batch.views["weak"]) for batch in batches]
         for one in lanes:
             one.lane.network.eval()
         return evaluate(
             [one.lane.logits for one in lanes],
-            test_batches(data, images, members, device),
+            eval_batches(data, images, members, device),
             data.num_classes,
             device,
             teacher_logits.get(split),

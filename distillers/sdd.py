@@ -95,7 +95,8 @@ def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] 
     for convention, preset in presets.items():
         preset[group] = {**method.conventions.get(convention, {}).get(group, {}), **preset[group]}
     body = {
-        "__doc__": f"{method.title}, scale-decoupled: see `ScaleDecoupled`.",
+        "__doc__": f"{method.title} taken per region of the image, complementary ones weighing `sdd.beta`.\n\n"
+        f"    {ScaleDecoupled.__doc__}",
         "__module__": method.__module__,
         "name": f"sdd_{method.name}",
         "title": f"SD-{method.title}",

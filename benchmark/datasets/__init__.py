@@ -12,6 +12,8 @@ from benchmark.registry import import_modules
 
 import_modules(__name__, list(__path__))
 
+__all__ = ["DataSet", "create", "load", "names", "options", "registry"]
+
 
 def create(name: str, root: Path, **options: Any) -> DataSet:
     """Return the named data set from the folder `root`.

@@ -106,16 +106,20 @@ def digest_of(*tensors: Tensor) -> str:
 
 
 def stratified(targets_N: Tensor, size: int, *key: object) -> Tensor:
-    """Return sorted indices of a random subset of about `size` images with every class in proportion.
+    """Return sorted indices of a random subset of `size` images with every class in proportion, to one image.
 
-    The draw is a function of the key. Each class keeps at least one image.
+    The draw is a function of the key. What rounding leaves over goes to classes drawn at random.
     """
     rng = generator(*key)
-    share = size / len(targets_N)
+    labels, counts = targets_N.unique(sorted=True, return_counts=True)
+    exact = counts.double() * (size / len(targets_N))
+    quota = exact.floor().long()
+    # random numbers below the resolution of the remainders break their ties
+    remainder = (exact - quota) + 1e-6 * torch.rand(len(labels), generator=rng, dtype=torch.float64)
+    quota[remainder.topk(size - int(quota.sum())).indices] += 1
     chosen = []
-    for label in torch.unique(targets_N, sorted=True):
+    for label, count in zip(labels, quota.tolist(), strict=True):
         members = (targets_N == label).nonzero()[:, 0]
-        count = max(1, round(share * len(members)))
         chosen.append(members[torch.randperm(len(members), generator=rng)[:count]])
     return torch.cat(chosen).sort().values
 

@@ -1,0 +1,348 @@
+"""Look and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,ui}`. Training is benchmark.run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+import distillers
+import models
+from benchmark import atomic, command_line, datasets, results, run, suite, teachers, tracking
+from benchmark.config import Data
+from benchmark.errors import UserError, nearest
+from benchmark.execute import Options
+from distillers.base import Convention, Parameters
+
+KINDS = ("methods", "models", "datasets", "suites")
+
+
+def parser() -> command_line.Parser:
+    """Return the commands and their arguments."""
+    made = command_line.Parser("python -m benchmark", description=__doc__)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command_line.Parser)
+
+    listing = commands.add_parser("list", help="methods, models, data sets and suites by name")
+    listing.add_argument("kind", nargs="?", choices=KINDS, metavar="|".join(KINDS))
+
+    show = commands.add_parser("show", help="one of them in full: fields, ranges, defaults, sources")
+    show.add_argument("name")
+
+    status = commands.add_parser("status", help="what of a suite is done, to resume, missing, failed")
+    command_line.add_choices(status)
+    command_line.add_places(status)
+
+    prepare = commands.add_parser("prepare", help="download, check and decode a data set")
+    prepare.add_argument("dataset", metavar="DATASET")
+    prepare.add_argument("--set", dest="assignments", action="append", default=[], metavar="data.KEY=VALUE")
+    command_line.add_places(prepare)
+
+    stored = commands.add_parser("teachers", help="list stored teachers, or import published checkpoints")
+    stored.add_argument("action", choices=("list", "import"), nargs="?", default="list")
+    stored.add_argument("folder", type=Path, nargs="?", help="import: folder with <network>_vanilla/ckpt_epoch_240.pth")
+    stored.add_argument("--dataset", default="cifar100", help="import: data set the checkpoints are for")
+    command_line.add_places(stored)
+
+    export = commands.add_parser("export", help="copy tracked runs to a folder that can be moved: CSV and artifacts")
+    export.add_argument("to", type=Path)
+    export.add_argument("--suite", help="only this experiment, e.g. digits or digits-smoke")
+    command_line.add_places(export)
+
+    browse = commands.add_parser("ui", help="browse every run in MLflow")
+    browse.add_argument("--port", type=int, default=5000)
+    command_line.add_places(browse)
+    return made
+
+
+def main(arguments: Sequence[str] | None, console: Console) -> int:
+    """Run a command; return its exit code."""
+    given = parser().parse_args(arguments)
+    commands = {
+        "list": list_names,
+        "show": show_name,
+        "status": show_status,
+        "prepare": prepare_data,
+        "teachers": manage_teachers,
+        "export": export_runs,
+        "ui": serve_ui,
+    }
+    return commands[given.command](given, console)
+
+
+def list_names(given: argparse.Namespace, console: Console) -> int:
+    """Print what is registered, by kind."""
+    rows = {
+        "methods": [
+            (name, f"{distillers.registry.get(name).title}: {first_line(distillers.registry.get(name).__doc__)}")
+            for name in distillers.names()
+        ],
+        "models": [
+            *((name, "") for name in models.names()),
+            *(
+                (f"{family}/<name>", f"any {family} network that passes the head check")
+                for family in ("timm", "torchvision")
+            ),
+        ],
+        "datasets": [
+            (name, first_line(sys.modules[datasets.registry.get(name).__module__].__doc__)) for name in datasets.names()
+        ],
+        "suites": [(name, suite.load(name).title) for name in suite.names()],
+    }
+    for kind in [given.kind] if given.kind else KINDS:
+        console.print(f"[bold]{kind}[/]")
+        if kind == "models":
+            console.print(
+                textwrap.fill(
+                    "  ".join(name for name, _ in rows[kind]),
+                    100,
+                    initial_indent="  ",
+                    subsequent_indent="  ",
+                    break_on_hyphens=False,
+                ),
+                highlight=False,
+            )
+            continue
+        width = max(len(name) for name, _ in rows[kind])
+        for name, words in rows[kind]:
+            console.print(f"  {name:{width}}  {words}", highlight=False, overflow="ellipsis", no_wrap=True)
+    if not given.kind:
+        console.print("\nOne of them in full: `python -m benchmark show NAME`")
+    return 0
+
+
+def first_line(text: str | None) -> str:
+    """Return the first line of a docstring."""
+    return (text or "").strip().partition("\n")[0]
+
+
+def show_name(given: argparse.Namespace, console: Console) -> int:
+    """Print a method, model, data set or suite in full."""
+    name = given.name
+    known = [*suite.names(), *distillers.names(), *datasets.names(), *models.names()]
+    if name not in known and name not in models.registry:
+        raise UserError(f"nothing is called '{name}'{nearest(name, known) or ';'} see `python -m benchmark list`")
+    if name in distillers.names():
+        show_method(name, console)
+    if name in models.registry:
+        show_model(name, console)
+    if name in datasets.names():
+        console.print(f"[bold]data set {name}[/]\n")
+        console.print((sys.modules[datasets.registry.get(name).__module__].__doc__ or "").strip(), highlight=False)
+        console.print(f"\noptions: {', '.join(datasets.options(name)) or 'none'} (--set data.OPTION=VALUE)\n")
+    if name in suite.names():  # `digits` is a data set and a suite
+        show_suite(suite.load(name), console)
+    return 0
+
+
+def show_method(name: str, console: Console) -> None:
+    """Print a method's hyperparameters under both conventions."""
+    method = distillers.registry.get(name)
+    console.print(
+        f"[bold]{method.title}[/] ({name})\n\n{textwrap.dedent(method.__doc__ or '').strip()}\n", highlight=False
+    )
+    conventions = get_args(Convention)
+    shown = RichTable("field", *(f"convention={convention}" for convention in conventions), "allowed")
+    resolved = [distillers.create(name, convention=convention).parameters() for convention in conventions]
+    for group, parameters in method.groups.items():
+        for field in parameters.model_fields:
+            values = [str(one[group][field]) for one in resolved]
+            shown.add_row(f"{group}.{field}", *values, allowed(parameters, field))
+    if shown.row_count:
+        console.print(shown)
+        console.print("Change one with `--set FIELD=VALUE`, all of a convention with `--set convention=paper`.")
+
+
+def allowed(parameters: type[Parameters], field: str) -> str:
+    """Return a field's type and range in words, from its JSON schema."""
+    schema = parameters.model_json_schema()["properties"][field]
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    words = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
+    limits = [form.format(schema[key]) for key, form in words.items() if key in schema]
+    kind = str(schema.get("type", ""))
+    if kind == "array":
+        kind = f"list of {schema.get('items', {}).get('type', 'values')}s"
+    return " ".join([kind, *limits]).strip()
+
+
+def show_model(name: str, console: Console) -> None:
+    """Print a network's size and last map in its CIFAR and CUB forms."""
+    import torch
+
+    console.print(f"[bold]model {name}[/]\n")
+    for classes, side in ((100, 32), (200, 224)):
+        try:
+            network = models.create(name, classes, side).eval()
+        except UserError as error:
+            console.print(f"{classes} classes at {side} x {side}: {error}", highlight=False)
+            continue
+        count = sum(parameter.numel() for parameter in network.parameters())
+        with torch.no_grad():
+            _, channels, height, width = network.forward_features(torch.zeros(1, 3, side, side)).shape
+        console.print(
+            f"{classes} classes at {side} x {side}: {count / 1e6:.3f} M parameters, last map {channels} x"
+            f" {height} x {width}",
+            highlight=False,
+        )
+
+
+def show_suite(chosen: suite.Suite, console: Console) -> None:
+    """Print a suite: its pairs, methods, recipe and what it rebuilds."""
+    plan = suite.make_plan(chosen)
+    console.print(f"[bold]suite {chosen.name}[/]: {chosen.title}\n")
+    console.print(f"rebuilds: {', '.join(chosen.rebuilds) or 'no published table'}", highlight=False)
+    console.print(
+        f"methods: {' '.join(chosen.methods)}   seeds: {chosen.seeds}   runs: {len(plan.runs)}   profiles:"
+        f" {' '.join(chosen.profiles) or 'none'}",
+        highlight=False,
+    )
+    shown = RichTable("pair", "epochs", "lr", "what is particular to it")
+    for pair in plan.pairs:
+        recipes = [planned.config.recipe for planned in plan.runs if planned.pair is pair]
+        own = {**pair.parameters, **pair.methods}
+        shown.add_row(
+            pair.name,
+            " ".join(map(str, sorted({recipe.epochs for recipe in recipes}))),
+            " ".join(map(str, sorted({recipe.lr for recipe in recipes}))),
+            "  ".join(f"{key}: {value}" for key, value in own.items()),
+        )
+    console.print(shown)
+
+
+def show_status(given: argparse.Namespace, console: Console) -> int:
+    """Print what of a suite is done; trains nothing and writes nothing new."""
+    plan = run.plan_of(given)
+    options = Options(runs=given.runs.resolve(), data_root=given.data.resolve())
+    execution = run.prepare(plan, options, None, download=False)
+    console.print(run.describe(execution))
+    for entry in execution.entries:
+        if entry.state == "failed":
+            console.print(f"failed: {entry.label}: {entry.reason}", highlight=False)
+        elif entry.state == "resume":
+            console.print(f"to resume after epoch {entry.epochs_done}: {entry.label}", highlight=False)
+    console.print(f"Runs: {run.counts(execution)}", highlight=False)
+    return 0
+
+
+def prepare_data(given: argparse.Namespace, console: Console) -> int:
+    """Download, check and decode a data set, and say what it is."""
+    name = given.dataset
+    if name not in datasets.names() and name in suite.names():
+        name = str(suite.load(name).data["name"])
+    changes = suite.parse_assignments(given.assignments)
+    config: Data = suite.data_config({"name": name, **changes.pop("data", {})})
+    if changes:
+        raise UserError(f"--set {next(iter(changes))}: only data.* fields make sense here")
+    data = datasets.load(config, given.data.resolve(), given.runs.resolve() / "cache", download=True)
+    console.print(
+        f"{data.name}: {len(data.train):,} train and {len(data.test):,} test images, {data.num_classes} classes,"
+        f" seen at {data.image_size} x {data.image_size}\nsource: {data.source}\ndigest: {data.digest}",
+        highlight=False,
+    )
+    return 0
+
+
+def manage_teachers(given: argparse.Namespace, console: Console) -> int:
+    """List stored teachers, or import published checkpoints and measure them."""
+    folder = given.runs.resolve() / "teachers"
+    if given.action == "import":
+        if given.folder is None:
+            raise UserError("teachers import: name the folder that holds <network>_vanilla/ckpt_epoch_240.pth")
+        data = datasets.load(Data(name=given.dataset), given.data.resolve(), given.runs.resolve() / "cache")
+        for manifest in teachers.import_folder(given.folder, folder, data):
+            console.print(
+                f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}", highlight=False
+            )
+        return 0
+    shown = RichTable("data set", "model", "test top-1", "best epoch", "epochs", "origin", "checksum", "file")
+    for place, manifest in teachers.manifests(folder):
+        best = "" if manifest.best_test_top1 is None else f"{manifest.best_test_top1:.2f}"
+        shown.add_row(
+            manifest.dataset,
+            manifest.model,
+            f"{manifest.test_top1:.2f}",
+            best,
+            str(manifest.epochs or ""),
+            manifest.origin,
+            manifest.checksum[:12],
+            os.path.relpath(manifest.file(place).path),
+        )
+    if shown.row_count:
+        console.print(shown)
+    else:
+        console.print(
+            f"no teachers under {folder}: a suite trains those it needs, or import published checkpoints"
+            " with `python -m benchmark teachers import FOLDER`",
+            highlight=False,
+        )
+    return 0
+
+
+def export_runs(given: argparse.Namespace, console: Console) -> int:
+    """Copy tracked runs to a folder: runs.csv, epochs.csv and every run's artifacts, with no absolute path inside."""
+    tracker = tracking.open_existing(given.runs)
+    if tracker is None:
+        raise UserError(f"nothing is tracked under {given.runs}: run a suite first, or name the folder with --runs")
+    experiments = tracker.experiments()
+    if given.suite is not None and given.suite not in experiments:
+        raise UserError(
+            f"no experiment '{given.suite}'{nearest(given.suite, experiments) or ';'} known: {', '.join(experiments)}"
+        )
+    chosen = [experiments[given.suite]] if given.suite else list(experiments.values())
+    tracked = tracker.runs_in(chosen)
+    atomic.write(given.to / "runs.csv", results.frame(tracked).to_csv(index=False).encode())
+    atomic.write(given.to / "epochs.csv", results.epochs(tracker, tracked).to_csv(index=False).encode())
+    for one in tracked:
+        tracker.download(one.run_id, given.to / "artifacts" / one.signature)
+    console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}", highlight=False)
+    return 0
+
+
+def serve_ui(given: argparse.Namespace, console: Console) -> int:
+    """Start MLflow's server on the runs folder and say where the training runs are."""
+    tracker = tracking.open_existing(given.runs)
+    if tracker is None:
+        raise UserError(
+            f"nothing is tracked under {given.runs}: run `make bench` first, or name the folder with --runs"
+        )
+    if not tracker.is_local:
+        address = tracker.uri.rstrip("/")
+        for name, identity in tracker.experiments().items():
+            console.print(f"{name}: {address}{tracker.ui_path(identity)}", highlight=False, soft_wrap=True)
+        return 0
+    for name, identity in tracker.experiments().items():
+        console.print(
+            f"{name}: http://127.0.0.1:{given.port}{tracker.ui_path(identity)}", highlight=False, soft_wrap=True
+        )
+    console.print("Ctrl-C ends the server.")
+    # two processes of one gigabyte less: no background jobs are used here
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        tracker.uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(given.port),
+        "--workers",
+        "1",
+        "--default-artifact-root",
+        str(tracker.runs / "artifacts"),
+    ]
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,141 @@
+"""What every suite promises; a new file is under test as soon as it exists."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+import distillers
+import models
+from benchmark import datasets, published, suite
+from benchmark.config import RunConfig
+from benchmark.suite import Plan
+
+SUITES = suite.names()
+
+
+@cache
+def plan_of(name: str, profile: str | None = None) -> Plan:
+    return suite.make_plan(suite.load(name), profile=profile)
+
+
+def run_of(name: str, pair: str, method: str) -> RunConfig:
+    plan = suite.make_plan(suite.load(name), pairs=[pair], methods=[method], seeds=1)
+    return plan.runs[0].config
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_names_exist(name: str) -> None:
+    loaded = suite.load(name)
+    assert loaded.name == name
+    assert loaded.data["name"] in datasets.registry
+    assert set(loaded.methods) <= set(distillers.names())
+    for pair in loaded.pairs:
+        assert pair.teacher in models.registry
+        assert pair.student in models.registry
+        assert set(pair.methods) <= set(loaded.methods)
+    # settings for a student that no pair has would be without effect
+    assert set(loaded.students) <= {pair.student for pair in loaded.pairs}
+    assert len({pair.name for pair in loaded.pairs}) == len(loaded.pairs)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_pair_is_in_a_published_table_it_names(name: str) -> None:
+    loaded = suite.load(name)
+    named = [published.load(table) for table in loaded.rebuilds]
+    for pair in loaded.pairs:
+        tables = [published.load(table) for table in pair.tables] or named
+        assert not tables or any(pair.name in table.pairs for table in tables)
+    for table in named:
+        assert {pair.name for pair in loaded.pairs} & set(table.pairs), f"{table.id} shares no pair with {name}"
+
+
+@pytest.mark.parametrize("profile", [None, "smoke"])
+@pytest.mark.parametrize("name", SUITES)
+def test_plans(name: str, profile: str | None) -> None:
+    plan = plan_of(name, profile)
+    assert plan.runs
+    assert {pair.teacher for pair in plan.pairs} == set(plan.teachers)
+    signatures = {run.config.signature("digest", f"checksum of {run.config.teacher}") for run in plan.runs}
+    assert len(signatures) == len(plan.runs)
+    for run in plan.runs:
+        assert RunConfig.model_validate_json(run.config.model_dump_json()) == run.config
+        assert run.config.distiller().parameters() == run.config.parameters
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_smoke_is_small(name: str) -> None:
+    full, small = plan_of(name), plan_of(name, "smoke")
+    assert (small.pairs, small.methods) == (full.pairs, full.methods)
+    assert small.seeds == 1
+    assert small.data.num_train is not None
+    assert small.data.num_test is not None
+    assert sum(run.config.recipe.epochs for run in small.runs) * small.data.num_train < 50_000
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "method", "scales", "group", "field", "value"),
+    [
+        ("cifar100", "resnet32x4:resnet8x4", "sdd_dkd", [1, 2], "dkd", "beta", 8),
+        ("cifar100", "resnet32x4:shufflenet_v1", "sdd_dkd", [1, 2, 4], "dkd", "beta", 8),
+        ("cifar100", "resnet56:resnet20", "sdd_dkd", [1, 2], "dkd", "beta", 2),
+        ("cifar100", "resnet110:resnet32", "sdd_nkd", [1, 2], "nkd", "gamma", 2),
+        ("cifar100", "wrn_40_2:wrn_40_1", "sdd_dkd", [1, 2], "dkd", "beta", 6),
+        ("cifar100", "vgg13:mobilenet_v2", "sdd_dkd", [1, 2, 4], "dkd", "beta", 6),
+        ("cifar100", "wrn_40_2:mobilenet_v2", "sdd_nkd", [1, 2, 4], "nkd", "gamma", 6),
+        ("cifar100", "wrn_40_2:vgg8", "sdd_nkd", [1, 2], "nkd", "gamma", 8),
+        ("cifar100", "wrn_40_2:vgg8", "sdd_dkd", [1, 2, 4], "dkd", "beta", 8),
+        ("cifar100", "resnet50:vgg8", "sdd_nkd", [1, 2], "nkd", "gamma", 8),
+        ("cifar100", "vgg13:vgg8", "sdd_nkd", [1, 2], "nkd", "temperature", 4),
+        ("cifar100", "vgg13:vgg8", "nkd", None, "nkd", "gamma", 1.5),
+        ("cub", "vgg13:vgg8", "sdd_dkd", [1, 2, 4], "dkd", "beta", 6),
+        ("cub", "vgg13:vgg8", "nkd", None, "nkd", "gamma", 6),
+        ("cub", "resnet50:shufflenet_v1", "nkd", None, "nkd", "gamma", 8),
+    ],
+)
+def test_hyperparameters_of_pairs(
+    name: str, pair: str, method: str, scales: list[int] | None, group: str, field: str, value: float
+) -> None:
+    parameters = run_of(name, pair, method).parameters
+    assert parameters[group][field] == value
+    assert parameters.get("sdd", {}).get("scales") == scales
+
+
+@pytest.mark.parametrize("pair", [pair.name for pair in suite.load("cifar100").pairs])
+def test_gamma_of_sdd_nkd_is_beta_of_dkd(pair: str) -> None:
+    assert (
+        run_of("cifar100", pair, "sdd_nkd").parameters["nkd"]["gamma"]
+        == (run_of("cifar100", pair, "sdd_dkd").parameters["dkd"]["beta"])
+    )
+
+
+@pytest.mark.parametrize("pair", [pair.name for pair in suite.load("cub").pairs])
+def test_nkd_on_cub_is_sdd_nkd_without_regions(pair: str) -> None:
+    nkd, decoupled = run_of("cub", pair, "nkd"), run_of("cub", pair, "sdd_nkd")
+    assert nkd.parameters["nkd"] == decoupled.parameters["nkd"]
+    assert nkd.recipe == decoupled.recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "method", "epochs", "lr", "clip_norm", "drop_last"),
+    [
+        ("cifar100", "resnet32x4:resnet8x4", "kd", 240, 0.05, 40, False),
+        ("cifar100", "resnet32x4:shufflenet_v2", "sdd_kd", 240, 0.01, 40, False),
+        ("cifar100", "vgg13:mobilenet_v2", "vanilla", 240, 0.01, 40, False),
+        ("cifar100", "vgg13:vgg8", "mlkd", 240, 0.025, None, False),
+        ("cifar100", "resnet50:mobilenet_v2", "mlkd", 480, 0.01, None, False),
+        ("cifar100", "wrn_40_2:vgg8", "sdd_mlkd", 480, 0.01, None, False),
+        ("cifar100", "resnet32x4:shufflenet_v1", "sdd_mlkd", 960, 0.01, None, False),
+        ("cub", "vgg13:vgg8", "kd", 240, 0.05, 40, True),
+        ("cub", "vgg13:vgg8", "mlkd", 240, 0.025, None, True),
+        ("cub", "resnet32x4:shufflenet_v1", "sdd_mlkd", 240, 0.01, None, True),
+        ("folder", "resnet32x4:mobilenet_v2", "dkd", 240, 0.01, 40, True),
+    ],
+)
+def test_recipes(
+    name: str, pair: str, method: str, epochs: int, lr: float, clip_norm: float | None, drop_last: bool
+) -> None:
+    recipe = run_of(name, pair, method).recipe
+    assert (recipe.epochs, recipe.lr, recipe.clip_norm, recipe.drop_last) == (epochs, lr, clip_norm, drop_last)
+    assert (recipe.batch_size, recipe.weight_decay, recipe.milestones) == (64, 5e-4, (150, 180, 210))
