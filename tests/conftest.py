@@ -1,0 +1,76 @@
+"""Small things to train on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import distillers
+from benchmark import datasets
+from benchmark.config import Data, Recipe, RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.jobs import CohortJob, LaneJob, TeacherFile
+
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+torch.set_num_threads(1)
+
+MakeConfig = Callable[..., RunConfig]
+MakeJob = Callable[..., CohortJob]
+
+
+@pytest.fixture(scope="session")
+def digits() -> DataSet:
+    """The embedded data set."""
+    return datasets.create("digits", Path())
+
+
+def make_config(method: str = "vanilla", *, student: str = "resnet8_half", **changes: Any) -> RunConfig:
+    """A run of two epochs on 80 digits."""
+    recipe = {"epochs": 2, "batch_size": 32, "clip_norm": 40.0, "milestones": (1,), **changes.pop("recipe", {})}
+    distiller = distillers.create(method, **changes.pop("parameters", {}))
+    fields: dict[str, Any] = {
+        "data": Data(name="digits", num_train=80, num_test=60),
+        "student": student,
+        "teacher": "resnet8" if distiller.needs_teacher else None,
+        "method": method,
+        "parameters": distiller.parameters(),
+        "recipe": Recipe(**recipe),
+        "repetition": 1,
+        **changes,
+    }
+    return RunConfig(**fields)
+
+
+def make_job(folder: Path, configs: dict[str, RunConfig], teacher: TeacherFile | None = None) -> CohortJob:
+    """A cohort whose lanes' files lie in the folder; the keys stand for signatures."""
+    lanes = tuple(
+        LaneJob(name, config, folder / name / "checkpoint", folder / name / "student.safetensors")
+        for name, config in configs.items()
+    )
+    first = next(iter(configs.values()))
+    return CohortJob("cohort", lanes, teacher, folder, folder / "cache", "cpu", threads=1, epochs=first.recipe.epochs)
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory, digits: DataSet) -> TeacherFile:
+    """A stored teacher: an untrained resnet8, which is as good as any for equality."""
+    from benchmark import teachers
+    from benchmark.lane import create_network, weights_of
+
+    network = create_network("resnet8", digits.num_classes, digits.image_size, seed=7)
+    folder, manifest = teachers.store(
+        tmp_path_factory.mktemp("teachers"),
+        digits,
+        "resnet8",
+        weights_of(network),
+        torch.arange(60),
+        "cpu",
+        origin="trained",
+        signature="0" * 16,
+    )
+    return manifest.file(folder)

@@ -1,0 +1,220 @@
+"""The loop: a run's weights depend on nothing but the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmark import checkpoint, train
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.engine.local import CohortCrashed, CohortEnded, LocalEngine
+from benchmark.errors import UserError
+from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, Stopped, TeacherFile
+from benchmark.lane import Lane
+from tests.conftest import make_config, make_job
+
+FOUR = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
+
+
+def configs(*methods: str, **changes: object) -> dict[str, RunConfig]:
+    return {method: make_config(method, **changes) for method in methods}
+
+
+def run(job: CohortJob, data: DataSet | None = None) -> list[Event]:
+    events: list[Event] = []
+    train.train_cohort(job, events.append, data=data)
+    return events
+
+
+def weights(job: CohortJob, name: str) -> dict[str, Tensor]:
+    return load_file(next(lane.weights for lane in job.lanes if lane.signature == name))
+
+
+def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory, teacher_file: TeacherFile, digits: DataSet) -> CohortJob:
+    """A cohort of four, trained in this process."""
+    job = make_job(tmp_path_factory.mktemp("four"), configs(*FOUR), teacher_file)
+    events = run(job, digits)
+    assert [type(event) for event in events if isinstance(event, LaneFinished)] == [LaneFinished] * 4
+    return job
+
+
+@pytest.mark.parametrize("method", FOUR)
+def test_a_lane_alone_is_bit_equal_to_the_same_lane_in_a_cohort_of_four(
+    method: str, four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    alone = make_job(tmp_path, configs(method), teacher_file if method != "vanilla" else None)
+    run(alone, digits)
+    assert_equal(weights(alone, method), weights(four, method))
+
+
+def test_a_cohort_in_a_worker_is_bit_equal_to_one_in_this_process(
+    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile
+) -> None:
+    job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    engine = LocalEngine(workers=1)
+    try:
+        engine.submit(job)
+        events = [event for _, event in engine.events()]
+    finally:
+        engine.close()
+    assert isinstance(events[-1], CohortEnded)
+    for method in FOUR:
+        assert_equal(weights(job, method), weights(four, method))
+
+
+def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet) -> None:
+    # torchvision's mobilenet_v2 has dropout in its classifier
+    student = "torchvision/mobilenet_v2"
+    change = {"student": student, "recipe": {"epochs": 1, "batch_size": 16}}
+    small = {"data": make_config().data.model_copy(update={"num_train": 32})}
+    one, other = make_config(**change, **small), make_config(**change, **small, base_seed=0, eval_every=1)
+    alone, both = make_job(tmp_path / "alone", {"a": one}), make_job(tmp_path / "both", {"b": other, "a": one})
+    run(alone, digits)
+    run(both, digits)
+    assert_equal(weights(alone, "a"), weights(both, "a"))
+
+
+def test_two_epochs_are_one_and_a_kill_and_one(
+    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    """SIGKILL right after the first epoch, in a process of its own, then the same job again."""
+    script = textwrap.dedent(f"""
+        import os, signal
+        from pathlib import Path
+        from benchmark import train
+        from benchmark.jobs import EpochDone, TeacherFile
+        from tests.conftest import make_config, make_job
+        train.CHECKPOINT_SECONDS = 0.0
+        teacher = TeacherFile("resnet8", Path({str(teacher_file.path)!r}), {teacher_file.checksum!r})
+        job = make_job(Path({str(tmp_path)!r}), {{m: make_config(m) for m in {FOUR!r}}}, teacher)
+        def report(event):
+            if isinstance(event, EpochDone):
+                os.kill(os.getpid(), signal.SIGKILL)
+        train.train_cohort(job, report)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
+    assert not job.lanes[0].weights.exists()
+    events = run(job, digits)
+    assert [event.epoch for event in events if isinstance(event, EpochDone)] == [2]
+    for method in FOUR:
+        assert_equal(weights(job, method), weights(four, method))
+        history = next(e.history for e in events if isinstance(e, LaneFinished) and e.signature == method)
+        assert [row["epoch"] for row in history] == [1, 2]
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_reports(
+    tmp_path: Path, digits: DataSet, teacher_file: TeacherFile
+) -> None:
+    job = make_job(tmp_path, configs("kd"), teacher_file)
+    first = run(job, digits)
+    job.lanes[0].weights.unlink()
+    again = run(job, digits)
+    assert not [event for event in again if isinstance(event, EpochDone)]
+    finished = [next(e for e in events if isinstance(e, LaneFinished)) for events in (first, again)]
+    assert finished[0].history == finished[1].history
+    assert finished[0].per_class == finished[1].per_class
+
+
+def test_stopping_saves_the_last_finished_epoch(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    events: list[Event] = []
+    train.train_cohort(job, events.append, stop=lambda: any(isinstance(e, EpochDone) for e in events), data=digits)
+    assert events[-1] == Stopped(1)
+    assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
+
+
+def test_a_non_finite_loss_ends_its_lane_alone(tmp_path: Path, digits: DataSet) -> None:
+    bad = make_config(recipe={"lr": 1e30, "clip_norm": None})
+    job = make_job(tmp_path, {"bad": bad, "good": make_config()})
+    events = run(job, digits)
+    failed = [event for event in events if isinstance(event, LaneFailed)]
+    assert [(event.signature, event.final) for event in failed] == [("bad", True)]
+    assert failed[0].reason == "the loss was not finite at epoch 1, step 2"
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["good"]
+    assert not job.lanes[0].checkpoint.exists()
+
+
+def test_a_lane_that_raises_leaves_the_others(tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Lane.step
+
+    def breaks(lane: Lane, *arguments: object) -> None:
+        if lane.config.method == "kd":
+            raise RuntimeError("out of something")
+        step(lane, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Lane, "step", breaks)
+    kd = make_config("kd").model_copy(update={"teacher": None})
+    events = run(make_job(tmp_path, {"kd": kd, "vanilla": make_config()}), digits)
+    failed = next(event for event in events if isinstance(event, LaneFailed))
+    assert not failed.final
+    assert "out of something" in failed.reason
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["vanilla"]
+
+
+def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    run(job, digits)
+    path = job.lanes[0].checkpoint
+    path.write_bytes(path.read_bytes()[:-100])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="damaged or truncated"):
+        run(job, digits)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, digits: DataSet) -> None:
+    run(make_job(tmp_path, {"a": make_config()}), digits)
+    with pytest.raises(UserError, match="belongs to another run"):
+        run(make_job(tmp_path, {"a": make_config(recipe={"lr": 0.1})}), digits)
+
+
+def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path, teacher_file: TeacherFile) -> None:
+    job = make_job(tmp_path, configs("kd", recipe={"epochs": 500}), teacher_file)
+    short = make_job(tmp_path / "short", configs("vanilla"))
+    engine = LocalEngine(workers=1)
+    try:
+        engine.submit(job)
+        engine.submit(short)
+        crashed: list[CohortCrashed] = []
+        ended = []
+        for which, event in engine.events():
+            if isinstance(event, EpochDone) and which is job:
+                os.kill(engine._workers[0].process.pid or 0, signal.SIGKILL)
+            if isinstance(event, CohortCrashed):
+                crashed.append(event)
+            if isinstance(event, CohortEnded):
+                ended.append(which)
+    finally:
+        engine.close()
+    assert [event.reason for event in crashed] == ["its worker process ended with SIGKILL"]
+    assert ended == [short]
+
+
+def test_validation_is_measured_only_when_there_is_a_split(tmp_path: Path, digits: DataSet) -> None:
+    data = make_config().data.model_copy(update={"val_fraction": 0.1})
+    events = run(make_job(tmp_path, {"a": make_config(data=data)}), digits)
+    rows = next(event.history for event in events if isinstance(event, LaneFinished))
+    assert all("val/top1" in row for row in rows)
+    events = run(make_job(tmp_path / "b", {"b": make_config()}), digits)
+    rows = next(event.history for event in events if isinstance(event, LaneFinished))
+    assert not any("val/top1" in row for row in rows)
