@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 
 def training_curves(rows: Sequence[dict[str, float]], title: str) -> bytes:
     """Return a PNG of accuracy (left) and loss terms (right) over the epochs."""
+    from matplotlib.figure import Figure  # a second, which a command that draws nothing need not wait for
+
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
     accuracy, losses = figure.subplots(1, 2)

@@ -266,7 +266,7 @@ def _choose_pairs(suite: Suite, chosen: Sequence[str]) -> tuple[Pair, ...]:
 
 def _check_groups(changes: Settings, methods: Sequence[str]) -> None:
     groups = {group for method in methods for group in distillers.groups(method)}
-    allowed = [*_TOP_FIELDS, "recipe", "data", *sorted(groups)]
+    allowed = [*_TOP_FIELDS, "recipe", "teacher_recipe", "data", *sorted(groups)]
     for key, value in changes.items():
         if key not in allowed:
             hint = nearest(key, allowed) or ";"
@@ -319,8 +319,8 @@ def _planned(
 
 
 def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Settings) -> RunConfig:
-    # --set recipe.* is about students, but a slice or a shorter profile is about the teacher too
-    recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe}
+    # `--set recipe.*` is about students, `--set teacher_recipe.*` about teachers, a profile about both
+    recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe, **changes.get("teacher_recipe", {})}
     return RunConfig(
         data=data,
         student=model,

@@ -154,7 +154,8 @@ def store(
     The weights go first and the manifest last: a teacher without a manifest does not exist.
     """
     folder = folder_of(teachers, data)
-    content = serialize(weights, metadata={"model": model, "dataset": data.name})
+    # one entry of metadata only: safetensors writes several in any order, and the checksum is part of signatures
+    content = serialize(weights, metadata={"model": model})
     commit, dirty = environment.git_state()
     partial = {
         "model": model,

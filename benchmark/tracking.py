@@ -6,6 +6,7 @@ does not have yet is logged on resume, nothing twice.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import tempfile
@@ -29,6 +30,10 @@ from benchmark import environment
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
+
+# a new database is announced by every migration it goes through
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Role = Literal["student", "teacher"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torchvision
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, nearest
@@ -32,7 +31,7 @@ class TorchvisionNetwork(Network):
             self.add_module(name, child)
         self.add_module(self._head, children[self._head])
         # DenseNet's last ReLU, and ConvNeXt's flattening of the pooled map, are not among the layers before the head
-        self._relu = isinstance(model, torchvision.models.DenseNet)
+        self._relu = type(model).__name__ == "DenseNet"
         self._pooled_map = any(isinstance(module, nn.Flatten) for module in children[self._head].modules())
 
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
@@ -52,6 +51,8 @@ class TorchvisionNetwork(Network):
 
 def create(name: str, num_classes: int, image_size: int) -> Network:
     """Return torchvision's model `name` with random weights. Raises UserError when unknown or when its head differs."""
+    import torchvision  # seconds, which most commands need not wait for
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UserError(f"torchvision has no classification model '{name}'{nearest(name, known)}")

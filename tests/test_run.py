@@ -1,0 +1,247 @@
+"""The command end to end: plan, train, track, tabulate, stop, go on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+from safetensors.torch import load_file
+
+from benchmark import command_line, datasets, results, tracking
+from benchmark import run as module
+from benchmark.errors import UserError
+
+SMALL: dict[str, Any] = {
+    "title": "small",
+    "data": {"name": "digits", "num_train": 96, "num_test": 60},
+    "recipe": {"epochs": 2, "batch_size": 32},
+    "seeds": 2,
+    "methods": {"vanilla": {}, "kd": {}, "sdd_kd": {}},
+    "pairs": [{"teacher": "resnet8", "student": "resnet8_half"}],
+}
+
+
+def suite_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+@dataclass(frozen=True)
+class Printed:
+    code: int
+    text: str
+
+
+def arguments(suite: Path, runs: Path, *more: str) -> list[str]:
+    return [str(suite), "--runs", str(runs), "--workers", "1", *more]
+
+
+def run(suite: Path, runs: Path, *more: str) -> Printed:
+    """Run the command in this process; cohorts still train in a worker of their own."""
+    text = io.StringIO()
+    code = module.main(arguments(suite, runs, *more), Console(file=text, width=140))
+    return Printed(code, text.getvalue())
+
+
+def start(suite: Path, runs: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmark.run", *arguments(suite, runs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def tracked(runs: Path) -> list[tracking.Tracked]:
+    return tracking.Tracker(runs).runs_on(datasets.create("digits", Path()).digest)
+
+
+def final_weights(runs: Path, name: str) -> dict[str, Any]:
+    """The weights of every finished student, by signature."""
+    tracker = tracking.Tracker(runs)
+    found = {}
+    for one in tracked(runs):
+        folder = runs / name / one.signature
+        tracker.download(one.run_id, folder)
+        found[one.signature] = load_file(folder / "student.safetensors")
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Printed]:
+    """A small suite, run to its end: (suite file, runs folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("small")
+    suite, runs = suite_file(folder), folder / "runs"
+    return suite, runs, run(suite, runs)
+
+
+def test_it_ends_with_tracked_runs_and_a_table(
+    done: tuple[Path, Path, Printed],
+) -> None:
+    _, runs, printed = done
+    assert printed.code == 0
+    assert "Plan: small" in printed.text
+    assert "Runs: 6 finished" in printed.text
+    found = tracked(runs)
+    assert [one.status for one in found] == ["FINISHED"] * 7
+    assert sorted(one.tags["role"] for one in found) == ["student"] * 6 + ["teacher"]
+    kd = next(one for one in found if one.tags["distiller"] == "kd")
+    assert kd.tags["cohort"].startswith("resnet8 -> resnet8_half, seed")
+    assert {"train/loss_ce", "train/loss_kd", "train/top1", "test/top1", "test/ece", "test/agreement", "lr"} <= set(
+        kd.metrics
+    )
+    sdd = next(one for one in found if one.tags["distiller"] == "sdd_kd")
+    assert 0 <= sdd.metrics["train/complementary_fraction"] <= 1
+    names = {item.path for item in tracking.Tracker(runs).client.list_artifacts(kd.run_id)}
+    assert names == {"config.json", "per_class_accuracy.csv", "training_curves.png", "student.safetensors"}
+    table = pd.read_csv(runs / "results" / "small.csv")
+    assert table["method"].tolist() == ["vanilla", "kd", "sdd_kd"]
+    frame = results.frame(found)
+    assert table.set_index("method")["last_mean"]["kd"] == pytest.approx(
+        frame[(frame["method"] == "kd")]["last"].mean(), abs=1e-4
+    )
+    assert (runs / "results" / "small.md").read_text().startswith("## small")
+    assert r"\toprule" in (runs / "results" / "small.tex").read_text()
+    manifest = json.loads(next(runs.glob("teachers/*/*.json")).read_text())
+    assert manifest["model"] == "resnet8"
+    assert not list((runs / "work").iterdir())
+
+
+def test_again_trains_nothing(done: tuple[Path, Path, Printed]) -> None:
+    suite, runs, _ = done
+    before = {one.run_id for one in tracked(runs)}
+    printed = run(suite, runs)
+    assert printed.code == 0
+    assert "6 finished" in printed.text
+    assert "starts" not in printed.text
+    assert {one.run_id for one in tracked(runs)} == before
+
+
+def test_a_dry_run_and_status_write_nothing(done: tuple[Path, Path, Printed], tmp_path: Path) -> None:
+    suite, _, _ = done
+    printed = run(suite, tmp_path / "runs", "--dry-run")
+    assert printed.code == 0
+    assert "6 to train" in printed.text
+    assert "Dry run: nothing was trained." in printed.text
+    assert " on CPU" in printed.text
+    assert not list((tmp_path / "runs").rglob("*.db"))
+    assert not list((tmp_path / "runs").rglob("checkpoint"))
+
+
+def test_kill_9_and_the_same_command_ends_with_the_same_numbers(
+    done: tuple[Path, Path, Printed], tmp_path: Path
+) -> None:
+    suite, runs, _ = done
+    process = start(suite, tmp_path / "runs")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "resnet8 -> resnet8_half" in line and "epoch" in line:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while _children_left(process.pid):  # workers end with their parent
+        time.sleep(0.05)
+    assert "RUNNING" in {one.status for one in tracked(tmp_path / "runs")}
+    printed = run(suite, tmp_path / "runs")
+    assert printed.code == 0
+    assert {one.status for one in tracked(tmp_path / "runs")} == {"FINISHED"}
+    ours, theirs = final_weights(tmp_path / "runs", "weights"), final_weights(runs, "weights")
+    assert ours.keys() == theirs.keys()
+    for signature, weights in ours.items():
+        for name, value in weights.items():
+            assert value.equal(theirs[signature][name]), (signature, name)
+    for column in ("last_mean", "best_test_mean", "gain"):
+        pd.testing.assert_series_equal(
+            pd.read_csv(tmp_path / "runs" / "results" / "small.csv")[column],
+            pd.read_csv(runs / "results" / "small.csv")[column],
+        )
+
+
+def _children_left(parent: int) -> bool:
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"parent_pid={parent}" in status.read_bytes().decode(errors="replace"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, seeds=1, recipe={"epochs": 300, "batch_size": 32}, methods={"vanilla": {}})
+    process = start(suite, tmp_path / "runs")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch" in line and "images/s" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Stopping: every student is saved" in output
+    assert "Stopped and saved. The same command goes on: python -m benchmark.run" in output
+    assert "Traceback" not in errors
+    assert [one.status for one in tracked(tmp_path / "runs")] == ["KILLED"]
+    again = run(suite, tmp_path / "runs", "--dry-run")
+    assert "1 to resume" in again.text
+
+
+def test_a_failed_run_is_final_until_asked_for(tmp_path: Path) -> None:
+    methods = {"vanilla": {"recipe": {"lr": 1e30, "clip_norm": None}}, "kd": {}}
+    suite = suite_file(tmp_path, seeds=1, methods=methods)
+    first = run(suite, tmp_path / "runs")
+    assert first.code == 1
+    assert "the loss was not finite at epoch 1, step" in first.text
+    assert "1 failed, 1 finished" in first.text or "1 finished, 1 failed" in first.text
+    failed = next(one for one in tracked(tmp_path / "runs") if one.status == "FAILED")
+    assert failed.final_failure
+    second = run(suite, tmp_path / "runs")
+    assert "starts" not in second.text
+    third = run(suite, tmp_path / "runs", "--retry-failed")
+    assert "starts" in third.text
+
+
+def test_a_damaged_teacher_or_checkpoint_is_refused_before_training(
+    done: tuple[Path, Path, Printed], tmp_path: Path
+) -> None:
+    suite, runs, _ = done
+    weights = next(runs.glob("teachers/*/*.safetensors"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-5])
+    try:
+        with pytest.raises(UserError, match="are damaged"):
+            run(suite, runs)
+    finally:
+        weights.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit"], "unknown suite 'digit'; did you mean 'digits'?"),
+        (["digits", "--methods", "kdd"], "unknown distiller 'kdd'; did you mean 'kd'?"),
+        (["digits", "--sed", "3"], "unknown argument '--sed'"),
+        (["digits", "--seeds", "0"], "must be a whole number of at least 1"),
+        (["digits", "--device", "tpu"], "--device tpu"),
+        (["digits", "--device", "cuda:99"], "CUDA devices; use cpu"),
+        (["cifar100", "--no-download", "--data", "nowhere"], "cifar-100-python.tar.gz"),
+        (["folder"], "--set data.path="),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command_line.run(lambda _, console: module.main([*arguments, "--runs", str(tmp_path / "runs")], console))
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in printed.err
+    assert printed.err.count("\n") == 1

@@ -1,0 +1,114 @@
+"""MLflow: the store is made once, and says what was logged, once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from benchmark import results, tracking
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from tests.conftest import make_config
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> tracking.Tracker:
+    return tracking.Tracker(tmp_path_factory.mktemp("runs"))
+
+
+def start(tracker: tracking.Tracker, data: DataSet, signature: str, method: str = "kd", **tags: str) -> str:
+    experiment = tracker.experiment("small", {"suite": "small"})
+    parent = tracker.parent(experiment, "resnet8 -> resnet8_half", {"pair": "resnet8 -> resnet8_half"})
+    return tracker.start(
+        experiment, make_config(method), signature, data, role="student", name="kd", parent=parent,
+        tags={"teacher": "resnet8", **tags},
+    )  # fmt: skip
+
+
+def test_processes_that_start_together_make_one_sound_database(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from benchmark.tracking import Tracker
+        Tracker(Path({str(tmp_path)!r})).experiment("small", {{"suite": "small"}})
+    """)
+    processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert list(tracking.Tracker(tmp_path).experiments()) == ["small"]
+
+
+def test_a_run_holds_what_it_was_and_what_it_reached(tracker: tracking.Tracker, digits: DataSet) -> None:
+    run_id = start(tracker, digits, "s1")
+    tracker.log_epochs(
+        run_id, [{"epoch": 1, "lr": 0.1, "test/top1": 50.0}, {"epoch": 2, "lr": 0.01, "test/top1": 48.0}]
+    )
+    tracker.summarise(run_id, {"final/last": 48.0, "final/best_test": 50.0})
+    tracker.artifacts(run_id, {"config.json": b"{}"})
+    tracker.end(run_id, "FINISHED")
+    found = next(run for run in tracker.runs_on(digits.digest) if run.signature == "s1")
+    assert found.status == "FINISHED"
+    assert found.params["kd.temperature"] == "4.0"
+    assert found.params["recipe.lr"] == "0.05"
+    assert {"git_commit", "git_dirty", "command", "version.torch", "host"} <= found.tags.keys()
+    run = tracker.client.get_run(run_id)
+    assert run.inputs.dataset_inputs[0].dataset.digest == digits.digest[:36]
+    parent = tracker.client.get_run(found.tags["mlflow.parentRunId"])
+    assert parent.info.run_name == "resnet8 -> resnet8_half"
+    assert tracker.history(run_id, "test/top1") == [(1, 50.0), (2, 48.0)]
+    assert tracker.epochs_logged(run_id) == {1, 2}
+    row = results.frame([found]).iloc[0]
+    assert (row["last"], row["best_test"], row["method"], row["epochs"]) == (48.0, 50.0, "kd", 2)
+    frame = results.epochs(tracker, [found])
+    assert frame[frame["metric"] == "lr"]["value"].tolist() == [0.1, 0.01]
+
+
+def test_pairs_and_experiments_are_made_once(tracker: tracking.Tracker, digits: DataSet) -> None:
+    one, other = start(tracker, digits, "p1"), start(tracker, digits, "p2")
+    parents = {tracker.client.get_run(run).data.tags["mlflow.parentRunId"] for run in (one, other)}
+    assert len(parents) == 1
+    assert tracker.runs_on("another digest") == []
+
+
+def test_unfinished_runs_show_no_result(tracker: tracking.Tracker, digits: DataSet) -> None:
+    run_id = start(tracker, digits, "u1")
+    tracker.summarise(run_id, {"final/last": 99.0})
+    tracker.end(run_id, "KILLED")
+    found = results.frame(tracker.runs_on(digits.digest), {"u1"})
+    assert found["status"].tolist() == ["KILLED"]
+    assert found["last"].isna().all()
+
+
+def test_of_runs_with_one_signature_the_finished_one_counts(tracker: tracking.Tracker, digits: DataSet) -> None:
+    tracker.end(start(tracker, digits, "d1"), "KILLED")
+    done = start(tracker, digits, "d1")
+    tracker.end(done, "FINISHED")
+    tracker.end(start(tracker, digits, "d1"), "FAILED")
+    assert results.frame(tracker.runs_on(digits.digest), {"d1"})["run_id"].tolist() == [done]
+
+
+def test_selections_are_named() -> None:
+    rows = [
+        {"epoch": 1, "test/top1": 60.0, "val/top1": 70.0},
+        {"epoch": 2},
+        {"epoch": 3, "test/top1": 65.0, "val/top1": 69.0},
+        {"epoch": 4, "test/top1": 61.0, "val/top1": 70.0},
+    ]
+    assert results.selections(rows) == {"final/last": 61.0, "final/best_test": 65.0, "final/best_val": 60.0}
+    assert "final/best_val" not in results.selections([{"epoch": 1, "test/top1": 5.0}])
+
+
+def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot use the runs folder"):
+        tracking.Tracker(tmp_path / "file" / "runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
+    with pytest.raises(UserError, match="cannot open the tracking store nonsense://store"):
+        tracking.Tracker(tmp_path / "runs")
+
+
+def test_looking_makes_no_database(tmp_path: Path) -> None:
+    assert tracking.open_existing(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
