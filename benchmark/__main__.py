@@ -97,7 +97,7 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
         "suites": [(name, suite.load(name).title) for name in suite.names()],
     }
     for kind in [given.kind] if given.kind else KINDS:
-        console.print(f"[bold]{kind}[/]")
+        console.print(f"{kind}", style="bold")
         if kind == "models":
             console.print(
                 textwrap.fill(
@@ -107,12 +107,11 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
                     subsequent_indent="  ",
                     break_on_hyphens=False,
                 ),
-                highlight=False,
             )
             continue
         width = max(len(name) for name, _ in rows[kind])
         for name, words in rows[kind]:
-            console.print(f"  {name:{width}}  {words}", highlight=False, overflow="ellipsis", no_wrap=True)
+            console.print(f"  {name:{width}}  {words}", overflow="ellipsis", no_wrap=True)
     if not given.kind:
         console.print("\nOne of them in full: `python -m benchmark show NAME`")
     return 0
@@ -134,8 +133,8 @@ def show_name(given: argparse.Namespace, console: Console) -> int:
     if name in models.registry:
         show_model(name, console)
     if name in datasets.names():
-        console.print(f"[bold]data set {name}[/]\n")
-        console.print((sys.modules[datasets.registry.get(name).__module__].__doc__ or "").strip(), highlight=False)
+        console.print(f"data set {name}\n", style="bold")
+        console.print((sys.modules[datasets.registry.get(name).__module__].__doc__ or "").strip())
         console.print(f"\noptions: {', '.join(datasets.options(name)) or 'none'} (--set data.OPTION=VALUE)\n")
     if name in suite.names():  # `digits` is a data set and a suite
         show_suite(suite.load(name), console)
@@ -145,9 +144,7 @@ def show_name(given: argparse.Namespace, console: Console) -> int:
 def show_method(name: str, console: Console) -> None:
     """Print a method's hyperparameters under both conventions."""
     method = distillers.registry.get(name)
-    console.print(
-        f"[bold]{method.title}[/] ({name})\n\n{textwrap.dedent(method.__doc__ or '').strip()}\n", highlight=False
-    )
+    console.print(f"{method.title} ({name})\n\n{textwrap.dedent(method.__doc__ or '').strip()}\n")
     conventions = get_args(Convention)
     shown = RichTable("field", *(f"convention={convention}" for convention in conventions), "allowed")
     resolved = [distillers.create(name, convention=convention).parameters() for convention in conventions]
@@ -177,12 +174,12 @@ def show_model(name: str, console: Console) -> None:
     """Print a network's size and last map in its CIFAR and CUB forms."""
     import torch
 
-    console.print(f"[bold]model {name}[/]\n")
+    console.print(f"model {name}\n", style="bold")
     for classes, side in ((100, 32), (200, 224)):
         try:
             network = models.create(name, classes, side).eval()
         except UserError as error:
-            console.print(f"{classes} classes at {side} x {side}: {error}", highlight=False)
+            console.print(f"{classes} classes at {side} x {side}: {error}")
             continue
         count = sum(parameter.numel() for parameter in network.parameters())
         with torch.no_grad():
@@ -190,19 +187,17 @@ def show_model(name: str, console: Console) -> None:
         console.print(
             f"{classes} classes at {side} x {side}: {count / 1e6:.3f} M parameters, last map {channels} x"
             f" {height} x {width}",
-            highlight=False,
         )
 
 
 def show_suite(chosen: suite.Suite, console: Console) -> None:
     """Print a suite: its pairs, methods, recipe and what it rebuilds."""
     plan = suite.make_plan(chosen)
-    console.print(f"[bold]suite {chosen.name}[/]: {chosen.title}\n")
-    console.print(f"rebuilds: {', '.join(chosen.rebuilds) or 'no published table'}", highlight=False)
+    console.print(f"suite {chosen.name}: {chosen.title}\n", style="bold")
+    console.print(f"rebuilds: {', '.join(chosen.rebuilds) or 'no published table'}")
     console.print(
         f"methods: {' '.join(chosen.methods)}   seeds: {chosen.seeds}   runs: {len(plan.runs)}   profiles:"
         f" {' '.join(chosen.profiles) or 'none'}",
-        highlight=False,
     )
     shown = RichTable("pair", "epochs", "lr", "what is particular to it")
     for pair in plan.pairs:
@@ -225,10 +220,10 @@ def show_status(given: argparse.Namespace, console: Console) -> int:
     console.print(run.describe(execution))
     for entry in execution.entries:
         if entry.state == "failed":
-            console.print(f"failed: {entry.label}: {entry.reason}", highlight=False)
+            console.print(f"failed: {entry.label}: {entry.reason}")
         elif entry.state == "resume":
-            console.print(f"to resume after epoch {entry.epochs_done}: {entry.label}", highlight=False)
-    console.print(f"Runs: {run.counts(execution)}", highlight=False)
+            console.print(f"to resume after epoch {entry.epochs_done}: {entry.label}")
+    console.print(f"Runs: {run.counts(execution)}")
     return 0
 
 
@@ -245,7 +240,6 @@ def prepare_data(given: argparse.Namespace, console: Console) -> int:
     console.print(
         f"{data.name}: {len(data.train):,} train and {len(data.test):,} test images, {data.num_classes} classes,"
         f" seen at {data.image_size} x {data.image_size}\nsource: {data.source}\ndigest: {data.digest}",
-        highlight=False,
     )
     return 0
 
@@ -258,9 +252,7 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
             raise UserError("teachers import: name the folder that holds <network>_vanilla/ckpt_epoch_240.pth")
         data = datasets.load(Data(name=given.dataset), given.data.resolve(), given.runs.resolve() / "cache")
         for manifest in teachers.import_folder(given.folder, folder, data):
-            console.print(
-                f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}", highlight=False
-            )
+            console.print(f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}")
         return 0
     shown = RichTable("data set", "model", "test top-1", "best epoch", "epochs", "origin", "checksum", "file")
     for place, manifest in teachers.manifests(folder):
@@ -281,7 +273,6 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
         console.print(
             f"no teachers under {folder}: a suite trains those it needs, or import published checkpoints"
             " with `python -m benchmark teachers import FOLDER`",
-            highlight=False,
         )
     return 0
 
@@ -302,7 +293,7 @@ def export_runs(given: argparse.Namespace, console: Console) -> int:
     atomic.write(given.to / "epochs.csv", results.epochs(tracker, tracked).to_csv(index=False).encode())
     for one in tracked:
         tracker.download(one.run_id, given.to / "artifacts" / one.signature)
-    console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}", highlight=False)
+    console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}")
     return 0
 
 
@@ -316,12 +307,10 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
     if not tracker.is_local:
         address = tracker.uri.rstrip("/")
         for name, identity in tracker.experiments().items():
-            console.print(f"{name}: {address}{tracker.ui_path(identity)}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {address}{tracker.ui_path(identity)}", soft_wrap=True)
         return 0
     for name, identity in tracker.experiments().items():
-        console.print(
-            f"{name}: http://127.0.0.1:{given.port}{tracker.ui_path(identity)}", highlight=False, soft_wrap=True
-        )
+        console.print(f"{name}: http://127.0.0.1:{given.port}{tracker.ui_path(identity)}", soft_wrap=True)
     console.print("Ctrl-C ends the server.")
     # two processes of one gigabyte less: no background jobs are used here
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

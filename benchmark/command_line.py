@@ -86,6 +86,20 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change a field, e.g. sdd.beta=4 or recipe.epochs=60 (may be given again)",
     )
+    parser.add_argument(
+        "--amp",
+        dest="assignments",
+        action="append_const",
+        const="precision=bf16",
+        help="train students and run teachers under bf16 autocast (losses stay fp32)",
+    )
+    parser.add_argument(
+        "--compile",
+        dest="assignments",
+        action="append_const",
+        const="compile=true",
+        help="torch.compile the students' feature maps",
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -140,7 +154,7 @@ def default_workers(device: str, threads: int) -> int:
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
     """Run a command's main function: a user's mistake is one line and exit code 2, never a traceback."""
-    console = Console()
+    console = Console(markup=False, highlight=False)  # names such as cub200[50 classes] are no markup
     if not console.is_terminal:
         console.width = 140  # tables in logs and pipes must not be folded to 80 columns
     try:

@@ -101,6 +101,8 @@ class Execution:
         self._experiment: str | None = None
         self._by_signature: dict[str, Entry] = {}
         self._names: Counter[str] = Counter()
+        #: MLflow's parent runs by pair
+        self._parents: dict[str, str] = {}
 
     # -- what exists -------------------------------------------------------------------------------------------------
 
@@ -178,6 +180,8 @@ class Execution:
         if entry.state == "todo" and path.exists():
             entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
             entry.state = "resume"
+        if entry.state == "todo" and known is not None and known.status == "FAILED":
+            entry.run_id = None  # it starts from nothing: the failed run stays on record, a new one is made
 
     def _folder(self, entry: Entry) -> Path:
         return self.options.runs / "work" / str(entry.signature)
@@ -229,6 +233,8 @@ class Execution:
             engine.close()
             for entry in self._by_signature.values():
                 self._release(entry)
+            for parent in self._parents.values():
+                self.tracker.end(parent, "FINISHED")
 
     def _stop(self, view: View) -> None:
         if not self.was_stopped:
@@ -326,9 +332,9 @@ class Execution:
         tags = {**where, "suite": self.plan.suite.name, "profile": self.plan.profile or "full", "pair": entry.pair_name}
         if teacher is not None:
             tags |= {"teacher": teacher, "teacher_checksum": self.teachers[teacher].checksum}
-        parent = self.tracker.parent(
-            self._experiment, entry.pair_name, {"pair": entry.pair_name, "suite": self.plan.suite.name}
-        )
+        about = {"pair": entry.pair_name, "suite": self.plan.suite.name}
+        if entry.pair_name not in self._parents:
+            self._parents[entry.pair_name] = self.tracker.parent(self._experiment, entry.pair_name, about)
         entry.run_id = self.tracker.start(
             self._experiment,
             config,
@@ -336,7 +342,7 @@ class Execution:
             self.data,
             role=entry.role,
             name=entry.label if entry.role == "teacher" else f"{config.method} seed {config.repetition}",
-            parent=parent,
+            parent=self._parents[entry.pair_name],
             tags=tags,
         )
 

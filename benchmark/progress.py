@@ -12,6 +12,8 @@ from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished
 from benchmark.jobs import Progress as Steps
 
 _PLAIN_SECONDS = 5.0
+#: within a long epoch
+_PLAIN_STEP_SECONDS = 30.0
 
 
 class View(Protocol):
@@ -66,7 +68,7 @@ class LiveView:
 
     def say(self, line: str) -> None:
         """Show a line above the bars."""
-        self._progress.console.print(line, highlight=False)
+        self._progress.console.print(line)
 
     def show(self, job: CohortJob, event: Event) -> None:
         """Move a cohort's bar."""
@@ -107,6 +109,7 @@ class PlainView:
         self._done = 0
         self._last: dict[str, float] = {}
         self._begun: dict[str, tuple[float, int]] = {}
+        self._steps: dict[str, int] = {}
 
     def __enter__(self) -> PlainView:
         return self
@@ -116,16 +119,23 @@ class PlainView:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
     def show(self, job: CohortJob, event: Event) -> None:
         """Print where a cohort stands, at most every few seconds, and always its last epoch."""
         if isinstance(event, Started):
             self._begun[job.name] = (time.monotonic(), event.epochs_done)
+            self._steps[job.name] = event.steps_per_epoch
             again = f", from epoch {event.epochs_done + 1}" if event.epochs_done else ""
             self.say(f"{_title(job)}: starts{again}")
         elif isinstance(event, LaneFinished | LaneFailed):
             self._done += 1
+        elif isinstance(event, Steps):
+            now = time.monotonic()
+            begun, _ = self._begun[job.name]
+            if now - max(begun, self._last.get(job.name, begun)) > _PLAIN_STEP_SECONDS:
+                self._last[job.name] = now
+                self.say(f"{_title(job)}: epoch {event.epoch}/{job.epochs}, step {event.step}/{self._steps[job.name]}")
         elif isinstance(event, EpochDone):
             now = time.monotonic()
             if now - self._last.get(job.name, 0.0) < _PLAIN_SECONDS and event.epoch < job.epochs:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from benchmark import atomic, command_line, datasets, environment, progress, results, tracking
 from benchmark.errors import UserError
@@ -48,11 +49,10 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     console.print(describe(execution))
     left = sum(entry.is_open for entry in [*execution.entries, *execution.teacher_entries.values()])
     if left:
-        console.print("Measuring a few steps of every network ...", end=" ", highlight=False)
+        console.print("Measuring a few steps of every network ...", end=" ")
         console.print(
             f"about {progress.duration(execution.estimate_s())} on {environment.describe_device(torch.device(device))},"
             f" {options.workers} worker{'s' if options.workers > 1 else ''}",
-            highlight=False,
         )
     if given.dry_run:
         console.print("Dry run: nothing was trained.")
@@ -87,7 +87,9 @@ def prepare(plan: Plan, options: Options, tracker: tracking.Tracker | None, down
 def describe(execution: Execution) -> RichTable:
     """Return the plan as a person reads it: pairs, methods, and what is done, to resume and to train."""
     plan = execution.plan
-    shown = RichTable(title=f"Plan: {plan.name}, {execution.data.name}", title_justify="left", title_style="bold")
+    shown = RichTable(
+        title=Text(f"Plan: {plan.name}, data {execution.data.name}"), title_justify="left", title_style="bold"
+    )
     for header in ("pair", "teacher", "methods", "seeds", "epochs", "runs"):
         shown.add_column(header, overflow="fold")
     for pair in plan.pairs:
@@ -139,17 +141,17 @@ def conclude(execution: Execution, console: Console) -> int:
     if not execution.was_stopped:
         console.print()
         console.print(table.to_rich())
-    written = write_table(table, execution.options.runs, execution.plan.slug)
+    written = write_table(table, execution.options.runs, execution.plan.file_name)
     again = environment.command_line()
     for problem in execution.problems:
-        console.print(f"[bold red]failed[/] {problem}", highlight=False)
-    console.print(f"Runs: {counts(execution)}", highlight=False)
-    console.print(f"Table: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
-    console.print(f"Every run: `make ui`, experiment {execution.plan.slug}", highlight=False)
+        console.print(f"failed: {problem}", style="red", soft_wrap=True)
+    console.print(f"Runs: {counts(execution)}")
+    console.print(f"Table: {', '.join(map(str, written))}", soft_wrap=True)
+    console.print(f"Every run: `make ui`, experiment {execution.plan.slug}")
     if execution.user_error is not None:
         raise UserError(f"{execution.user_error}; then go on with `{again}`")
     if execution.was_stopped:
-        console.print(f"Stopped and saved. The same command goes on: {again}", highlight=False, soft_wrap=True)
+        console.print(f"Stopped and saved. The same command goes on: {again}", soft_wrap=True)
         return 130
     return 1 if execution.problems else 0
 

@@ -7,6 +7,8 @@ method that has the group, the scale-decoupled one too.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -106,6 +108,8 @@ class Plan:
     seeds: int
     runs: tuple[PlannedRun, ...]
     teachers: Mapping[str, RunConfig]
+    #: what `--set` changed in the suite, as it was written
+    changes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -116,6 +120,19 @@ class Plan:
     def slug(self) -> str:
         """The name as it is used in file names."""
         return f"{self.suite.name}-{self.profile}" if self.profile else self.suite.name
+
+    @property
+    def file_name(self) -> str:
+        """The slug, with a mark of the choice when it is a part of the suite or was changed by `--set`."""
+        choice = [[pair.name for pair in self.pairs], self.methods, self.seeds, self.changes]
+        whole = [[pair.name for pair in self.suite.pairs], tuple(self.suite.methods), self._usual_seeds, ()]
+        if choice == whole:
+            return self.slug
+        return f"{self.slug}-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:6]}"
+
+    @property
+    def _usual_seeds(self) -> int:
+        return (self.profile and self.suite.profiles[self.profile].seeds) or self.suite.seeds
 
     @property
     def data(self) -> Data:
@@ -175,7 +192,8 @@ def make_plan(
         UserError: for an unknown method, pair, model, profile or key, and for values out of their range.
     """
     small = _profile(suite, profile)
-    changes = parse_assignments(assignments)
+    written = tuple(assignments)
+    changes = parse_assignments(written)
     top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
     try:
         suite = suite.model_validate({**suite.model_dump(), **top})
@@ -197,7 +215,7 @@ def make_plan(
                 runs.setdefault((teacher, pair.student, method, repetition), run)
                 if teacher is not None and teacher not in teachers:
                     teachers[teacher] = _teacher(suite, teacher, data, small, changes)
-    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers)
+    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers, written)
 
 
 _TOP_FIELDS = ("convention", "precision", "compile", "eval_every", "base_seed")

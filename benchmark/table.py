@@ -160,7 +160,7 @@ def comparison(
     teachers' by model, in percent; `dataset_name` what the loaded images are called, e.g. `cub200[5 classes]`.
     """
     name = dataset_name or plan.data.name
-    is_slice = "[" in name or plan.data.num_train is not None or plan.data.num_test is not None
+    is_slice = bool(plan.changes) or "[" in name or plan.data.num_train is not None or plan.data.num_test is not None
     runs = frame.reindex(columns=list(RUN_COLUMNS))
     methods = [VANILLA] * (VANILLA in plan.methods) + [method for method in plan.methods if method != VANILLA]
     by_pair = [(pair, [_line(plan, pair, method, runs) for method in methods]) for pair in plan.pairs]
@@ -380,7 +380,9 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
     notes = []
     if plan.profile:
         notes.append(f"{plan.profile} profile: a small slice, not a result; no difference to published values.")
-    elif is_slice:
+    if plan.changes:
+        notes.append(f"Changed from the suite: {', '.join(plan.changes)}; not comparable with published values.")
+    elif is_slice and not plan.profile:
         notes.append(f"Run on {dataset}, a part of the data set: not comparable with published values.")
     notes += [
         "last: after the last epoch, the headline; ±: standard deviation over seeds (n - 1). best: the best epoch,"

@@ -94,15 +94,15 @@ class Tracker:
         return str(found.experiment_id)
 
     def parent(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        """Return the id of a pair's parent run, made on first use."""
+        """Return the id of a pair's parent run, made on first use and RUNNING until it is ended."""
         found = self.client.search_runs(
             [experiment_id], f"tags.role = 'pair' and attributes.run_name = '{name}'", max_results=1
         )
         if found:
-            return str(found[0].info.run_id)
-        run = self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"})
-        self.client.set_terminated(run.info.run_id, "FINISHED")
-        return str(run.info.run_id)
+            run_id = str(found[0].info.run_id)
+            self.client.update_run(run_id, status="RUNNING")
+            return run_id
+        return str(self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"}).info.run_id)
 
     def runs_on(self, data_digest: str) -> list[Tracked]:
         """Return every training run on exactly these images, whatever its experiment, newest first."""

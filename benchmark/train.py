@@ -51,6 +51,9 @@ def train_cohort(
     """
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
+    if device.type == "cuda":  # fp32 means fp32: cuDNN would use tf32 unasked
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     config = job.lanes[0].config
     if data is None:
         data = datasets.load(config.data, job.data_root, job.cache)

@@ -111,7 +111,7 @@ def stratified(targets_N: Tensor, size: int, *key: object) -> Tensor:
     The draw is a function of the key. What rounding leaves over goes to classes drawn at random.
     """
     rng = generator(*key)
-    labels, counts = targets_N.unique(sorted=True, return_counts=True)
+    labels, counts = torch.unique(targets_N, return_counts=True)
     exact = counts.double() * (size / len(targets_N))
     quota = exact.floor().long()
     # random numbers below the resolution of the remainders break their ties
