@@ -304,13 +304,10 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         raise UserError(
             f"nothing is tracked under {given.runs}: run `make bench` first, or name the folder with --runs"
         )
-    if not tracker.is_local:
-        address = tracker.uri.rstrip("/")
-        for name, identity in tracker.experiments().items():
-            console.print(f"{name}: {address}{tracker.ui_path(identity)}", soft_wrap=True)
-        return 0
     for name, identity in tracker.experiments().items():
-        console.print(f"{name}: http://127.0.0.1:{given.port}{tracker.ui_path(identity)}", soft_wrap=True)
+        console.print(f"{name}: {tracker.ui_address(identity, f'http://127.0.0.1:{given.port}')}", soft_wrap=True)
+    if not tracker.is_local:
+        return 0
     console.print("Ctrl-C ends the server.")
     # two processes of one gigabyte less: no background jobs are used here
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -236,6 +236,14 @@ class Execution:
             for parent in self._parents.values():
                 self.tracker.end(parent, "FINISHED")
 
+    def where(self) -> str:
+        """Return where a person finds the runs."""
+        experiment = None if self.tracker is None else self.tracker.experiments().get(self.plan.slug)
+        if self.tracker is None or experiment is None:
+            return "none is tracked yet"
+        address = self.tracker.ui_address(experiment)
+        return f"`make ui`, then {address}" if self.tracker.is_local else address
+
     def _stop(self, view: View) -> None:
         if not self.was_stopped:
             self.was_stopped = True

@@ -147,7 +147,7 @@ def conclude(execution: Execution, console: Console) -> int:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     console.print(f"Runs: {counts(execution)}")
     console.print(f"Table: {', '.join(map(str, written))}", soft_wrap=True)
-    console.print(f"Every run: `make ui`, experiment {execution.plan.slug}")
+    console.print(f"Every run: {execution.where()}", soft_wrap=True)
     if execution.user_error is not None:
         raise UserError(f"{execution.user_error}; then go on with `{again}`")
     if execution.was_stopped:

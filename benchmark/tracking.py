@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
@@ -228,9 +229,10 @@ class Tracker:
             self.tag(run_id, tags)
         self.client.set_terminated(run_id, status)
 
-    def ui_path(self, experiment_id: str) -> str:
-        """Return the path of an experiment's training runs in the MLflow UI."""
-        return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000") -> str:
+        """Return the address of an experiment's training runs: at the server, or at one that `make ui` starts."""
+        server = local_server if self.is_local else self.uri.rstrip("/")
+        return f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
     def experiments(self) -> dict[str, str]:
         """Return the ids of this project's experiments by name, newest first."""
