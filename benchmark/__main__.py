@@ -19,7 +19,7 @@ import models
 from benchmark import atomic, command_line, datasets, results, run, suite, teachers, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, nearest
-from benchmark.execute import Options
+from benchmark.survey import Options
 from distillers.base import Convention, Parameters
 
 KINDS = ("methods", "models", "datasets", "suites")
@@ -48,6 +48,7 @@ def parser() -> command_line.Parser:
     stored = commands.add_parser("teachers", help="list stored teachers, or import published checkpoints")
     stored.add_argument("action", choices=("list", "import"), nargs="?", default="list")
     stored.add_argument("folder", type=Path, nargs="?", help="import: folder with <network>_vanilla/ckpt_epoch_240.pth")
+    stored.add_argument("--device", default="auto", help="import: what measures their accuracy")
     stored.add_argument("--dataset", default="cifar100", help="import: data set the checkpoints are for")
     command_line.add_places(stored)
 
@@ -216,14 +217,14 @@ def show_status(given: argparse.Namespace, console: Console) -> int:
     """Print what of a suite is done; trains nothing and writes nothing new."""
     plan = run.plan_of(given)
     options = Options(runs=given.runs.resolve(), data_root=given.data.resolve())
-    execution = run.prepare(plan, options, None, download=False)
-    console.print(run.describe(execution))
-    for entry in execution.entries:
+    survey = run.look(plan, options, download=False)
+    console.print(run.describe(survey))
+    for entry in survey.entries:
         if entry.state == "failed":
             console.print(f"failed: {entry.label}: {entry.reason}")
         elif entry.state == "resume":
             console.print(f"to resume after epoch {entry.epochs_done}: {entry.label}")
-    console.print(f"Runs: {run.counts(execution)}")
+    console.print(f"Runs: {run.counts(survey)}")
     return 0
 
 
@@ -250,8 +251,11 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
     if given.action == "import":
         if given.folder is None:
             raise UserError("teachers import: name the folder that holds <network>_vanilla/ckpt_epoch_240.pth")
+        import torch
+
+        device = command_line.resolve_device(given.device)
         data = datasets.load(Data(name=given.dataset), given.data.resolve(), given.runs.resolve() / "cache")
-        for manifest in teachers.import_folder(given.folder, folder, data):
+        for manifest in teachers.import_folder(given.folder, folder, data, torch.device(device)):
             console.print(f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}")
         return 0
     shown = RichTable("data set", "model", "test top-1", "best epoch", "epochs", "origin", "checksum", "file")

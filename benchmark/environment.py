@@ -57,6 +57,14 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def set_numerics(device: torch.device, threads: int) -> None:
+    """Set what a run's numbers depend on: the threads of a CPU, and on a GPU fp32 that is fp32."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":  # cuDNN would use tf32 unasked
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def command_line() -> str:
     """Return the command that started this process, as a person would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmark import environment
 from benchmark.batches import splits
-from benchmark.config import RunConfig
+from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.lane import create_network
 
@@ -32,15 +33,15 @@ class Speed:
 class Costs:
     """Measured speeds, and what they make of cohorts."""
 
-    def __init__(self, data: DataSet, device: torch.device, threads: int) -> None:
-        self.data, self.device, self.threads = data, device, threads
+    def __init__(self, data: DataSet, device: torch.device, threads: int, precision: Precision = "fp32") -> None:
+        self.data, self.device, self.threads, self.precision = data, device, threads, precision
         self._speeds: dict[str, Speed] = {}
 
     def speed(self, model: str, batch_size: int) -> Speed:
         """Return a network's speed, measured the first time it is asked for."""
         if model not in self._speeds:
             count = min(batch_size, _CPU_BATCH) if self.device.type == "cpu" else batch_size
-            self._speeds[model] = _measure(model, self.data, count, self.device, self.threads)
+            self._speeds[model] = _measure(model, self.data, count, self.device, self.threads, self.precision)
         return self._speeds[model]
 
     def cohort_s(self, configs: Iterable[RunConfig], epochs_done: int = 0) -> float:
@@ -66,25 +67,27 @@ class Costs:
         return (first.recipe.epochs - epochs_done) * per_epoch + once
 
 
-def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int) -> Speed:
+def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int, precision: Precision) -> Speed:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    environment.set_numerics(device, threads)
     try:
         network = create_network(model, data.num_classes, data.image_size, seed=0)
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, foreach=True)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         side = data.image_size
         x_BCHW = torch.rand(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
         target_B = torch.zeros(count, dtype=torch.int64, device=device)
 
         def train() -> None:
             optimizer.zero_grad(set_to_none=True)
-            loss: Tensor = F.cross_entropy(network(x_BCHW), target_B)
+            with autocast:
+                loss: Tensor = F.cross_entropy(network(x_BCHW), target_B)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
         def forward() -> None:
-            with torch.no_grad():
+            with torch.no_grad(), autocast:
                 network(x_BCHW)
 
         train_s = _time(train, device)
@@ -92,6 +95,8 @@ def _measure(model: str, data: DataSet, count: int, device: torch.device, thread
         return Speed(_time(forward, device) / count, train_s / count)
     finally:
         torch.set_num_threads(before)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the memory is for those that train
 
 
 def _time(step: Callable[[], None], device: torch.device) -> float:

@@ -28,6 +28,8 @@ class Evaluation:
     kl_teacher: float | None
     #: (K,) accuracy per class, percent; nan for classes without test images
     per_class: tuple[float, ...]
+    #: whether every logit was finite; the other figures mean nothing when not
+    is_finite: bool
 
     def metrics(self, split: str) -> dict[str, float]:
         """Return the figures by metric name, e.g. `test/top1`."""
@@ -45,8 +47,8 @@ class _Sums:
     """Sums of one network over the test set, kept on the device."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        # top1, top5, agreement, kl
-        self.totals = torch.zeros(4, dtype=torch.float64, device=device)
+        # top1, top5, agreement, kl, rows with a logit that is not finite
+        self.totals = torch.zeros(5, dtype=torch.float64, device=device)
         # summed confidence and number right, per bin
         self.bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
         self.class_correct = torch.zeros(num_classes, dtype=torch.float64, device=device)
@@ -62,7 +64,8 @@ class _Sums:
             log_t = F.log_softmax(teacher_BK.float(), dim=1)
             self.totals[2] += (teacher_BK.argmax(dim=1) == predicted_B).sum()
             self.totals[3] += (log_t.exp() * (log_t - log_p)).sum()
-        bin_B = (confidence_B * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        self.totals[4] += (~logits_BK.isfinite()).any(dim=1).sum()
+        bin_B = (confidence_B.nan_to_num() * NUM_BINS).long().clamp(0, NUM_BINS - 1)
         for row, value_B in enumerate((confidence_B.double(), right_B)):
             self.bins[row].index_add_(0, bin_B, value_B)
         self.class_correct.index_add_(0, target_B, right_B)
@@ -74,31 +77,35 @@ def evaluate(
     batches: Iterable[Batch],
     num_classes: int,
     device: torch.device,
-    teacher: Sequence[Tensor] | None = None,
+    teachers: Sequence[Sequence[Tensor] | None] | None = None,
 ) -> list[Evaluation]:
-    """Evaluate every network on one pass over the batches; `teacher` holds the teacher's logits of every batch."""
+    """Evaluate every network on one pass over the batches.
+
+    `teachers` holds, for each network, its teacher's logits of every batch, or None.
+    """
+    shown = teachers if teachers is not None else [None] * len(networks)
     sums = [_Sums(num_classes, device) for _ in networks]
     class_count = torch.zeros(num_classes, dtype=torch.float64, device=device)
     for number, (views, target_B) in enumerate(batches):
         x_BCHW = views["weak"]
-        teacher_BK = teacher[number] if teacher is not None else None
         class_count.index_add_(0, target_B, torch.ones_like(target_B, dtype=torch.float64))
-        for network, one in zip(networks, sums, strict=True):
-            one.add(network(x_BCHW), target_B, teacher_BK)
+        for network, one, logits in zip(networks, sums, shown, strict=True):
+            one.add(network(x_BCHW), target_B, None if logits is None else logits[number])
     count = class_count.sum()
-    return [_read(one, class_count, count, teacher is not None) for one in sums]
+    return [_read(one, class_count, count, logits is not None) for one, logits in zip(sums, shown, strict=True)]
 
 
 def _read(sums: _Sums, class_count_K: Tensor, count: Tensor, has_teacher: bool) -> Evaluation:
     confidence, right = sums.bins
-    ece = ((confidence - right).abs().sum() / count * 100).reshape(1)
-    row = torch.cat([sums.totals / count, ece, sums.class_correct / class_count_K * 100]).tolist()
-    top1, top5, agreement, kl = row[:4]
+    calibration = ((confidence - right).abs().sum() / count * 100).reshape(1)
+    row = torch.cat([sums.totals / count, calibration, sums.class_correct / class_count_K * 100]).tolist()
+    top1, top5, agreement, kl, not_finite, ece = row[:6]
     return Evaluation(
         top1=100 * top1,
         top5=100 * top5,
-        ece=row[4],
+        ece=ece,
         agreement=100 * agreement if has_teacher else None,
         kl_teacher=kl if has_teacher else None,
-        per_class=tuple(row[5:]),
+        per_class=tuple(row[6:]),
+        is_finite=not_finite == 0,
     )

@@ -9,17 +9,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 import models
-from benchmark import checkpoint
 from benchmark.config import RunConfig
 from benchmark.environment import stream_seed
-from benchmark.errors import UserError
 from benchmark.teacher import Request, network_outputs, requests_of
 from distillers import Outputs
 
@@ -38,7 +35,8 @@ class Lane:
         self.epochs_done = 0
         #: one row of metrics per finished epoch
         self.history: list[dict[str, float]] = []
-        self.train_seconds = 0.0
+        #: spent on the student's own steps: in this epoch, and in all finished ones
+        self.epoch_seconds = self.train_seconds = 0.0
         network = create_network(config.student, num_classes, image_size, config.seed)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
@@ -64,6 +62,7 @@ class Lane:
             group["lr"] = self.config.recipe.lr_at(epoch)
         self.network.train()
         self._sums = {}
+        self.epoch_seconds = 0.0
         self._bad_step.fill_(-1)
         self._num_steps = self._num_images = 0
 
@@ -75,13 +74,14 @@ class Lane:
         epoch: int,
     ) -> None:
         """Make one optimiser step. Reads nothing back from the device."""
-        started = time.perf_counter()
+        started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
         with self._own_random_numbers(), self._autocast:
             student_outputs: dict[Request, Outputs] = {}
             for request in self.requests:
                 student_outputs |= network_outputs(self.network, views[request.view], [request])
         student = {request.view: student_outputs[request] for request in self.requests}
-        shown = {request.view: teacher[request] for request in self.requests} if teacher else {}
+        sees_teacher = self.distiller.needs_teacher  # a neighbour's teacher is none of its own
+        shown = {request.view: teacher[request] for request in self.requests} if sees_teacher else {}
         losses = self.distiller.losses(student, shown, target_B, epoch)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -90,7 +90,7 @@ class Lane:
             nn.utils.clip_grad_norm_(self._parameters, self.config.recipe.clip_norm, foreach=True)
         self.optimizer.step()
         self._add_up(losses, total.detach(), student, shown, target_B)
-        self.train_seconds += time.perf_counter() - started
+        self.epoch_seconds += time.perf_counter() - started
 
     @torch.no_grad()
     def _add_up(
@@ -151,14 +151,13 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """Return all that the next epoch depends on, on the CPU, detached from what training changes."""
         return {
-            "config": self.config.model_dump_json(),
             "epochs_done": self.epochs_done,
             "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
-            "momentum": [
-                self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
-                for parameter in self._parameters
+            "momentum": {
+                name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
+                for name, parameter in self.network.named_parameters()
                 if "momentum_buffer" in self.optimizer.state[parameter]
-            ],
+            },
             "random_state": self._random_state.clone(),
             "history": [dict(row) for row in self.history],
             "train_seconds": self.train_seconds,
@@ -167,22 +166,14 @@ class Lane:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.network.load_state_dict(state["network"])
-        for parameter, buffer in zip(self._parameters, state["momentum"], strict=False):
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device)
+        for name, parameter in self.network.named_parameters():
+            if name in state["momentum"]:
+                buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self._random_state = state["random_state"]
         self.epochs_done = state["epochs_done"]
         self.history = [dict(row) for row in state["history"]]
         self.train_seconds = state["train_seconds"]
-
-    def resume(self, path: Path) -> bool:
-        """Continue from a checkpoint if there is one. Raises UserError when it is damaged or of another run."""
-        if not path.exists():
-            return False
-        state = checkpoint.load(path)
-        if RunConfig.model_validate_json(state["config"]) != self.config:
-            raise UserError(f"checkpoint {path} belongs to another run; delete it to start this run again")
-        self.load_state(state)
-        return True
 
 
 def create_network(name: str, num_classes: int, image_size: int, seed: int) -> models.Network:

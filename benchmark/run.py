@@ -14,8 +14,9 @@ from rich.text import Text
 from benchmark import atomic, command_line, datasets, environment, progress, results, tracking
 from benchmark.errors import UserError
 from benchmark.estimate import Costs
-from benchmark.execute import Execution, Options
+from benchmark.execute import Execution, estimate_s
 from benchmark.suite import Plan, load, make_plan
+from benchmark.survey import Options, Survey
 from benchmark.table import Table, comparison
 
 
@@ -44,22 +45,25 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         threads=given.threads,
         retry_failed=given.retry_failed,
     )
-    download = not given.no_download and not given.dry_run
-    execution = prepare(plan, options, None if given.dry_run else tracking.Tracker(options.runs), download)
-    console.print(describe(execution))
-    left = sum(entry.is_open for entry in [*execution.entries, *execution.teacher_entries.values()])
+    survey = look(plan, options, download=not given.no_download and not given.dry_run)
+    console.print(describe(survey))
+    left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
+    costs = Costs(survey.data, torch.device(device), options.threads, plan.suite.precision)
     if left:
         console.print("Measuring a few steps of every network ...", end=" ")
         console.print(
-            f"about {progress.duration(execution.estimate_s())} on {environment.describe_device(torch.device(device))},"
-            f" {options.workers} worker{'s' if options.workers > 1 else ''}",
+            f"about {progress.duration(estimate_s(survey, costs))} on"
+            f" {environment.describe_device(torch.device(device))}, {options.workers}"
+            f" worker{'s' if options.workers > 1 else ''}"
         )
     if given.dry_run:
         console.print("Dry run: nothing was trained.")
         return 0
-    if left:
-        with progress.view(console, left) as view:
-            execution.run(view)
+    tracker = survey.tracker = survey.tracker or tracking.Tracker(options.runs)
+    with progress.view(console, left) as view:
+        execution = Execution(survey, tracker, costs, view)
+        if left or any(entry.state == "elsewhere" for entry in survey.teacher_entries.values()):
+            execution.run()
     return conclude(execution, console)
 
 
@@ -75,30 +79,27 @@ def plan_of(given: command_line.Choices) -> Plan:
     )
 
 
-def prepare(plan: Plan, options: Options, tracker: tracking.Tracker | None, download: bool) -> Execution:
-    """Load a plan's images and find out what of it exists already."""
+def look(plan: Plan, options: Options, download: bool) -> Survey:
+    """Load a plan's images and find out what of it exists already; makes nothing but downloads and caches."""
     data = datasets.load(plan.data, options.data_root, options.cache, download)
-    costs = Costs(data, torch.device(options.device), options.threads)
-    execution = Execution(plan, options, data, tracker or tracking.open_existing(options.runs), costs)
-    execution.survey()
-    return execution
+    survey = Survey(plan, options, data, tracking.open_existing(options.runs))
+    survey.look()
+    return survey
 
 
-def describe(execution: Execution) -> RichTable:
+def describe(survey: Survey) -> RichTable:
     """Return the plan as a person reads it: pairs, methods, and what is done, to resume and to train."""
-    plan = execution.plan
+    plan = survey.plan
     shown = RichTable(
-        title=Text(f"Plan: {plan.name}, data {execution.data.name}"), title_justify="left", title_style="bold"
+        title=Text(f"Plan: {plan.name}, data {survey.data.name}"), title_justify="left", title_style="bold"
     )
     for header in ("pair", "teacher", "methods", "seeds", "epochs", "runs"):
         shown.add_column(header, overflow="fold")
     for pair in plan.pairs:
         entries = [
-            e
-            for e in execution.entries
-            if e.config.student == pair.student and e.config.teacher in (None, pair.teacher)
+            e for e in survey.entries if e.config.student == pair.student and e.config.teacher in (None, pair.teacher)
         ]
-        accuracy = execution.teacher_accuracy.get(pair.teacher)
+        accuracy = survey.teacher_accuracy.get(pair.teacher)
         epochs = sorted({entry.config.recipe.epochs for entry in entries})
         if accuracy is not None:
             teacher = f"stored, {accuracy:.2f}%"
@@ -110,12 +111,12 @@ def describe(execution: Execution) -> RichTable:
             " ".join(plan.methods),
             str(plan.seeds),
             " ".join(map(str, epochs)),
-            counts(execution, pair.name),
+            counts(survey, pair.name),
         )
     return shown
 
 
-def counts(execution: Execution, pair: str | None = None) -> str:
+def counts(survey: Survey, pair: str | None = None) -> str:
     """Return how many runs of a pair (or of all) are in each state, in words."""
     words = {
         "finished": "finished",
@@ -127,7 +128,7 @@ def counts(execution: Execution, pair: str | None = None) -> str:
     }
     chosen = [
         entry
-        for entry in execution.entries
+        for entry in survey.entries
         if pair is None
         or (entry.config.student == pair.partition(":")[2] and entry.config.teacher in (None, pair.partition(":")[0]))
     ]
@@ -137,31 +138,43 @@ def counts(execution: Execution, pair: str | None = None) -> str:
 
 def conclude(execution: Execution, console: Console) -> int:
     """Print and write the table, say what went wrong and where to look next; return the exit code."""
-    table = table_of(execution)
+    survey, plan = execution.survey, execution.plan
+    table = table_of(survey, execution.tracker)
     if not execution.was_stopped:
         console.print()
         console.print(table.to_rich())
-    written = write_table(table, execution.options.runs, execution.plan.file_name)
+    written = write_table(table, survey.options.runs, plan.file_name)
     again = environment.command_line()
-    for problem in execution.problems:
+    reasons = {entry.reason: entry.label for entry in survey.entries if entry.state == "failed"}
+    for problem in execution.problems or [f"{label}: {reason}" for reason, label in reasons.items()]:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
-    console.print(f"Runs: {counts(execution)}")
+    if reasons:
+        console.print("Failed runs are left alone until the command is given --retry-failed.")
+    console.print(f"Runs: {counts(survey)}")
     console.print(f"Table: {', '.join(map(str, written))}", soft_wrap=True)
-    console.print(f"Every run: {execution.where()}", soft_wrap=True)
+    console.print(f"Every run: {where(execution.tracker, plan)}", soft_wrap=True)
     if execution.user_error is not None:
         raise UserError(f"{execution.user_error}; then go on with `{again}`")
     if execution.was_stopped:
         console.print(f"Stopped and saved. The same command goes on: {again}", soft_wrap=True)
         return 130
-    return 1 if execution.problems else 0
+    return 0 if all(entry.state == "finished" for entry in survey.entries) else 1
 
 
-def table_of(execution: Execution) -> Table:
+def where(tracker: tracking.Tracker, plan: Plan) -> str:
+    """Return where a person finds the runs."""
+    experiment = tracker.experiments().get(plan.slug)
+    if experiment is None:
+        return "none is tracked yet"
+    address = tracker.ui_address(experiment)
+    return f"`make ui`, then {address}" if tracker.is_local else address
+
+
+def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
     """Return the comparison table of a plan, of all that is finished so far."""
-    signatures = {entry.signature for entry in execution.entries if entry.signature is not None}
-    tracked = execution.tracker.runs_on(execution.data.digest) if execution.tracker is not None else []
-    frame = results.frame(tracked, signatures)
-    return comparison(execution.plan, frame, execution.teacher_accuracy, dataset_name=execution.data.name)
+    signatures = {entry.signature for entry in survey.entries if entry.signature is not None}
+    frame = results.frame(tracker.runs_on(survey.data.digest), signatures)
+    return comparison(survey.plan, frame, survey.teacher_accuracy, dataset_name=survey.data.name)
 
 
 def write_table(table: Table, runs: Path, name: str) -> list[Path]:

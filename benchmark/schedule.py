@@ -47,34 +47,31 @@ def cohorts(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done:
 
 
 def balance(groups: Sequence[list[T]], workers: int, cost: Callable[[list[T]], float]) -> list[list[T]]:
-    """Split the largest cohorts until the workers are evenly loaded, largest first.
+    """Split cohorts so that the workers are evenly loaded, and return them costliest first.
 
-    A split costs one more teacher pass per batch, so a cohort is split only while the longest worker's load, by
-    `cost`, gets shorter. A lane's result does not depend on its cohort, so this never changes a number.
+    A split costs one more teacher pass per batch, so of all numbers of splits the one with the shortest longest
+    worker, by `cost`, is taken, and fewer splits when it is as good. A lane's result does not depend on its cohort,
+    so this never changes a number.
     """
-    best = sorted(groups, key=cost, reverse=True)
-    while True:
-        candidate = _split_largest(best)
-        if candidate is None:
-            return best
-        candidate.sort(key=cost, reverse=True)
-        if _makespan(candidate, workers, cost) >= 0.97 * _makespan(best, workers, cost):
-            return best
-        best = candidate
+    priced = sorted(((cost(group), group) for group in groups), key=lambda one: -one[0])
+    best, shortest = priced, _makespan(priced, workers)
+    # more pieces than this never help: every worker then has several to even out
+    while len(priced) < len(groups) + 2 * workers:
+        position = next((place for place, (_, group) in enumerate(priced) if len(group) > 1), None)
+        if position is None:
+            break
+        _, costliest = priced[position]
+        # alternate, so that the halves get as many lanes of each kind
+        halves = [(cost(half), half) for half in (costliest[::2], costliest[1::2])]
+        priced = sorted(priced[:position] + priced[position + 1 :] + halves, key=lambda one: -one[0])
+        if (makespan := _makespan(priced, workers)) < 0.97 * shortest:
+            best, shortest = priced, makespan
+    return [group for _, group in best]
 
 
-def _split_largest(groups: list[list[T]]) -> list[list[T]] | None:
-    position = max(range(len(groups)), key=lambda i: len(groups[i]), default=None)
-    if position is None or len(groups[position]) < 2:
-        return None
-    largest = groups[position]
-    # alternate, so that the halves get as many lanes of each kind
-    return [*groups[:position], *groups[position + 1 :], largest[::2], largest[1::2]]
-
-
-def _makespan(groups: Sequence[list[T]], workers: int, cost: Callable[[list[T]], float]) -> float:
+def _makespan(priced: Sequence[tuple[float, list[T]]], workers: int) -> float:
     """Return the longest worker's load when each group goes to the least loaded worker in turn."""
     loads = [0.0] * max(workers, 1)
-    for group in groups:
-        loads[loads.index(min(loads))] += cost(group)
+    for seconds, _ in priced:
+        loads[loads.index(min(loads))] += seconds
     return max(loads)

@@ -108,7 +108,7 @@ class Plan:
     seeds: int
     runs: tuple[PlannedRun, ...]
     teachers: Mapping[str, RunConfig]
-    #: what `--set` changed in the suite, as it was written
+    #: what `--set` changed in the suite, as it was written; without what only says where images are kept
     changes: tuple[str, ...] = ()
 
     @property
@@ -172,9 +172,43 @@ def load(name: str) -> Suite:
     if not isinstance(content, dict):
         raise UserError(f"suite {path}: must hold fields by name, e.g. `title: ...`")
     try:
-        return Suite(**{"name": path.stem, **content})
+        suite = Suite(**{"name": path.stem, **content})
+        _check_keys(suite)
     except ValidationError as error:
         raise UserError(f"suite {path}: {explain(error, Suite)}") from error
+    except UserError as error:
+        raise UserError(f"suite {path}: {error}") from error
+    return suite
+
+
+def _check_keys(suite: Suite) -> None:
+    """Raise UserError for a name in a suite that nothing answers to: it would be ignored in silence."""
+    every_group = {group for method in distillers.names() for group in distillers.groups(method)}
+    for student in suite.students:
+        models.registry.get(student)
+    _check_methods("methods", suite.methods)
+    for number, pair in enumerate(suite.pairs):
+        for model in (pair.teacher, pair.student):
+            models.registry.get(model)
+        for group in pair.parameters:
+            _known(f"pairs.{number}.parameters.{group}", group, every_group)
+        _check_methods(f"pairs.{number}.methods", pair.methods)
+
+
+def _check_methods(path: str, methods: Mapping[str, Mapping[str, Settings]]) -> None:
+    for method, settings in methods.items():
+        groups = distillers.groups(method)
+        for key, fields in settings.items():
+            _known(f"{path}.{method}.{key}", key, ["recipe", *groups])
+            for field in fields:
+                known = Recipe.model_fields if key == "recipe" else groups[key].model_fields
+                _known(f"{path}.{method}.{key}.{field}", field, known)
+
+
+def _known(path: str, name: str, known: Iterable[str]) -> None:
+    names = sorted(known)
+    if name not in names:
+        raise UserError(f"{path}: unknown key{nearest(name, names) or ';'} known: {', '.join(names)}")
 
 
 def make_plan(
@@ -194,6 +228,7 @@ def make_plan(
     small = _profile(suite, profile)
     written = tuple(assignments)
     changes = parse_assignments(written)
+    changed = tuple(one for one in written if not one.startswith(tuple(f"data.{place}=" for place in datasets.PLACES)))
     top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
     try:
         suite = suite.model_validate({**suite.model_dump(), **top})
@@ -212,10 +247,15 @@ def make_plan(
                 run = _planned(suite, pair, method, data, small, changes, repetition)
                 # methods without a teacher give one run per student, whatever the pair
                 teacher = run.config.teacher
-                runs.setdefault((teacher, pair.student, method, repetition), run)
+                known = runs.setdefault((teacher, pair.student, method, repetition), run)
+                if known.config != run.config:
+                    raise UserError(
+                        f"pairs {known.pair.name} and {pair.name} train {pair.student} by {method} with different"
+                        " settings, though it sees no teacher: put them under `students` or `methods` of the suite"
+                    )
                 if teacher is not None and teacher not in teachers:
                     teachers[teacher] = _teacher(suite, teacher, data, small, changes)
-    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers, written)
+    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers, changed)
 
 
 _TOP_FIELDS = ("convention", "precision", "compile", "eval_every", "base_seed")
@@ -360,22 +400,23 @@ def data_config(fields: Settings) -> Data:
     Raises:
         UserError: for an unknown data set or key, and for values out of their range.
     """
-    name = str(fields.get("name"))
-    taken = datasets.options(name)
+    datasets.registry.get(str(fields.get("name")))
     own = {key: value for key, value in fields.items() if key in Data.model_fields}
     options = {key: value for key, value in fields.items() if key not in Data.model_fields}
+    known = [*(field for field in Data.model_fields if field != "options"), *datasets.options(str(fields["name"]))]
     for key in options:
-        if key not in taken:
-            known = [field for field in Data.model_fields if field != "options"] + taken
+        if key not in known:
             raise UserError(f"data.{key}: unknown key{nearest(key, known) or ';'} known: {', '.join(known)}")
-    return _validated(Data, "data", {**own, "options": {**own.get("options", {}), **options}})
+    data = _validated(Data, "data", own)
+    checked = datasets.checked_options(data.name, {**data.options, **options})
+    return data.model_copy(update={"options": checked})
 
 
 def _recipe(fields: Settings) -> Recipe:
-    epochs = fields.get("epochs")
-    if isinstance(epochs, int) and "milestones" in fields:
-        # a shorter training keeps the decays it reaches
-        fields = {**fields, "milestones": [m for m in fields["milestones"] if m < epochs]}
+    epochs, milestones = fields.get("epochs"), fields.get("milestones")
+    if isinstance(epochs, int) and isinstance(milestones, list | tuple):
+        # a shorter training keeps the decays it reaches; what is no number is refused below
+        fields = {**fields, "milestones": [m for m in milestones if not isinstance(m, int) or m < epochs]}
     return _validated(Recipe, "recipe", fields)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -56,7 +55,8 @@ class Manifest(Frozen):
 
     def file(self, folder: Path) -> TeacherFile:
         """Return where the weights are and what they must hash to."""
-        return TeacherFile(self.model, folder / f"{self.model}-{self.signature or IMPORTED}.safetensors", self.checksum)
+        name = self.model.replace("/", "-")
+        return TeacherFile(self.model, folder / f"{name}-{self.signature or IMPORTED}.safetensors", self.checksum)
 
 
 def folder_of(teachers: Path, data: DataSet) -> Path:
@@ -73,9 +73,9 @@ def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
     for path in sorted(teachers.glob("*/*.json")):
         try:
             yield path.parent, Manifest.model_validate_json(path.read_text())
-        except ValidationError as error:
+        except (ValueError, OSError) as error:  # no JSON, other fields, not even text
             raise UserError(
-                f"teacher manifest {path} cannot be read: {error.errors()[0]['msg']}; delete it and its"
+                f"teacher manifest {path} cannot be read: {str(error).splitlines()[0]}; delete it and its"
                 " .safetensors, and the next run trains the teacher again"
             ) from error
 
@@ -132,24 +132,17 @@ def _network_with(model: str, weights: dict[str, Tensor], data: DataSet, source:
     return network
 
 
-def measure(network: models.Network, data: DataSet, members: Tensor | None = None) -> float:
+def measure(network: models.Network, data: DataSet, device: torch.device) -> float:
     """Return the network's test accuracy in percent."""
-    everything = torch.arange(len(data.test)) if members is None else members
-    device = next(network.parameters()).device
-    batches = eval_batches(data, data.test, everything, device)
-    return evaluate([network.eval()], batches, data.num_classes, device)[0].top1
+    placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    batches = eval_batches(data, data.test, torch.arange(len(data.test)), device)
+    return evaluate([placed], batches, data.num_classes, device)[0].top1
 
 
 def store(
-    teachers: Path,
-    data: DataSet,
-    model: str,
-    weights: dict[str, Tensor],
-    test_members: Tensor,
-    device: str,
-    **origin: Any,
+    teachers: Path, data: DataSet, model: str, weights: dict[str, Tensor], *, test_top1: float, **about: Any
 ) -> tuple[Path, Manifest]:
-    """Write a teacher and its manifest, then read the file back and measure its accuracy from it.
+    """Write a teacher and its manifest; `test_top1` is the accuracy of exactly these weights.
 
     The weights go first and the manifest last: a teacher without a manifest does not exist.
     """
@@ -157,29 +150,29 @@ def store(
     # one entry of metadata only: safetensors writes several in any order, and the checksum is part of signatures
     content = serialize(weights, metadata={"model": model})
     commit, dirty = environment.git_state()
-    partial = {
-        "model": model,
-        "dataset": data.name,
-        "data_digest": data.digest,
-        "num_classes": data.num_classes,
-        "image_size": data.image_size,
-        "checksum": hashlib.sha256(content).hexdigest(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "device": device,
-        "versions": environment.package_versions(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **origin,
-    }
-    file = Manifest(test_top1=0.0, **partial).file(folder)
+    manifest = Manifest(
+        model=model,
+        dataset=data.name,
+        data_digest=data.digest,
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+        checksum=hashlib.sha256(content).hexdigest(),
+        test_top1=test_top1,
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=environment.package_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **about,
+    )
+    file = manifest.file(folder)
     atomic.write(file.path, content)
-    manifest = Manifest(test_top1=measure(load_network(file, data), data, test_members), **partial)
+    load_network(file, data)  # what was written is whole, and fits
     text = json.dumps(manifest.model_dump(), indent=2) + "\n"
     atomic.write(file.path.with_suffix(".json"), text.encode())
     return folder, manifest
 
 
-def import_folder(source: Path, teachers: Path, data: DataSet) -> list[Manifest]:
+def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> list[Manifest]:
     """Import published checkpoints: one folder per network with `ckpt_epoch_240.pth`, weights under the key "model".
 
     A folder is taken when its name starts with a registered model (`resnet32x4_vanilla` is `resnet32x4`). Each is
@@ -195,7 +188,7 @@ def import_folder(source: Path, teachers: Path, data: DataSet) -> list[Manifest]
             f"no published checkpoint under {source}: expected <network>_vanilla/ckpt_epoch_240.pth with a"
             " network of `python -m benchmark list models`"
         )
-    return [_import(path, model, teachers, data) for path, model in recognised.items()]
+    return [_import(path, model, teachers, data, device) for path, model in recognised.items()]
 
 
 def _model_of(path: Path) -> str | None:
@@ -206,7 +199,7 @@ def _model_of(path: Path) -> str | None:
     return name if name in models.names() else None
 
 
-def _import(path: Path, model: str, teachers: Path, data: DataSet) -> Manifest:
+def _import(path: Path, model: str, teachers: Path, data: DataSet, device: torch.device) -> Manifest:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
@@ -217,6 +210,8 @@ def _import(path: Path, model: str, teachers: Path, data: DataSet) -> Manifest:
     network = _network_with(
         model, {name.removeprefix("module."): value for name, value in state.items()}, data, str(path)
     )
-    everything = torch.arange(len(data.test))
-    _, manifest = store(teachers, data, model, weights_of(network), everything, "cpu", origin=str(path))
+    weights = weights_of(network)
+    top1 = measure(network, data, device)
+    described = environment.describe_device(device)
+    _, manifest = store(teachers, data, model, weights, test_top1=top1, device=described, origin=str(path))
     return manifest

@@ -11,7 +11,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,6 +27,7 @@ from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmark import environment
 from benchmark.config import RunConfig
@@ -80,6 +82,19 @@ class Tracker:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot open the tracking store {self.uri}: {reason}") from error
 
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Turn what a store raises when it is gone, locked or full into a UserError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"the tracking store {self.uri} failed: {reason}; put it right, the same command goes on"
+            ) from error
+
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """Return the id of the experiment, made on first use."""
         found = self.client.get_experiment_by_name(name)
@@ -108,7 +123,10 @@ class Tracker:
     def runs_on(self, data_digest: str) -> list[Tracked]:
         """Return every training run on exactly these images, whatever its experiment, newest first."""
         # asked of the store, not sifted here: a store may hold ten thousand runs
-        return self.runs_in([e.experiment_id for e in self.client.search_experiments()], data_digest)
+        return self.runs_in(self._experiment_ids(), data_digest)
+
+    def _experiment_ids(self) -> list[str]:
+        return [str(experiment.experiment_id) for experiment in self.client.search_experiments()]
 
     def runs_in(self, experiments: Sequence[str], data_digest: str | None = None) -> list[Tracked]:
         """Return every training run of the experiments, newest first."""
@@ -185,7 +203,13 @@ class Tracker:
     def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set a run that was interrupted to RUNNING again."""
         self.client.update_run(run_id, status="RUNNING")
-        self.tag(run_id, tags)
+        self.tag(run_id, {**tags, "failure": "", "failure_reason": ""})
+
+    def finished(self, signature: str) -> str | None:
+        """Return the id of the finished run with this signature, if there is one."""
+        query = f"tags.signature = '{signature}' and attributes.status = 'FINISHED'"
+        found = self.client.search_runs(self._experiment_ids(), query, max_results=1)
+        return str(found[0].info.run_id) if found else None
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
@@ -226,7 +250,7 @@ class Tracker:
     def end(self, run_id: str, status: Status, **tags: str) -> None:
         """End a run with a status."""
         if tags:
-            self.tag(run_id, tags)
+            self.tag(run_id, {key: value[:4000] for key, value in tags.items()})
         self.client.set_terminated(run_id, status)
 
     def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000") -> str:

@@ -13,6 +13,8 @@ from safetensors.torch import save as serialize
 from benchmark import atomic, checkpoint, datasets, teachers
 from benchmark.batches import TrainStream, eval_batches, on_device, splits
 from benchmark.datasets.base import DataSet
+from benchmark.environment import set_numerics
+from benchmark.errors import UserError
 from benchmark.evaluate import Evaluation, evaluate
 from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, LaneJob, Progress, Started, Stopped
 from benchmark.lane import Lane, NonFiniteLoss, weights_of
@@ -34,7 +36,7 @@ class _Running:
     def save(self) -> None:
         """Write the state of the last finished epoch, unless it is on disk already."""
         if self.unsaved is not None:
-            checkpoint.save(self.job.checkpoint, self.unsaved)
+            checkpoint.save(self.job.checkpoint, {"signature": self.job.signature, **self.unsaved})
             self.unsaved = None
 
 
@@ -49,11 +51,8 @@ def train_cohort(
     Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others go on.
     A damaged checkpoint, data set or teacher raises UserError before any training.
     """
-    torch.set_num_threads(job.threads)
     device = torch.device(job.device)
-    if device.type == "cuda":  # fp32 means fp32: cuDNN would use tf32 unasked
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+    set_numerics(device, job.threads)
     config = job.lanes[0].config
     if data is None:
         data = datasets.load(config.data, job.data_root, job.cache)
@@ -87,7 +86,7 @@ def train_cohort(
             eval_batches(data, images, members, device),
             data.num_classes,
             device,
-            teacher_logits.get(split),
+            [teacher_logits.get(split) if one.lane.distiller.needs_teacher else None for one in lanes],
         )
 
     last_saved = last_progress = time.monotonic()
@@ -119,14 +118,23 @@ def train_cohort(
         seconds = time.monotonic() - started
         if config.is_evaluated(epoch):
             for split in ("test", *(("val",) if len(parts.val) else ())):
-                for one, found in zip(running, score(running, split), strict=True):
+                for one, found in zip(list(running), score(running, split), strict=True):
                     one.lane.history[-1] |= found.metrics(split)
                     if split == "test":
                         one.evaluation = found
+                    if not found.is_finite and one in running:
+                        running.remove(one)
+                        one.lane.history.pop()
+                        report(_failure(one, NonFiniteLoss(f"the logits were not finite after epoch {epoch}")))
+        if not running:
+            return
         for one in running:
+            if device.type == "cuda":  # steps were only launched: an equal share of the epoch is what is known
+                one.lane.epoch_seconds = seconds / len(running)
+            one.lane.train_seconds += one.lane.epoch_seconds
             row = one.lane.history[-1]
             row["time/epoch_s"] = seconds
-            row["time/step_ms"] = 1000 * one.lane.train_seconds / (epoch * stream.num_batches)
+            row["time/step_ms"] = 1000 * one.lane.epoch_seconds / stream.num_batches
             one.unsaved = one.lane.state()
         is_last = epoch == config.recipe.epochs
         if is_last or time.monotonic() - last_saved > CHECKPOINT_SECONDS:
@@ -143,7 +151,11 @@ def train_cohort(
 
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
     lane = Lane(job.config, data.num_classes, data.image_size, device)
-    lane.resume(job.checkpoint)
+    if job.checkpoint.exists():
+        state = checkpoint.load(job.checkpoint)
+        if state["signature"] != job.signature:
+            raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
+        lane.load_state(state)
     return _Running(job, lane)
 
 

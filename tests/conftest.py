@@ -68,8 +68,8 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory, digits: DataSet) -> T
         digits,
         "resnet8",
         weights_of(network),
-        torch.arange(60),
-        "cpu",
+        test_top1=10.0,
+        device="a CPU",
         origin="trained",
         signature="0" * 16,
     )

@@ -26,7 +26,7 @@ def test_figures_equal_a_plain_count() -> None:
         batches,
         NUM_CLASSES,
         CPU,
-        [teacher[part] for part in parts],
+        [[teacher[part] for part in parts]] * 2,
     )
     probabilities = logits.softmax(1).tolist()
     right = [
@@ -64,3 +64,12 @@ def test_without_a_teacher_there_is_no_agreement() -> None:
     logits = torch.eye(3)
     found = evaluate([lambda index: logits[index]], [Batch({"weak": torch.arange(3)}, torch.arange(3))], 3, CPU)[0]
     assert found.metrics("val") == {"val/top1": 100.0, "val/top5": 100.0, "val/ece": pytest.approx(found.ece)}
+
+
+def test_one_network_that_diverged_spoils_no_other() -> None:
+    good, target = torch.eye(3), torch.arange(3)
+    bad = torch.full((3, 3), float("nan"))
+    batches = [Batch({"weak": target}, target)]
+    found = evaluate([lambda index: bad[index], lambda index: good[index]], batches, 3, CPU, [[good], None])
+    assert [one.is_finite for one in found] == [False, True]
+    assert (found[1].top1, found[1].agreement) == (100.0, None)

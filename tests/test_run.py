@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmark import command_line, datasets, results, tracking
+from benchmark import command_line, results, tracking
 from benchmark import run as module
 from benchmark.errors import UserError
 
@@ -62,7 +65,8 @@ def start(suite: Path, runs: Path) -> subprocess.Popen[str]:
 
 
 def tracked(runs: Path) -> list[tracking.Tracked]:
-    return tracking.Tracker(runs).runs_on(datasets.create("digits", Path()).digest)
+    tracker = tracking.Tracker(runs)
+    return tracker.runs_in(list(tracker.experiments().values()))
 
 
 def final_weights(runs: Path, name: str) -> dict[str, Any]:
@@ -221,6 +225,42 @@ def test_a_damaged_teacher_or_checkpoint_is_refused_before_training(
             run(suite, runs)
     finally:
         weights.write_bytes(content)
+
+
+def test_a_teacher_that_failed_fails_its_students(tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, seeds=1, methods={"kd": {}}, teacher_recipe={"lr": 1e30}, convention="paper")
+    for _ in range(2):
+        printed = run(suite, tmp_path / "runs")
+        assert printed.code == 1
+        assert "teacher resnet8" in printed.text
+        assert "not finite" in printed.text
+        assert "1 failed" in printed.text
+    assert "starts" not in printed.text
+    assert "--retry-failed" in printed.text
+
+
+def test_images_that_do_not_fit_into_memory_are_streamed(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    for split, label, number in product(("train", "test"), ("a", "b"), range(6)):
+        path = tmp_path / "images" / split / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (40, 40, 3), generator=rng, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(path)
+    tables = {}
+    for name, memory_gb in (("streamed", 0), ("cached", 1)):
+        data = {"name": "folder", "path": str(tmp_path / "images"), "image_size": 32, "memory_gb": memory_gb}
+        suite = suite_file(tmp_path, data=data, seeds=1, methods={"vanilla": {}}, recipe={"epochs": 1, "batch_size": 4})
+        printed = run(suite, tmp_path / name)
+        assert printed.code == 0, printed.text
+        weights = final_weights(tmp_path / name, "weights")
+        tables[name] = next(iter(weights.values()))
+    assert all(value.equal(tables["cached"][key]) for key, value in tables["streamed"].items())
+
+
+def test_a_training_set_smaller_than_its_only_batch_is_refused(tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, recipe={"epochs": 1, "batch_size": 512, "drop_last": True})
+    with pytest.raises(UserError, match=r"recipe.batch_size: digits has 96 train images, fewer than one batch of 512"):
+        run(suite, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,26 @@ def test_vanilla_alone_forms_its_own_cohort() -> None:
     assert group([("a", make_config(), 0), ("b", make_config(student="resnet8"), 0)]) == [{"a", "b"}]
 
 
-def test_cohorts_are_split_only_while_the_longest_worker_gets_shorter() -> None:
-    def cost(cohort: list[int]) -> float:
-        return 2 + len(cohort)  # a teacher pass costs as much as two lanes
+def cost(cohort: list[int]) -> float:
+    return 2 + len(cohort)  # a teacher pass costs as much as two lanes
 
-    groups = [list(range(10)) for _ in range(3)]
-    balanced = schedule.balance(groups, 2, cost)
-    assert sorted(lane for cohort in balanced for lane in cohort) == sorted(lane for g in groups for lane in g)
-    assert len(balanced) == 4
-    assert schedule.balance(groups, 3, cost) == groups
-    assert schedule.balance([[1], [2]], 2, cost) == [[1], [2]]
+
+def makespan(groups: list[list[int]], workers: int) -> float:
+    loads = [0.0] * workers
+    for group in groups:
+        loads[loads.index(min(loads))] += cost(group)
+    return max(loads)
+
+
+def test_cohorts_are_split_while_the_longest_worker_gets_shorter() -> None:
+    groups = [list(range(9)) for _ in range(3)]
+    for workers, longest in ((1, 33), (2, 20), (3, 11), (4, 11), (8, 7)):
+        balanced = schedule.balance(groups, workers, cost)
+        assert sorted(lane for cohort in balanced for lane in cohort) == sorted(lane for g in groups for lane in g)
+        assert makespan(balanced, workers) <= longest, workers
+    assert schedule.balance(groups, 1, cost) == schedule.balance(groups, 3, cost) == groups
+
+
+def test_single_lanes_are_not_split() -> None:
+    assert schedule.balance([[1], [2]], 4, cost) == [[1], [2]]
     assert schedule.balance([], 2, cost) == []

@@ -106,6 +106,22 @@ def test_runs_are_paired_by_seed_across_methods_and_teachers(small: suite.Suite)
     assert config(plan, "kd").seed != plan.teachers["resnet8"].seed
 
 
+def test_a_student_alone_has_one_recipe(tmp_path: Path) -> None:
+    pairs = [{**SMALL["pairs"][0], "recipe": {"lr": 0.5}}, SMALL["pairs"][1]]
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "pairs": pairs}))
+    with pytest.raises(UserError, match="train resnet8_half by vanilla with different settings"):
+        suite.make_plan(suite.load(str(path)))
+
+
+def test_where_images_are_kept_changes_nothing(tmp_path: Path) -> None:
+    folder = suite.load("folder")
+    here = suite.make_plan(folder, assignments=["data.path=x"])
+    there = suite.make_plan(folder, assignments=["data.path=x", "data.memory_gb=3", "data.cache=elsewhere"])
+    assert there.changes == here.changes
+    assert there.runs[0].config.signature("d", None) == here.runs[0].config.signature("d", None)
+
+
 ERRORS = {
     "methods": ({"methods": ["sdd_kdd"]}, r"unknown distiller 'sdd_kdd'; did you mean 'sdd_kd'\?.*list methods"),
     "pairs": ({"pairs": ["resnet8:resnet8_hlf"]}, r"unknown model 'resnet8_hlf'; did you mean 'resnet8_half'\?"),
@@ -123,6 +139,13 @@ ERRORS = {
     "form": ({"assignments": ["sdd.beta"]}, "write it as group.key=value"),
     "group without field": ({"assignments": ["sdd=4"]}, r"--set sdd: a group of fields"),
     "data": ({"assignments": ["data.name=cifar10"]}, r"unknown data set 'cifar10'; did you mean 'cifar100'\?"),
+    "milestones": ({"assignments": ["recipe.milestones=a,b"]}, r"recipe.milestones.0: input should be a valid integer"),
+    "one milestone": ({"assignments": ["recipe.milestones=5"]}, r"recipe.milestones: input should be a valid tuple"),
+    "data options": ({"assignments": ["data.options=5"]}, r"data.options: input should be a valid dictionary"),
+    "option type": (
+        {"assignments": ["data.name=folder", "data.image_size=abc"]},
+        r"data.image_size: input should be a valid integer.*\(got 'abc'\)",
+    ),
     "data option": ({"assignments": ["data.pth=x"]}, r"data.pth: unknown key"),
 }
 
@@ -143,6 +166,15 @@ def test_mistakes_name_the_field_and_the_way_out(small: suite.Suite, case: str) 
         ({"pairs": []}, "pairs: list should have at least 1 item"),
         ({"pairs": [{"teacher": "resnet8"}]}, r"pairs.0.student: field required"),
         ({"recipe": {"lr": "1e-2"}}, None),
+        ({"methods": {"kdd": {}}}, r"unknown distiller 'kdd'; did you mean 'kd'\?"),
+        ({"methods": {"kd": {"sdd": {}}}}, r"methods.kd.sdd: unknown key; known: kd, recipe"),
+        ({"methods": {"kd": {"receipe": {}}}}, r"methods.kd.receipe: unknown key; did you mean 'recipe'\?"),
+        ({"methods": {"kd": {"kd": {"temprature": 1}}}}, r"methods.kd.kd.temprature.*did you mean 'temperature'\?"),
+        ({"students": {"resnet8_hlf": {}}}, r"unknown model 'resnet8_hlf'; did you mean 'resnet8_half'\?"),
+        (
+            {"pairs": [{"teacher": "resnet8", "student": "resnet8_half", "parameters": {"dkdd": {}}}]},
+            r"pairs.0.parameters.dkdd: unknown key; did you mean 'dkd'\?",
+        ),
     ],
 )
 def test_suite_files_are_checked(tmp_path: Path, change: dict[str, Any], message: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,40 @@ from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.lane import create_network, weights_of
 
-SOME = torch.arange(100)
+CPU = torch.device("cpu")
 
 
-def stored(root: Path, data: DataSet, **origin: Any) -> tuple[Path, teachers.Manifest]:
+def stored(root: Path, data: DataSet, **changes: Any) -> tuple[Path, teachers.Manifest]:
     network = create_network("resnet8", data.num_classes, data.image_size, seed=1)
-    about = {"origin": "trained", "signature": "a" * 16, **origin}
-    return teachers.store(root, data, "resnet8", weights_of(network), SOME, "cpu", **about)
+    about = {"model": "resnet8", "origin": "trained", "signature": "a" * 16, "device": "a CPU", **changes}
+    return teachers.store(root, data, weights=weights_of(network), test_top1=12.5, **about)
 
 
-def test_what_is_stored_is_what_is_found_and_measured(tmp_path: Path, digits: DataSet) -> None:
+def test_what_is_stored_is_what_is_found(tmp_path: Path, digits: DataSet) -> None:
     folder, manifest = stored(tmp_path, digits)
     assert teachers.find(tmp_path, digits, "resnet8", "a" * 16) == (folder, manifest)
+    assert manifest.test_top1 == 12.5
     network = teachers.load_network(manifest.file(folder), digits)
-    assert manifest.test_top1 == teachers.measure(network, digits, SOME)
     for name, value in create_network("resnet8", 10, 16, seed=1).state_dict().items():
         assert torch.equal(network.state_dict()[name], value)
 
 
-def test_only_teachers_of_the_same_images_and_recipe_count(tmp_path: Path, digits: DataSet) -> None:
-    from dataclasses import replace
+def test_the_checksum_is_a_function_of_the_weights(tmp_path: Path, digits: DataSet) -> None:
+    checksums = {stored(tmp_path / str(number), digits)[1].checksum for number in range(5)}
+    assert len(checksums) == 1
 
+
+def test_networks_of_other_libraries_are_found_again(tmp_path: Path, digits: DataSet) -> None:
+    network = create_network("torchvision/resnet18", 10, 32, seed=1)
+    about = {"origin": "trained", "signature": "a" * 16, "device": "a CPU"}
+    wide = replace(digits, image_size=32)
+    teachers.store(tmp_path, wide, "torchvision/resnet18", weights_of(network), test_top1=1.0, **about)
+    found = teachers.find(tmp_path, wide, "torchvision/resnet18", "a" * 16)
+    assert found is not None
+    teachers.load_weights(found[1].file(found[0]))
+
+
+def test_only_teachers_of_the_same_images_and_recipe_count(tmp_path: Path, digits: DataSet) -> None:
     stored(tmp_path, digits)
     assert teachers.find(tmp_path, digits, "resnet8", "b" * 16) is None
     assert teachers.find(tmp_path, digits, "resnet20", "a" * 16) is None
@@ -67,9 +81,10 @@ def test_damaged_weights_are_refused(tmp_path: Path, digits: DataSet, damage: st
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, digits: DataSet) -> None:
     folder, manifest = stored(tmp_path, digits)
     path = manifest.file(folder).path.with_suffix(".json")
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(UserError, match=f"teacher manifest {path} cannot be read"):
-        list(teachers.manifests(tmp_path))
+    for content in (path.read_bytes()[:50], b"\xff\xfe", b"{}"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"teacher manifest {path} cannot be read"):
+            list(teachers.manifests(tmp_path))
 
 
 def published(folder: Path, name: str, classes: int = 10, seed: int = 3) -> torch.nn.Module:
@@ -82,27 +97,27 @@ def published(folder: Path, name: str, classes: int = 10, seed: int = 3) -> torc
 def test_published_checkpoint_folders_are_imported(tmp_path: Path, digits: DataSet) -> None:
     network = published(tmp_path / "cifar_teachers", "resnet8_vanilla")
     (tmp_path / "cifar_teachers" / "something_else").mkdir()
-    manifests = teachers.import_folder(tmp_path / "cifar_teachers", tmp_path / "store", digits)
+    manifests = teachers.import_folder(tmp_path / "cifar_teachers", tmp_path / "store", digits, CPU)
     assert [manifest.model for manifest in manifests] == ["resnet8"]
     found = teachers.find(tmp_path / "store", digits, "resnet8", "any recipe")
     assert found is not None
     loaded = teachers.load_network(found[1].file(found[0]), digits)
     assert torch.equal(loaded.state_dict()["conv1.weight"], network.state_dict()["conv1.weight"])
-    assert found[1].test_top1 == teachers.measure(loaded, digits)
+    assert found[1].test_top1 == teachers.measure(loaded, digits, CPU)
 
 
 def test_checkpoints_that_do_not_fit_or_are_damaged_are_refused(tmp_path: Path, digits: DataSet) -> None:
     published(tmp_path / "a", "resnet8_vanilla", classes=100)
     with pytest.raises(UserError, match=r"do not fit resnet8 with 10 classes.*fc.weight"):
-        teachers.import_folder(tmp_path / "a", tmp_path / "store", digits)
+        teachers.import_folder(tmp_path / "a", tmp_path / "store", digits, CPU)
     published(tmp_path / "b", "resnet8_vanilla")
     path = tmp_path / "b" / "resnet8_vanilla" / "ckpt_epoch_240.pth"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"ckpt_epoch_240.pth cannot be read"):
-        teachers.import_folder(tmp_path / "b", tmp_path / "store", digits)
+        teachers.import_folder(tmp_path / "b", tmp_path / "store", digits, CPU)
     torch.save({"optimizer": 1}, path)
     with pytest.raises(UserError, match='holds no weights under the key "model"'):
-        teachers.import_folder(tmp_path / "b", tmp_path / "store", digits)
+        teachers.import_folder(tmp_path / "b", tmp_path / "store", digits, CPU)
     with pytest.raises(UserError, match="no published checkpoint under"):
-        teachers.import_folder(tmp_path / "nothing", tmp_path / "store", digits)
+        teachers.import_folder(tmp_path / "nothing", tmp_path / "store", digits, CPU)
     assert not (tmp_path / "store").exists()

@@ -64,6 +64,22 @@ def test_a_lane_alone_is_bit_equal_to_the_same_lane_in_a_cohort_of_four(
     assert_equal(weights(alone, method), weights(four, method))
 
 
+@pytest.mark.parametrize("method", ["vanilla", "sdd_kd"])
+def test_a_lane_without_a_teacher_is_the_same_beside_any_other(
+    method: str, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    """Vanilla beside a scale-decoupled method alone: no neighbour asks for the teacher's own logits."""
+    both = make_job(tmp_path / "both", configs("vanilla", "sdd_kd"), teacher_file)
+    alone = make_job(tmp_path / "alone", configs(method), teacher_file if method != "vanilla" else None)
+    rows = {}
+    for name, job in (("both", both), ("alone", alone)):
+        finished = [e for e in run(job, digits) if isinstance(e, LaneFinished) and e.signature == method]
+        rows[name] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in finished[0].history]
+    assert rows["both"] == rows["alone"]
+    assert ("test/agreement" in rows["both"][0]) == (method != "vanilla")
+    assert_equal(weights(both, method), weights(alone, method))
+
+
 def test_a_cohort_in_a_worker_is_bit_equal_to_one_in_this_process(
     four: CohortJob, tmp_path: Path, teacher_file: TeacherFile
 ) -> None:
@@ -84,7 +100,10 @@ def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet
     student = "torchvision/mobilenet_v2"
     change = {"student": student, "recipe": {"epochs": 1, "batch_size": 16}}
     small = {"data": make_config().data.model_copy(update={"num_train": 32})}
-    one, other = make_config(**change, **small), make_config(**change, **small, base_seed=0, eval_every=1)
+    one, other = (
+        make_config(**change, **small),
+        make_config(**{**change, "student": "torchvision/mobilenet_v2"}, **small),
+    )
     alone, both = make_job(tmp_path / "alone", {"a": one}), make_job(tmp_path / "both", {"b": other, "a": one})
     run(alone, digits)
     run(both, digits)
@@ -154,6 +173,17 @@ def test_a_non_finite_loss_ends_its_lane_alone(tmp_path: Path, digits: DataSet) 
     assert not job.lanes[0].checkpoint.exists()
 
 
+def test_a_network_that_diverges_in_the_last_step_ends_its_lane_alone(tmp_path: Path, digits: DataSet) -> None:
+    """Its losses were finite; what they did to the weights was not."""
+    data = make_config().data.model_copy(update={"num_train": 32})
+    bad = make_config(recipe={"lr": 1e38, "clip_norm": None}, data=data)
+    job = make_job(tmp_path, {"bad": bad, "good": make_config(data=data)})
+    events = run(job, digits)
+    failed = [(e.signature, e.reason, e.final) for e in events if isinstance(e, LaneFailed)]
+    assert failed == [("bad", "the logits were not finite after epoch 1", True)]
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["good"]
+
+
 def test_a_lane_that_raises_leaves_the_others(tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Lane.step
 
@@ -183,9 +213,11 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path: Path, digits: 
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, digits: DataSet) -> None:
-    run(make_job(tmp_path, {"a": make_config()}), digits)
+    first, other = (make_job(tmp_path, {name: make_config()}) for name in ("first", "other"))
+    run(first, digits)
+    first.lanes[0].checkpoint.rename(other.lanes[0].checkpoint.parent.mkdir() or other.lanes[0].checkpoint)
     with pytest.raises(UserError, match="belongs to another run"):
-        run(make_job(tmp_path, {"a": make_config(recipe={"lr": 0.1})}), digits)
+        run(other, digits)
 
 
 def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path, teacher_file: TeacherFile) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import Data
 from benchmark.datasets.base import DataSet, registry
+from benchmark.errors import UserError, nearest
 from benchmark.registry import import_modules
 
 import_modules(__name__, list(__path__))
 
-__all__ = ["DataSet", "create", "load", "names", "options", "registry"]
+#: options that say where images are kept and how they are read; the images are the same
+PLACES = ("cache", "memory_gb", "num_workers")
+
+__all__ = ["DataSet", "checked_options", "create", "load", "names", "options", "registry"]
 
 
 def create(name: str, root: Path, **options: Any) -> DataSet:
@@ -29,9 +36,29 @@ def names(pattern: str = "*") -> list[str]:
     return registry.names(pattern)
 
 
-def options(name: str) -> list[str]:
-    """Return the names of a data set's own options, e.g. `path` of `folder`."""
-    return [key for key in inspect.signature(registry.get(name)).parameters if key not in ("root", "download")]
+def options(name: str) -> dict[str, Any]:
+    """Return a data set's own options and their types, e.g. `path` of `folder`."""
+    factory = registry.get(name)
+    hints = get_type_hints(factory)
+    return {key: hints[key] for key in inspect.signature(factory).parameters if key not in ("root", "download")}
+
+
+def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data set's options, converted to their types.
+
+    Raises:
+        UserError: for an unknown option or a value of another type, naming the field.
+    """
+    known = options(name)
+    checked = {}
+    for key, value in given.items():
+        if key not in known:
+            raise UserError(f"data.{key}: unknown key{nearest(key, known) or ';'} known: {', '.join(known) or 'none'}")
+        try:
+            checked[key] = TypeAdapter(known[key]).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"data.{key}: {error.errors()[0]['msg'].lower()} (got {value!r})") from error
+    return checked
 
 
 def load(config: Data, root: Path, cache: Path, download: bool = False) -> DataSet:
@@ -42,5 +69,5 @@ def load(config: Data, root: Path, cache: Path, download: bool = False) -> DataS
     """
     factory = registry.get(config.name)
     accepted = inspect.signature(factory).parameters
-    given = {"cache": cache, "download": download, **config.options}
+    given = {"cache": cache, "download": download, **checked_options(config.name, config.options)}
     return factory(root, **{key: value for key, value in given.items() if key in accepted})

@@ -49,7 +49,8 @@ class MemoryImages:
     def batches(self, order: list[Tensor], device: torch.device) -> Iterator[Tensor]:
         """Yield one (B, 3, H, W) uint8 tensor on the device for every index tensor of `order`."""
         for index_B in order:
-            yield self.pixels_NCHW[index_B.to(self.pixels_NCHW.device)].to(device)
+            here = index_B.to(self.pixels_NCHW.device, non_blocking=True)
+            yield self.pixels_NCHW[here].to(device, non_blocking=True)
 
     def to(self, device: torch.device) -> MemoryImages:
         """Return the same images held on the device."""

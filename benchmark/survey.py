@@ -1,0 +1,210 @@
+"""What of a plan exists already: finished runs, checkpoints to resume, stored teachers. Looks; changes nothing."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from benchmark import atomic, checkpoint, teachers
+from benchmark.batches import splits
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from benchmark.jobs import TeacherFile
+from benchmark.suite import Plan, PlannedRun
+from benchmark.tracking import Role, Tracked, Tracker
+
+#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now
+State = Literal["finished", "failed", "resume", "todo", "waiting", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where things are and how many run at once; nothing here changes a number."""
+
+    runs: Path
+    data_root: Path
+    device: str = "cpu"
+    workers: int = 1
+    threads: int = 1
+    retry_failed: bool = False
+
+    @property
+    def teachers(self) -> Path:
+        """Folder of the stored teachers."""
+        return self.runs / "teachers"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of decoded images."""
+        return self.runs / "cache"
+
+    def work(self, signature: str) -> Path:
+        """Folder of a run's checkpoint, until the run is finished."""
+        return self.runs / "work" / signature
+
+    def lock_file(self, signature: str) -> Path:
+        """The lock that a process holds while it trains a run."""
+        return self.runs / "locks" / f"{signature}.lock"
+
+    def identity(self) -> str:
+        """Return the name of this runs folder among all that share a tracking server, made on first use."""
+        path = self.runs / "identity"
+        if not path.exists():
+            atomic.write(path, f"{platform.node()}-{uuid.uuid4().hex[:12]}".encode())
+        return path.read_text()
+
+
+@dataclass
+class Entry:
+    """One run of the plan, or a teacher, and where it stands."""
+
+    config: RunConfig
+    role: Role
+    label: str
+    #: name of the parent run in MLflow
+    pair_name: str
+    #: None while the teacher it needs has no weights yet
+    signature: str | None = None
+    state: State = "waiting"
+    epochs_done: int = 0
+    run_id: str | None = None
+    reason: str = ""
+    #: epochs that MLflow has
+    logged: set[int] = field(default_factory=set)
+    lock: FileLock | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something left to train here."""
+        return self.state in ("todo", "resume", "waiting")
+
+
+class Survey:
+    """The states of a plan's runs and teachers, as files and MLflow tell them."""
+
+    def __init__(self, plan: Plan, options: Options, data: DataSet, tracker: Tracker | None) -> None:
+        self.plan, self.options, self.data, self.tracker = plan, options, data, tracker
+        self.teachers: dict[str, TeacherFile] = {}
+        self.teacher_accuracy: dict[str, float] = {}
+        #: teachers that are not stored yet, by model
+        self.teacher_entries: dict[str, Entry] = {}
+        self.entries = [_entry(run) for run in plan.runs]
+        #: runs that MLflow holds for running though nobody trains them
+        self.killed: list[Tracked] = []
+        _check_sizes(plan, data)
+
+    def look(self) -> None:
+        """Find the state of every run and teacher.
+
+        Raises:
+            UserError: for a damaged checkpoint, teacher or manifest, before anything is trained or overwritten.
+        """
+        tracked = self._tracked()
+        self.teacher_entries.clear()
+        for model, config in self.plan.teachers.items():
+            found = teachers.find(self.options.teachers, self.data, model, config.signature(self.data.digest, None))
+            if found is not None:
+                self.use_teacher(model, *found)
+                continue
+            entry = Entry(config, "teacher", f"teacher {model}", "teachers")
+            self._settle(entry, None, tracked)
+            if entry.state == "finished":  # its weights are gone: train them again, in a run of their own
+                entry.state, entry.run_id = "todo", None
+            self.teacher_entries[model] = entry
+        for entry in self.entries:
+            self._settle_if_possible(entry, tracked)
+
+    def use_teacher(self, model: str, folder: Path, manifest: teachers.Manifest) -> None:
+        """Take a stored teacher. Raises UserError when its weights are damaged."""
+        file = manifest.file(folder)
+        teachers.load_weights(file)
+        self.teachers[model] = file
+        self.teacher_accuracy[model] = manifest.test_top1
+
+    def settle_waiting(self) -> None:
+        """Give runs whose teacher has come their signature and state."""
+        tracked = self._tracked()
+        for entry in self.entries:
+            if entry.state == "waiting":
+                self._settle_if_possible(entry, tracked)
+
+    def is_free(self, signature: str) -> bool:
+        """Whether no process trains this run."""
+        path = self.options.lock_file(signature)
+        if not path.exists():
+            return True
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
+    def _tracked(self) -> dict[str, Tracked]:
+        """Return what MLflow knows of runs on these images, by signature; notes those that were killed."""
+        if self.tracker is None:
+            return {}
+        best: dict[str, Tracked] = {}
+        self.killed.clear()
+        for run in self.tracker.runs_on(self.data.digest):
+            if run.status == "RUNNING" and self._is_ours(run) and self.is_free(run.signature):
+                self.killed.append(run)
+            if run.signature not in best or run.status == "FINISHED":
+                best[run.signature] = run
+        return best
+
+    def _is_ours(self, run: Tracked) -> bool:
+        """Whether the run belongs to this runs folder: of others on a shared server, nothing is known here."""
+        path = self.options.runs / "identity"
+        return path.exists() and run.tags.get("runs_folder") == path.read_text()
+
+    def _settle_if_possible(self, entry: Entry, tracked: dict[str, Tracked]) -> None:
+        teacher = entry.config.teacher
+        if teacher is None or teacher in self.teachers:
+            self._settle(entry, None if teacher is None else self.teachers[teacher].checksum, tracked)
+        elif (of_teacher := self.teacher_entries[teacher]).state == "failed":
+            entry.state, entry.reason = "failed", f"its teacher {teacher} failed: {of_teacher.reason}"
+
+    def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: dict[str, Tracked]) -> None:
+        """Give an entry its signature and state."""
+        entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
+        entry.state, entry.run_id = "todo", None
+        path = self.options.work(entry.signature) / "checkpoint"
+        known = tracked.get(entry.signature)
+        if known is not None:
+            entry.run_id = known.run_id
+            if known.status == "FINISHED":
+                entry.state = "finished"
+            elif known.final_failure and not self.options.retry_failed:
+                entry.state, entry.reason = "failed", known.tags.get("failure_reason", "")
+            elif known.status == "RUNNING" and not (self._is_ours(known) and self.is_free(entry.signature)):
+                entry.state = "elsewhere"
+        if entry.state == "todo" and path.exists():
+            entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
+            entry.state = "resume"
+        if entry.state == "todo" and known is not None and known.status == "FAILED":
+            entry.run_id = None  # it starts from nothing: the failed run stays on record, a new one is made
+
+
+def _entry(run: PlannedRun) -> Entry:
+    config = run.config
+    pair = f"{config.teacher} -> {config.student}" if config.teacher else f"{config.student} alone"
+    return Entry(config, "student", run.label, pair)
+
+
+def _check_sizes(plan: Plan, data: DataSet) -> None:
+    """Raise UserError when a recipe drops every batch of a training set that is smaller than one."""
+    count = len(splits(data, plan.data).train)
+    for config in [*plan.teachers.values(), *(run.config for run in plan.runs)]:
+        if config.recipe.drop_last and count < config.recipe.batch_size:
+            raise UserError(
+                f"recipe.batch_size: {data.name} has {count} train images, fewer than one batch of"
+                f" {config.recipe.batch_size}, and recipe.drop_last leaves no batch; set a smaller batch_size"
+            )
