@@ -19,6 +19,7 @@ import models
 from benchmark import atomic, command_line, datasets, results, run, suite, teachers, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, nearest
+from benchmark.plan import data_config, make_plan, parse_assignments
 from benchmark.survey import Options
 from distillers.base import Convention, Parameters
 
@@ -193,7 +194,7 @@ def show_model(name: str, console: Console) -> None:
 
 def show_suite(chosen: suite.Suite, console: Console) -> None:
     """Print a suite: its pairs, methods, recipe and what it rebuilds."""
-    plan = suite.make_plan(chosen)
+    plan = make_plan(chosen)
     console.print(f"suite {chosen.name}: {chosen.title}\n", style="bold")
     console.print(f"rebuilds: {', '.join(chosen.rebuilds) or 'no published table'}")
     console.print(
@@ -233,8 +234,8 @@ def prepare_data(given: argparse.Namespace, console: Console) -> int:
     name = given.dataset
     if name not in datasets.names() and name in suite.names():
         name = str(suite.load(name).data["name"])
-    changes = suite.parse_assignments(given.assignments)
-    config: Data = suite.data_config({"name": name, **changes.pop("data", {})})
+    changes = parse_assignments(given.assignments)
+    config: Data = data_config({"name": name, **changes.pop("data", {})})
     if changes:
         raise UserError(f"--set {next(iter(changes))}: only data.* fields make sense here")
     data = datasets.load(config, given.data.resolve(), given.runs.resolve() / "cache", download=True)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 import distillers
 from benchmark.environment import stream_seed
+from benchmark.errors import UserError, nearest
 
 #: raise it whenever a change of the harness makes a run's numbers differ: part of every signature
 NUMERICS_VERSION = 1
@@ -108,3 +118,24 @@ class RunConfig(Frozen):
     def is_evaluated(self, epoch: int) -> bool:
         """Whether the run is evaluated after this epoch, counted from 1."""
         return epoch % self.eval_every == 0 or epoch == self.recipe.epochs
+
+
+F = TypeVar("F", bound=Frozen)
+
+
+def validated(model: type[F], path: str, fields: dict[str, Any]) -> F:
+    """Return the fields as a model. Raises UserError with the first field that is wrong."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise UserError(explain(error, model, path)) from error
+
+
+def explain(error: ValidationError, model: type[Frozen], path: str = "") -> str:
+    """Return the first problem of a validation in one line: the field's path, what is allowed, what was given."""
+    first = error.errors()[0]
+    where = ".".join([*([path] if path else []), *map(str, first["loc"])])
+    if first["type"] == "extra_forbidden":
+        known = list(model.model_fields)
+        return f"{where}: unknown key{nearest(str(first['loc'][-1]), known) or ';'} known: {', '.join(known)}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ').lower()} (got {first['input']!r})"

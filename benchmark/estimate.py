@@ -16,8 +16,8 @@ from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.lane import create_network
 
-#: images per measured step on a CPU, where the time of a step is proportional to its batch
-_CPU_BATCH = 16
+#: images per measured step on a CPU, where the time of a step is proportional to its batch: small, and large images
+_CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
 _STEPS = 2
 
 
@@ -40,7 +40,8 @@ class Costs:
     def speed(self, model: str, batch_size: int) -> Speed:
         """Return a network's speed, measured the first time it is asked for."""
         if model not in self._speeds:
-            count = min(batch_size, _CPU_BATCH) if self.device.type == "cpu" else batch_size
+            few = _CPU_BATCH if self.data.image_size <= 64 else _CPU_BATCH_LARGE
+            count = min(batch_size, few) if self.device.type == "cpu" else batch_size
             self._speeds[model] = _measure(model, self.data, count, self.device, self.threads, self.precision)
         return self._speeds[model]
 

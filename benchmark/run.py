@@ -12,12 +12,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from benchmark import atomic, command_line, datasets, environment, progress, results, tracking
+from benchmark.comparison import comparison
 from benchmark.errors import UserError
 from benchmark.estimate import Costs
 from benchmark.execute import Execution, estimate_s
-from benchmark.suite import Plan, load, make_plan
+from benchmark.plan import Plan, make_plan
+from benchmark.suite import load
 from benchmark.survey import Options, Survey
-from benchmark.table import Table, comparison
+from benchmark.table import Table
 
 
 def parser() -> command_line.Parser:

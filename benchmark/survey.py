@@ -16,7 +16,7 @@ from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.jobs import TeacherFile
-from benchmark.suite import Plan, PlannedRun
+from benchmark.plan import Plan, PlannedRun
 from benchmark.tracking import Role, Tracked, Tracker
 
 #: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,25 @@ from benchmark.jobs import CohortJob, LaneJob, TeacherFile
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 torch.set_num_threads(1)
 
-MakeConfig = Callable[..., RunConfig]
-MakeJob = Callable[..., CohortJob]
+#: a suite as YAML holds it
+SMALL_SUITE: dict[str, Any] = {
+    "title": "small",
+    "data": {"name": "digits"},
+    "recipe": {"epochs": 10, "lr": 0.05, "milestones": [4, 8]},
+    "students": {"resnet8_half": {"lr": 0.04}},
+    "seeds": 2,
+    "methods": {"vanilla": {}, "kd": {"kd": {"temperature": 3}}, "sdd_kd": {"recipe": {"lr": 0.03}}},
+    "pairs": [
+        {
+            "teacher": "resnet8",
+            "student": "resnet8_half",
+            "parameters": {"kd": {"temperature": 5}},
+            "methods": {"sdd_kd": {"sdd": {"beta": 3}}},
+        },
+        {"teacher": "resnet20", "student": "resnet8_half"},
+    ],
+    "profiles": {"smoke": {"seeds": 1, "recipe": {"epochs": 1}, "data": {"num_train": 64}}},
+}
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,16 @@ import pytest
 from rich.console import Console
 
 from benchmark import suite
-from benchmark.suite import Plan
-from benchmark.table import RUN_COLUMNS, Cell, Column, Row, Section, Table, comparison
+from benchmark.comparison import RUN_COLUMNS, comparison
+from benchmark.plan import Plan, make_plan
+from benchmark.table import Cell, Column, Row, Section, Table
 
 PAIR = "resnet32x4:shufflenet_v2"
 
 
 def plan(methods: Sequence[str] = ("kd", "vanilla", "sdd_kd"), *, pairs: Sequence[str] = (PAIR,), seeds: int = 3,
          profile: str | None = None) -> Plan:  # fmt: skip
-    return suite.make_plan(suite.load("cifar100"), methods=methods, pairs=pairs, seeds=seeds, profile=profile)
+    return make_plan(suite.load("cifar100"), methods=methods, pairs=pairs, seeds=seeds, profile=profile)
 
 
 def runs(method: str, last: Sequence[float], *, student: str = "shufflenet_v2", status: str = "FINISHED",
@@ -182,7 +183,7 @@ def test_pairs_of_one_student_share_its_runs_alone_but_no_others() -> None:
 
 
 def test_without_published_values_their_columns_are_left_out() -> None:
-    table = comparison(suite.make_plan(suite.load("digits")), pd.DataFrame(), {})
+    table = comparison(make_plan(suite.load("digits")), pd.DataFrame(), {})
     assert [column.header for column in table.columns][-2:] == ["detectable", "seeds"]
 
 

@@ -10,18 +10,18 @@ import distillers
 import models
 from benchmark import datasets, published, suite
 from benchmark.config import RunConfig
-from benchmark.suite import Plan
+from benchmark.plan import Plan, make_plan
 
 SUITES = suite.names()
 
 
 @cache
 def plan_of(name: str, profile: str | None = None) -> Plan:
-    return suite.make_plan(suite.load(name), profile=profile)
+    return make_plan(suite.load(name), profile=profile)
 
 
 def run_of(name: str, pair: str, method: str) -> RunConfig:
-    plan = suite.make_plan(suite.load(name), pairs=[pair], methods=[method], seeds=1)
+    plan = make_plan(suite.load(name), pairs=[pair], methods=[method], seeds=1)
     return plan.runs[0].config
 
 
