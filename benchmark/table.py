@@ -117,7 +117,7 @@ class Table:
             box=box.SIMPLE_HEAD,
         )
         for column in self.columns:
-            shown.add_column(Text(column.header), justify=column.align, overflow="fold")
+            shown.add_column(Text(column.header), justify=column.align, overflow="fold", no_wrap=column.align == "left")
         for section in self.sections:
             shown.add_row(Text.assemble((section.title, "bold"), "\n", (section.subtitle, "dim")))
             for row in section.rows:
