@@ -164,8 +164,13 @@ class Execution:
     def _name(self, group: Sequence[Entry]) -> str:
         if group[0].role == "teacher":
             return group[0].label
-        first = next((entry for entry in group if entry.config.teacher is not None), group[0])
-        name = f"{first.pair_name}, seed {first.config.repetition}"
+        pairs = sorted({entry.pair_name for entry in group if entry.config.teacher is not None})
+        alone = sorted({entry.pair_name for entry in group})
+        if len(pairs or alone) == 1:
+            name = (pairs or alone)[0]
+        else:
+            name = f"{pairs[0].partition(' -> ')[0]} -> {len(pairs)} networks" if pairs else f"{len(alone)} alone"
+        name = f"{name}, seed {group[0].config.repetition}"
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}, part {self._names[name]}"
 

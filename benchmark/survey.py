@@ -55,8 +55,9 @@ class Options:
     def identity(self) -> str:
         """Return the name of this runs folder among all that share a tracking server, made on first use."""
         path = self.runs / "identity"
-        if not path.exists():
-            atomic.write(path, f"{platform.node()}-{uuid.uuid4().hex[:12]}".encode())
+        with atomic.locked(path):
+            if not path.exists():
+                atomic.write(path, f"{platform.node()}-{uuid.uuid4().hex[:12]}".encode())
         return path.read_text()
 
 
