@@ -1,0 +1,52 @@
+"""The estimate is measured, and adds up as training does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmark.config import Data
+from benchmark.datasets.base import DataSet
+from benchmark.estimate import Costs, Speed
+from tests.conftest import make_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def costs(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> Costs:
+    """Round figures: a teacher's pass takes 1 s an image, a student's step 10 s and its pass 0.1 s."""
+    made = Costs(digits, CPU, threads=1)
+    speeds = {"resnet8": Speed(1.0, 100.0), "resnet8_half": Speed(0.1, 10.0)}
+    monkeypatch.setattr(made, "speed", lambda model, batch_size: speeds[model])
+    return made
+
+
+def test_a_cohort_costs_one_teacher_pass_per_view_and_every_lane(costs: Costs) -> None:
+    student, evaluation, teacher_once = 80 * 10.0, 60 * 0.1, 60 * 1.0
+    assert costs.cohort_s([make_config()]) == pytest.approx(2 * (student + evaluation))
+    kd = costs.cohort_s([make_config("kd")])
+    assert kd == pytest.approx(2 * (student + evaluation + 80) + teacher_once)
+    four = costs.cohort_s([make_config("kd"), make_config("sdd_kd"), make_config("dkd"), make_config()])
+    assert four == pytest.approx(2 * (4 * (student + evaluation) + 80) + teacher_once)
+    mlkd = costs.cohort_s([make_config("mlkd")])
+    assert mlkd == pytest.approx(2 * (2 * student + evaluation + 2 * 80) + teacher_once)
+
+
+def test_what_is_done_or_not_evaluated_costs_nothing(costs: Costs) -> None:
+    config = make_config()
+    assert costs.cohort_s([config], epochs_done=1) == pytest.approx(costs.cohort_s([config]) / 2)
+    rarely = costs.cohort_s([config.model_copy(update={"eval_every": 2})])
+    assert rarely == pytest.approx(2 * (80 * 10.0 + 30 * 0.1))
+    tuned = costs.cohort_s([make_config(data=Data(name="digits", num_train=80, num_test=60, val_fraction=0.1))])
+    assert tuned == pytest.approx(2 * (80 * 10.0 + 460 * 0.1))
+
+
+def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Costs(digits, CPU, threads=1)
+    before = torch.get_num_threads()
+    speed = measured.speed("resnet8_half", 64)
+    assert 0 < speed.forward_s < speed.train_s < 0.1
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr("benchmark.estimate._measure", lambda *_: pytest.fail("measured twice"))
+    assert measured.speed("resnet8_half", 64) == speed
