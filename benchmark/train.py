@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as serialize
+from torch import Tensor
 
 from benchmark import atomic, checkpoint, datasets, teachers
 from benchmark.batches import TrainStream, eval_batches, on_device, splits
@@ -51,102 +52,145 @@ def train_cohort(
     Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others go on.
     A damaged checkpoint, data set or teacher raises UserError before any training.
     """
-    device = torch.device(job.device)
-    set_numerics(device, job.threads)
-    config = job.lanes[0].config
+    set_numerics(torch.device(job.device), job.threads)
     if data is None:
-        data = datasets.load(config.data, job.data_root, job.cache)
-    parts = splits(data, config.data)
-    train_images, test_images = on_device(data.train, device), on_device(data.test, device)
+        data = datasets.load(job.lanes[0].config.data, job.data_root, job.cache)
+    _Cohort(job, data, report, stop).train()
 
-    running = [_start(lane, data, device) for lane in job.lanes]
-    if len(begun := {one.lane.epochs_done for one in running}) != 1:
-        raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs: {sorted(begun)}")
-    teacher = None
-    if job.teacher is not None:
-        network = teachers.load_network(job.teacher, data)
-        requests = [request for one in running for request in one.lane.requests if one.lane.distiller.needs_teacher]
-        teacher = BatchTeacher(network, requests, device, config.precision)
-    views = sorted({request.view for one in running for request in one.lane.requests}, reverse=True)
-    stream = TrainStream(data, train_images, parts.train, config.recipe, config.seed, views, device)
-    report(Started(begun.pop(), config.recipe.epochs, stream.num_batches, len(parts.train)))
 
-    # the teacher never changes: its logits for the test view are computed once, not at every evaluation
-    teacher_logits: dict[str, list[torch.Tensor]] = {}
+class _Cohort:
+    """Lanes on one stream of batches, beside one teacher."""
 
-    def score(lanes: list[_Running], split: str) -> list[Evaluation]:
-        images, members = (train_images, parts.val) if split == "val" else (test_images, parts.test)
-        if teacher is not None and split not in teacher_logits:
-            batches = eval_batches(data, images, members, device)
-            teacher_logits[split] = [teacher.logits(batch.views["weak"]) for batch in batches]
+    def __init__(
+        self, job: CohortJob, data: DataSet, report: Callable[[Event], None], stop: Callable[[], bool]
+    ) -> None:
+        self.data, self.report, self.stop = data, report, stop
+        self.device = torch.device(job.device)
+        self.config = config = job.lanes[0].config
+        self.parts = splits(data, config.data)
+        self.train_images, self.test_images = on_device(data.train, self.device), on_device(data.test, self.device)
+        self.running = [_start(lane, data, self.device) for lane in job.lanes]
+        begun = {one.lane.epochs_done for one in self.running}
+        if len(begun) != 1:
+            raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs: {sorted(begun)}")
+        self.epochs_done = begun.pop()
+        requests = [request for one in self.running for request in one.lane.requests]
+        self.teacher = None
+        if job.teacher is not None:
+            asked = [
+                request for one in self.running if one.lane.distiller.needs_teacher for request in one.lane.requests
+            ]
+            network = teachers.load_network(job.teacher, data)
+            self.teacher = BatchTeacher(network, asked, self.device, config.precision)
+        views = sorted({request.view for request in requests}, reverse=True)
+        self.stream = TrainStream(
+            data, self.train_images, self.parts.train, config.recipe, config.seed, views, self.device
+        )
+        #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
+        self._teacher_logits: dict[str, list[Tensor]] = {}
+        self._last_progress = self._last_saved = time.monotonic()
+
+    def train(self) -> None:
+        """Train epoch by epoch; returns early when stopped, or when no lane is left."""
+        epochs = self.config.recipe.epochs
+        self.report(Started(self.epochs_done, epochs, self.stream.num_batches, len(self.parts.train)))
+        for epoch in range(self.epochs_done + 1, epochs + 1):
+            started = time.monotonic()
+            if not self._steps(epoch):
+                self._save()
+                self.report(Stopped(epoch - 1))
+                return
+            self._for_each(Lane.finish_epoch, epoch)
+            seconds = time.monotonic() - started
+            if self.running and self.config.is_evaluated(epoch):
+                self._evaluate(epoch)
+            if not self.running:
+                return
+            self._close_epoch(epoch, seconds)
+        for one in self.running:
+            # a run that was killed after its last checkpoint comes here without having trained
+            self.report(_complete(one, one.evaluation or self._score([one], "test")[0]))
+
+    def _steps(self, epoch: int) -> bool:
+        """Take the steps of an epoch; False when asked to stop."""
+        for one in self.running:
+            one.lane.start_epoch(epoch)
+        for step, batch in enumerate(self.stream.epoch(epoch), start=1):
+            shown = self.teacher.outputs(batch.views) if self.teacher is not None else {}
+            self._for_each(Lane.step, batch.views, batch.target_B, shown, epoch)
+            if not self.running:
+                break
+            if self.stop():
+                return False
+            if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
+                self._last_progress = time.monotonic()
+                self.report(Progress(epoch, step))
+        return True
+
+    def _for_each(self, act: Callable[..., None], *arguments: object) -> None:
+        """Let every lane act; one that raises is reported and leaves, the others go on."""
+        for one in list(self.running):
+            try:
+                act(one.lane, *arguments)
+            except Exception as error:
+                self._leave(one, error)
+
+    def _leave(self, one: _Running, error: Exception) -> None:
+        self.running.remove(one)
+        if isinstance(error, NonFiniteLoss):  # the weights are spoilt: the last good checkpoint stays as it is
+            self.report(LaneFailed(one.job.signature, str(error), final=True, history=one.lane.history))
+            return
+        one.save()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+        self.report(LaneFailed(one.job.signature, reason, final=False, history=one.lane.history))
+
+    def _evaluate(self, epoch: int) -> None:
+        """Add test (and validation) figures to the epoch's rows; a lane whose logits are not finite leaves."""
+        for split in ("test", "val") if len(self.parts.val) else ("test",):
+            for one, found in zip(list(self.running), self._score(self.running, split), strict=True):
+                if not found.is_finite:
+                    one.lane.history.pop()
+                    self._leave(one, NonFiniteLoss(f"the logits were not finite after epoch {epoch}"))
+                    continue
+                one.lane.history[-1] |= found.metrics(split)
+                if split == "test":
+                    one.evaluation = found
+
+    def _score(self, lanes: list[_Running], split: str) -> list[Evaluation]:
+        images, members = (self.train_images, self.parts.val) if split == "val" else (self.test_images, self.parts.test)
+        if self.teacher is not None and split not in self._teacher_logits:
+            batches = eval_batches(self.data, images, members, self.device)
+            self._teacher_logits[split] = [self.teacher.logits(batch.views["weak"]) for batch in batches]
         for one in lanes:
             one.lane.network.eval()
         return evaluate(
             [one.lane.logits for one in lanes],
-            eval_batches(data, images, members, device),
-            data.num_classes,
-            device,
-            [teacher_logits.get(split) if one.lane.distiller.needs_teacher else None for one in lanes],
+            eval_batches(self.data, images, members, self.device),
+            self.data.num_classes,
+            self.device,
+            [self._teacher_logits.get(split) if one.lane.distiller.needs_teacher else None for one in lanes],
         )
 
-    last_saved = last_progress = time.monotonic()
-    for epoch in range(running[0].lane.epochs_done + 1, config.recipe.epochs + 1):
-        started = time.monotonic()
-        for one in running:
-            one.lane.start_epoch(epoch)
-        for step, batch in enumerate(stream.epoch(epoch), start=1):
-            shown = teacher.outputs(batch.views) if teacher is not None else {}
-            for one in list(running):
-                try:
-                    one.lane.step(batch.views, batch.target_B, shown, epoch)
-                except Exception as error:
-                    running.remove(one)
-                    report(_failure(one, error))
-            if not running:
-                return
-            if stop():
-                for one in running:
-                    one.save()
-                report(Stopped(epoch - 1))
-                return
-            if time.monotonic() - last_progress > PROGRESS_SECONDS:
-                last_progress = time.monotonic()
-                report(Progress(epoch, step))
-        running = [one for one in running if _finish_epoch(one, epoch, report)]
-        if not running:
-            return
-        seconds = time.monotonic() - started
-        if config.is_evaluated(epoch):
-            for split in ("test", *(("val",) if len(parts.val) else ())):
-                for one, found in zip(list(running), score(running, split), strict=True):
-                    one.lane.history[-1] |= found.metrics(split)
-                    if split == "test":
-                        one.evaluation = found
-                    if not found.is_finite and one in running:
-                        running.remove(one)
-                        one.lane.history.pop()
-                        report(_failure(one, NonFiniteLoss(f"the logits were not finite after epoch {epoch}")))
-        if not running:
-            return
-        for one in running:
-            if device.type == "cuda":  # steps were only launched: an equal share of the epoch is what is known
-                one.lane.epoch_seconds = seconds / len(running)
-            one.lane.train_seconds += one.lane.epoch_seconds
-            row = one.lane.history[-1]
-            row["time/epoch_s"] = seconds
-            row["time/step_ms"] = 1000 * one.lane.epoch_seconds / stream.num_batches
-            one.unsaved = one.lane.state()
-        is_last = epoch == config.recipe.epochs
-        if is_last or time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-            last_saved = time.monotonic()
-            for one in running:
-                one.save()
-        report(
-            EpochDone(epoch, {one.job.signature: one.lane.history[-1] for one in running}, len(parts.train) / seconds)
-        )
-    for one in running:
-        # a run that was killed after its last checkpoint comes here without having trained
-        report(_complete(one, one.evaluation or score([one], "test")[0]))
+    def _close_epoch(self, epoch: int, seconds: float) -> None:
+        """Complete the epoch's rows, keep its state, save it when it is time, and report it."""
+        for one in self.running:
+            lane = one.lane
+            if self.device.type == "cuda":  # steps were only launched: an equal share of the epoch is what is known
+                lane.epoch_seconds = seconds / len(self.running)
+            lane.train_seconds += lane.epoch_seconds
+            lane.history[-1]["time/epoch_s"] = seconds
+            lane.history[-1]["time/step_ms"] = 1000 * lane.epoch_seconds / self.stream.num_batches
+            one.unsaved = lane.state()
+        if epoch == self.config.recipe.epochs or time.monotonic() - self._last_saved > CHECKPOINT_SECONDS:
+            self._save()
+        rows = {one.job.signature: one.lane.history[-1] for one in self.running}
+        self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds))
+
+    def _save(self) -> None:
+        self._last_saved = time.monotonic()
+        for one in self.running:
+            one.save()
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
@@ -157,24 +201,6 @@ def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
             raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
         lane.load_state(state)
     return _Running(job, lane)
-
-
-def _finish_epoch(one: _Running, epoch: int, report: Callable[[Event], None]) -> bool:
-    try:
-        one.lane.finish_epoch(epoch)
-    except NonFiniteLoss as error:
-        report(_failure(one, error))
-        return False
-    return True
-
-
-def _failure(one: _Running, error: Exception) -> LaneFailed:
-    if isinstance(error, NonFiniteLoss):
-        return LaneFailed(one.job.signature, str(error), final=True, history=one.lane.history)
-    one.save()
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
-    return LaneFailed(one.job.signature, reason, final=False, history=one.lane.history)
 
 
 def _complete(one: _Running, evaluation: Evaluation) -> LaneFinished:
