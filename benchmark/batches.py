@@ -75,9 +75,11 @@ class TrainStream:
 
 
 def eval_batches(
-    data: DataSet, images: Images, members: Tensor, device: torch.device, batch_size: int = 250
+    data: DataSet, images: Images, members: Tensor, device: torch.device, batch_size: int | None = None
 ) -> Iterator[Batch]:
     """Yield the test view (centre crop) of the given images, in order."""
+    if batch_size is None:  # memory for activations stays below that of a training step
+        batch_size = 250 if data.image_size <= 64 else 50
     normalize = augment.Normalize(data.mean, data.std, device)
     targets_N = images.targets.to(device)
     parts = list(torch.split(members, batch_size))

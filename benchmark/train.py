@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmark import atomic, checkpoint, datasets, teachers
 from benchmark.batches import TrainStream, eval_batches, on_device, splits
 from benchmark.datasets.base import DataSet
-from benchmark.environment import set_numerics
+from benchmark.environment import release_freed_memory, set_numerics
 from benchmark.errors import UserError
 from benchmark.evaluate import Evaluation, evaluate
 from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, LaneJob, Progress, Started, Stopped
@@ -103,7 +103,9 @@ class _Cohort:
             self._for_each(Lane.finish_epoch, epoch)
             seconds = time.monotonic() - started
             if self.running and self.config.is_evaluated(epoch):
+                release_freed_memory()
                 self._evaluate(epoch)
+                release_freed_memory()
             if not self.running:
                 return
             self._close_epoch(epoch, seconds)

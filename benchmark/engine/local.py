@@ -6,7 +6,6 @@ Workers hold nothing that matters: a worker that dies loses its cohort's epochs 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,14 +19,13 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmark import environment
 from benchmark.errors import UserError
 from benchmark.jobs import CohortJob, Event
 
 _STOP, _EXIT = "stop", "exit"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.5
-#: of glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,8 @@ class LocalEngine:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        return job, CohortCrashed(f"its worker process ended with {how}", is_user_error=False)
+        hint = " (out of memory? --workers 1 takes less)" if code == -signal.SIGKILL else ""
+        return job, CohortCrashed(f"its worker process ended with {how}{hint}", is_user_error=False)
 
 
 @contextlib.contextmanager
@@ -167,7 +166,7 @@ def _work(channel: Connection) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    _keep_freed_memory()
+    environment.keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     from benchmark.train import train_cohort
 
@@ -184,18 +183,6 @@ def _work(channel: Connection) -> None:
             channel.send(CohortCrashed(str(error), is_user_error=True))
         except Exception:
             channel.send(CohortCrashed(traceback.format_exc(limit=-3).strip(), is_user_error=False))
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one, instead of asking the kernel for zeroed pages every time.
-
-    Activations of 224 x 224 images are large; on a CPU a third to a half of such a step was page faults.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_MMAP_MAX, 0)
 
 
 def _die_with_parent() -> None:
