@@ -71,6 +71,7 @@ class Costs:
 def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int, precision: Precision) -> Speed:
     before = torch.get_num_threads()
     environment.set_numerics(device, threads)
+    environment.keep_freed_memory()  # as those that train
     try:
         network = create_network(model, data.num_classes, data.image_size, seed=0)
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -96,6 +97,7 @@ def _measure(model: str, data: DataSet, count: int, device: torch.device, thread
         return Speed(_time(forward, device) / count, train_s / count)
     finally:
         torch.set_num_threads(before)
+        environment.release_freed_memory()
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the memory is for those that train
 

@@ -112,7 +112,7 @@ class Execution:
         ready = [
             entry
             for entry in self.survey.entries
-            if entry.state in ("todo", "resume") and entry.signature not in self._by_signature
+            if entry.state in ("new", "resume") and entry.signature not in self._by_signature
         ]
         for group in cohorts(ready, self.options.workers, self.costs):
             self._submit(group)
@@ -200,7 +200,7 @@ class Execution:
 
     def _unfinished(self, job: CohortJob) -> list[Entry]:
         entries = [self._by_signature[lane.signature] for lane in job.lanes]
-        return [entry for entry in entries if entry.state in ("todo", "resume")]
+        return [entry for entry in entries if entry.state in ("new", "resume")]
 
     def _open(self, entry: Entry, job: CohortJob) -> None:
         """Make the run in MLflow, or set one that was interrupted to RUNNING again."""

@@ -124,7 +124,7 @@ def counts(survey: Survey, pair: str | None = None) -> str:
         "finished": "finished",
         "failed": "failed",
         "resume": "to resume",
-        "todo": "to train",
+        "new": "to train",
         "waiting": "to train",
         "elsewhere": "training elsewhere",
     }

@@ -20,7 +20,7 @@ from benchmark.plan import Plan, PlannedRun
 from benchmark.tracking import Role, Tracked, Tracker
 
 #: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now
-State = Literal["finished", "failed", "resume", "todo", "waiting", "elsewhere"]
+State = Literal["finished", "failed", "resume", "new", "waiting", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Entry:
     @property
     def is_open(self) -> bool:
         """Whether there is something left to train here."""
-        return self.state in ("todo", "resume", "waiting")
+        return self.state in ("new", "resume", "waiting")
 
 
 class Survey:
@@ -116,7 +116,7 @@ class Survey:
             entry = Entry(config, "teacher", f"teacher {model}", "teachers")
             self._settle(entry, None, tracked)
             if entry.state == "finished":  # its weights are gone: train them again, in a run of their own
-                entry.state, entry.run_id = "todo", None
+                entry.state, entry.run_id = "new", None
             self.teacher_entries[model] = entry
         for entry in self.entries:
             self._settle_if_possible(entry, tracked)
@@ -176,7 +176,7 @@ class Survey:
     def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: dict[str, Tracked]) -> None:
         """Give an entry its signature and state."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
-        entry.state, entry.run_id = "todo", None
+        entry.state, entry.run_id = "new", None
         path = self.options.work(entry.signature) / "checkpoint"
         known = tracked.get(entry.signature)
         if known is not None:
@@ -187,10 +187,10 @@ class Survey:
                 entry.state, entry.reason = "failed", known.tags.get("failure_reason", "")
             elif known.status == "RUNNING" and not (self._is_ours(known) and self.is_free(entry.signature)):
                 entry.state = "elsewhere"
-        if entry.state == "todo" and path.exists():
+        if entry.state == "new" and path.exists():
             entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
             entry.state = "resume"
-        if entry.state == "todo" and known is not None and known.status == "FAILED":
+        if entry.state == "new" and known is not None and known.status == "FAILED":
             entry.run_id = None  # it starts from nothing: the failed run stays on record, a new one is made
 
 

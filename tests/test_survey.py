@@ -59,15 +59,15 @@ def track(tracker: Tracker, found: Survey, method: str, data: DataSet, **tags: s
 def test_runs_wait_for_a_teacher_that_is_not_stored(plan: Plan, options: Options, digits: DataSet) -> None:
     found = survey(plan, options, digits)
     assert {one.config.method: one.state for one in found.entries} == {
-        "vanilla": "todo",
+        "vanilla": "new",
         "kd": "waiting",
         "sdd_kd": "waiting",
     }
-    assert found.teacher_entries["resnet8"].state == "todo"
+    assert found.teacher_entries["resnet8"].state == "new"
     assert not options.runs.exists()  # looking makes nothing
     store_teacher(plan, options, digits)
     found.look()
-    assert {one.state for one in found.entries} == {"todo"}
+    assert {one.state for one in found.entries} == {"new"}
     assert found.teacher_accuracy == {"resnet8": 90.0}
 
 
@@ -95,7 +95,7 @@ def test_of_runs_that_stand_as_running_only_our_own_were_killed(plan: Plan, opti
     track(tracker, found, "sdd_kd", digits, runs_folder="another machine's")
     again = survey(plan, options, digits, tracker)
     assert [run.run_id for run in again.killed] == [ours]
-    assert entry(again, "kd").state == "todo"
+    assert entry(again, "kd").state == "new"
     assert entry(again, "kd").run_id == ours  # the same run goes on
     assert entry(again, "sdd_kd").state == "elsewhere"
 
@@ -112,7 +112,7 @@ def test_a_run_whose_lock_is_held_is_elsewhere(plan: Plan, options: Options, dig
         again = survey(plan, options, digits, tracker)
         assert entry(again, "vanilla").state == "elsewhere"
         assert not again.killed
-    assert entry(survey(plan, options, digits, tracker), "vanilla").state == "todo"
+    assert entry(survey(plan, options, digits, tracker), "vanilla").state == "new"
 
 
 def test_a_failure_is_final_until_it_is_retried(plan: Plan, options: Options, digits: DataSet) -> None:
@@ -123,10 +123,10 @@ def test_a_failure_is_final_until_it_is_retried(plan: Plan, options: Options, di
     assert (failed.state, failed.reason) == ("failed", "the loss was not finite at epoch 1, step 2")
     retried = Options(runs=options.runs, data_root=options.data_root, retry_failed=True)
     again = entry(survey(plan, retried, digits, tracker), "vanilla")
-    assert (again.state, again.run_id) == ("todo", None)  # the failed run stays on record
+    assert (again.state, again.run_id) == ("new", None)  # the failed run stays on record
     tracker.reopen(run_id, {})
     tracker.end(run_id, "KILLED")
-    assert entry(survey(plan, options, digits, tracker), "vanilla").state == "todo"
+    assert entry(survey(plan, options, digits, tracker), "vanilla").state == "new"
 
 
 def test_a_finished_run_is_found_in_any_experiment(plan: Plan, options: Options, digits: DataSet) -> None:
