@@ -18,7 +18,7 @@ import distillers
 import models
 from benchmark import atomic, command_line, datasets, results, run, suite, teachers, tracking
 from benchmark.config import Data
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among, nearest
 from benchmark.plan import data_config, make_plan, parse_assignments
 from benchmark.survey import Options
 from distillers.base import Convention, Parameters
@@ -225,7 +225,7 @@ def show_status(given: argparse.Namespace, console: Console) -> int:
             console.print(f"failed: {entry.label}: {entry.reason}")
         elif entry.state == "resume":
             console.print(f"to resume after epoch {entry.epochs_done}: {entry.label}")
-    console.print(f"Runs: {run.counts(survey)}")
+    console.print(f"Runs: {run.counts(survey.entries)}")
     return 0
 
 
@@ -289,9 +289,7 @@ def export_runs(given: argparse.Namespace, console: Console) -> int:
         raise UserError(f"nothing is tracked under {given.runs}: run a suite first, or name the folder with --runs")
     experiments = tracker.experiments()
     if given.suite is not None and given.suite not in experiments:
-        raise UserError(
-            f"no experiment '{given.suite}'{nearest(given.suite, experiments) or ';'} known: {', '.join(experiments)}"
-        )
+        raise UserError(f"no experiment '{given.suite}'{among(given.suite, experiments)}")
     chosen = [experiments[given.suite]] if given.suite else list(experiments.values())
     tracked = tracker.runs_in(chosen)
     atomic.write(given.to / "runs.csv", results.frame(tracked).to_csv(index=False).encode())

@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 
 from benchmark import environment
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among, nearest
 
 EXIT_USER_ERROR = 2
 
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         elif "invalid choice: '" in message:
             word = message.split("invalid choice: '")[1].split("'")[0]
             known = [str(choice) for action in self._actions for choice in action.choices or ()]
-            message = f"unknown word '{word}'{nearest(word, known) or ';'} known: {', '.join(known)}"
+            message = f"unknown word '{word}'{among(word, known)}"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 import distillers
 from benchmark.environment import stream_seed
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among
 
 #: raise it whenever a change of the harness makes a run's numbers differ: part of every signature
 NUMERICS_VERSION = 1
@@ -136,6 +136,5 @@ def explain(error: ValidationError, model: type[Frozen], path: str = "") -> str:
     first = error.errors()[0]
     where = ".".join([*([path] if path else []), *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":
-        known = list(model.model_fields)
-        return f"{where}: unknown key{nearest(str(first['loc'][-1]), known) or ';'} known: {', '.join(known)}"
+        return f"{where}: unknown key{among(str(first['loc'][-1]), model.model_fields)}"
     return f"{where}: {first['msg'].removeprefix('Value error, ').lower()} (got {first['input']!r})"

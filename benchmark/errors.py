@@ -17,3 +17,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name closest to `name`, or an empty string when none is close."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def among(name: str, known: Iterable[str]) -> str:
+    """Return what follows the name of an unknown thing: the nearest known one, then all of them."""
+    names = list(known)
+    return f"{nearest(name, names) or ';'} known: {', '.join(names) or 'none'}"

@@ -131,7 +131,6 @@ class Execution:
                 cache=self.options.cache,
                 device=self.options.device,
                 threads=self.options.threads,
-                epochs=group[0].config.recipe.epochs,
             )
         )
 

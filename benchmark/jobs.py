@@ -40,7 +40,11 @@ class CohortJob:
     device: str
     #: threads per process, fixed in the plan: results are bit-equal at equal threads
     threads: int = 1
-    epochs: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, the same for every lane."""
+        return self.lanes[0].config.recipe.epochs
 
     @property
     def num_lanes(self) -> int:
@@ -50,12 +54,10 @@ class CohortJob:
 
 @dataclass(frozen=True)
 class Started:
-    """A cohort begins: `epochs_done` of `epochs` are already done."""
+    """A cohort begins: `epochs_done` of its epochs are already done."""
 
     epochs_done: int
-    epochs: int
     steps_per_epoch: int
-    num_images: int
 
 
 @dataclass(frozen=True)

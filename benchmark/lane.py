@@ -76,10 +76,10 @@ class Lane:
         """Make one optimiser step. Reads nothing back from the device."""
         started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
         with self._own_random_numbers(), self._autocast:
-            student_outputs: dict[Request, Outputs] = {}
-            for request in self.requests:
-                student_outputs |= network_outputs(self.network, views[request.view], [request])
-        student = {request.view: student_outputs[request] for request in self.requests}
+            student = {
+                request.view: network_outputs(self.network, views[request.view], [request])[request]
+                for request in self.requests
+            }
         sees_teacher = self.distiller.needs_teacher  # a neighbour's teacher is none of its own
         shown = {request.view: teacher[request] for request in self.requests} if sees_teacher else {}
         losses = self.distiller.losses(student, shown, target_B, epoch)

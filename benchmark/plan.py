@@ -20,7 +20,7 @@ import distillers
 import models
 from benchmark import datasets
 from benchmark.config import Data, Recipe, RunConfig, explain, validated
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among, nearest
 from benchmark.suite import Pair, Profile, Settings, Suite
 
 #: what a convention says about the recipe; hyperparameters of the methods are expanded by the distillers
@@ -163,10 +163,7 @@ def _profile(suite: Suite, profile: str | None) -> Profile:
     if profile is None:
         return Profile()
     if profile not in suite.profiles:
-        raise UserError(
-            f"suite '{suite.name}' has no profile '{profile}'{nearest(profile, suite.profiles) or ';'}"
-            f" known: {', '.join(suite.profiles) or 'none'}"
-        )
+        raise UserError(f"suite '{suite.name}' has no profile '{profile}'{among(profile, suite.profiles)}")
     return suite.profiles[profile]
 
 
@@ -280,7 +277,7 @@ def data_config(fields: Settings) -> Data:
     known = [*(field for field in Data.model_fields if field != "options"), *datasets.options(str(fields["name"]))]
     for key in options:
         if key not in known:
-            raise UserError(f"data.{key}: unknown key{nearest(key, known) or ';'} known: {', '.join(known)}")
+            raise UserError(f"data.{key}: unknown key{among(key, known)}")
     data = validated(Data, "data", own)
     checked = datasets.checked_options(data.name, {**data.options, **options})
     return data.model_copy(update={"options": checked})

@@ -76,10 +76,10 @@ class LiveView:
             self._steps[job.name] = event.steps_per_epoch
             self._bars[job.name] = self._progress.add_task(
                 _title(job),
-                total=event.epochs * event.steps_per_epoch,
+                total=job.epochs * event.steps_per_epoch,
                 completed=event.epochs_done * event.steps_per_epoch,
                 unit="steps",
-                detail=f"epoch {min(event.epochs_done + 1, event.epochs)}/{event.epochs}",
+                detail=f"epoch {min(event.epochs_done + 1, job.epochs)}/{job.epochs}",
             )
             return
         if isinstance(event, LaneFinished | LaneFailed):

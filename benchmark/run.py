@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from benchmark.estimate import Costs
 from benchmark.execute import Execution, estimate_s
 from benchmark.plan import Plan, make_plan
 from benchmark.suite import load
-from benchmark.survey import Options, Survey
+from benchmark.survey import Entry, Options, Survey
 from benchmark.table import Table
 
 
@@ -113,13 +113,13 @@ def describe(survey: Survey) -> RichTable:
             " ".join(plan.methods),
             str(plan.seeds),
             " ".join(map(str, epochs)),
-            counts(survey, pair.name),
+            counts(entries),
         )
     return shown
 
 
-def counts(survey: Survey, pair: str | None = None) -> str:
-    """Return how many runs of a pair (or of all) are in each state, in words."""
+def counts(entries: Iterable[Entry]) -> str:
+    """Return how many runs are in each state, in words."""
     words = {
         "finished": "finished",
         "failed": "failed",
@@ -128,13 +128,7 @@ def counts(survey: Survey, pair: str | None = None) -> str:
         "waiting": "to train",
         "elsewhere": "training elsewhere",
     }
-    chosen = [
-        entry
-        for entry in survey.entries
-        if pair is None
-        or (entry.config.student == pair.partition(":")[2] and entry.config.teacher in (None, pair.partition(":")[0]))
-    ]
-    tally = Counter(words[entry.state] for entry in chosen)
+    tally = Counter(words[entry.state] for entry in entries)
     return ", ".join(f"{count} {word}" for word, count in tally.items())
 
 
@@ -152,7 +146,7 @@ def conclude(execution: Execution, console: Console) -> int:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     if reasons:
         console.print("Failed runs are left alone until the command is given --retry-failed.")
-    console.print(f"Runs: {counts(survey)}")
+    console.print(f"Runs: {counts(survey.entries)}")
     console.print(f"Table: {', '.join(map(str, written))}", soft_wrap=True)
     console.print(f"Every run: {where(execution.tracker, plan)}", soft_wrap=True)
     if execution.user_error is not None:

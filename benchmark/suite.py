@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, ValidationError
 import distillers
 import models
 from benchmark.config import Frozen, Precision, Recipe, explain
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among
 
 Settings = dict[str, Any]
 
@@ -92,7 +92,7 @@ def load(name: str) -> Suite:
         text = (resources.files("benchmark") / "suites" / f"{name}.yaml").read_text()
     else:
         raise UserError(
-            f"unknown suite '{name}'{nearest(name, names()) or ';'} known: {', '.join(names())}"
+            f"unknown suite '{name}'{among(name, names())}"
             " (list them with `python -m benchmark list suites`; a path to a .yaml file works too)"
         )
     try:
@@ -138,4 +138,4 @@ def _check_methods(path: str, methods: Mapping[str, Mapping[str, Settings]]) -> 
 def _known(path: str, name: str, known: Iterable[str]) -> None:
     names = sorted(known)
     if name not in names:
-        raise UserError(f"{path}: unknown key{nearest(name, names) or ';'} known: {', '.join(names)}")
+        raise UserError(f"{path}: unknown key{among(name, names)}")

@@ -23,7 +23,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute, 
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-import mlflow
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -301,8 +300,3 @@ def _tracked(run: Run) -> Tracked:
         params=dict(run.data.params),
         start_time=int(run.info.start_time),
     )
-
-
-def version() -> str:
-    """Return MLflow's version."""
-    return str(mlflow.__version__)

@@ -93,7 +93,7 @@ class _Cohort:
     def train(self) -> None:
         """Train epoch by epoch; returns early when stopped, or when no lane is left."""
         epochs = self.config.recipe.epochs
-        self.report(Started(self.epochs_done, epochs, self.stream.num_batches, len(self.parts.train)))
+        self.report(Started(self.epochs_done, self.stream.num_batches))
         for epoch in range(self.epochs_done + 1, epochs + 1):
             started = time.monotonic()
             if not self._steps(epoch):

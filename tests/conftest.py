@@ -68,8 +68,7 @@ def make_job(folder: Path, configs: dict[str, RunConfig], teacher: TeacherFile |
         LaneJob(name, config, folder / name / "checkpoint", folder / name / "student.safetensors")
         for name, config in configs.items()
     )
-    first = next(iter(configs.values()))
-    return CohortJob("cohort", lanes, teacher, folder, folder / "cache", "cpu", threads=1, epochs=first.recipe.epochs)
+    return CohortJob("cohort", lanes, teacher, folder, folder / "cache", "cpu", threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from benchmark.jobs import Progress as Steps
 from tests.conftest import make_config, make_job
 
 EVENTS: list[Event] = [
-    Started(epochs_done=0, epochs=2, steps_per_epoch=4, num_images=80),
+    Started(epochs_done=0, steps_per_epoch=4),
     Steps(epoch=1, step=2),
     EpochDone(1, {"a": {"epoch": 1}}, 1234.5),
     EpochDone(2, {"a": {"epoch": 2}}, 1234.5),

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import Data
 from benchmark.datasets.base import DataSet, registry
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among
 from benchmark.registry import import_modules
 
 import_modules(__name__, list(__path__))
@@ -53,7 +53,7 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     checked = {}
     for key, value in given.items():
         if key not in known:
-            raise UserError(f"data.{key}: unknown key{nearest(key, known) or ';'} known: {', '.join(known) or 'none'}")
+            raise UserError(f"data.{key}: unknown key{among(key, known)}")
         try:
             checked[key] = TypeAdapter(known[key]).validate_python(value)
         except ValidationError as error:

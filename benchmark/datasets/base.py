@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -88,12 +87,6 @@ class DataSet:
         return len(self.classes)
 
 
-class DataSetFactory(Protocol):
-    """Makes a data set from the folder that holds all data; raises UserError when it is missing or damaged."""
-
-    def __call__(self, root: Path, **options: object) -> DataSet: ...
-
-
 registry: Registry[Callable[..., DataSet]] = Registry("data set", "datasets")
 
 
@@ -131,8 +124,3 @@ def split_train(targets_N: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     held_out = torch.zeros(len(targets_N), dtype=torch.bool)
     held_out[val] = True
     return (~held_out).nonzero()[:, 0], val
-
-
-def named(data: DataSet, name: str) -> DataSet:
-    """Return the same data set under the name that says what it is."""
-    return replace(data, name=name)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from benchmark.config import Frozen
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among
 
 Confidence = Literal["read", "unsure"]
 Accuracies = tuple[float | None, ...]
@@ -85,7 +85,7 @@ def load(table: str) -> PublishedTable:
     """Return a table by id. Raises UserError that names the nearest for an unknown one."""
     known = _tables()
     if table not in known:
-        raise UserError(f"unknown published table '{table}'{nearest(table, known) or ';'} known: {', '.join(ids())}")
+        raise UserError(f"unknown published table '{table}'{among(table, ids())}")
     return known[table]
 
 
