@@ -23,6 +23,19 @@ class Batch(NamedTuple):
     target_B: Tensor
 
 
+class Drawn(NamedTuple):
+    """What a batch is made from, on the device: pixels, and the random numbers of its views."""
+
+    #: (B, 3, H, W) uint8, as the data set holds them
+    pixels_BCHW: Tensor
+    #: (3, B) int64 by view: top, left, flip
+    crops: dict[str, Tensor]
+    #: (B, 3, S, S) uint8 by view, for views that are more than crop and flip
+    made: dict[str, Tensor]
+    #: (B,) int64
+    target_B: Tensor
+
+
 class TrainStream:
     """Batches of one training set in the order of a seed, in every view that a lane of the cohort asks for."""
 
@@ -48,30 +61,57 @@ class TrainStream:
         count = len(self.members)
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
+    def order(self, epoch: int) -> Tensor:
+        """Return the images of an epoch, counted from 1, in order: (N,) indices into the training set, on the CPU."""
+        return self.members[torch.randperm(len(self.members), generator=generator(self.seed, "order", epoch))]
+
+    def crops(self, epoch: int, view: str, source: tuple[int, int]) -> augment.Crops:
+        """Return the crops of an epoch and view, in the epoch's order, of images of `source` height and width."""
+        return augment.draw_crops(
+            self.data.augmentation, len(self.members), source, self.data.image_size, self.seed, epoch, view
+        )
+
+    def drawn(self, epoch: int) -> Iterator[Drawn]:
+        """Yield what the batches of an epoch are made from; `batch` makes them."""
+        order = self.order(epoch)
+        parts = list(torch.split(order, self.batch_size))[: self.num_batches]
+        # one transfer an epoch, not one a batch
+        target_N = self.targets_N[order.to(self.device)]
+        crops: dict[str, augment.Crops] = {}
+        on_device: dict[str, Tensor] = {}
+        strong = None
+        for number, pixels_BCHW in enumerate(self.images.batches(self._at_home(parts, order), self.device)):
+            part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
+            if not crops:
+                height, width = pixels_BCHW.shape[2:]
+                crops = {view: self.crops(epoch, view, (height, width)) for view in self.views}
+                on_device = {view: one.stacked().to(self.device) for view, one in crops.items()}
+            here = {view: one[:, part] for view, one in on_device.items()}
+            made = {}
+            if "strong" in here:
+                if strong is None:
+                    strong = randaugment.draw(len(order), self.data.image_size, self.seed, epoch, "strong")
+                made["strong"] = randaugment.apply(self._cropped(pixels_BCHW, here.pop("strong")), strong, part)
+            yield Drawn(pixels_BCHW, here, made, target_N[part])
+
+    def batch(self, drawn: Drawn) -> Batch:
+        """Return the batch in every view. Reads nothing on the host: a step of it can be captured as a graph."""
+        views = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
+        return Batch({view: self.normalize(views[view]) for view in self.views}, drawn.target_B)
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 1."""
-        order = self.members[torch.randperm(len(self.members), generator=generator(self.seed, "order", epoch))]
-        parts = list(torch.split(order, self.batch_size))[: self.num_batches]
-        side = self.data.image_size
-        padding = self.data.augmentation.padding
-        crops: dict[str, augment.Crops] = {}
-        strong = None
-        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device)):
-            part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
-            views = {}
-            for view in self.views:
-                if view not in crops:
-                    height, width = pixels_BCHW.shape[2:]
-                    crops[view] = augment.draw_crops(
-                        self.data.augmentation, len(order), (height, width), side, self.seed, epoch, view
-                    )
-                seen = augment.crop_and_flip(pixels_BCHW, crops[view], part, padding, side)
-                if view == "strong":
-                    if strong is None:
-                        strong = randaugment.draw(len(order), side, self.seed, epoch, view)
-                    seen = randaugment.apply(seen, strong, part)
-                views[view] = self.normalize(seen)
-            yield Batch(views, self.targets_N[parts[number].to(self.device, non_blocking=True)])
+        return map(self.batch, self.drawn(epoch))
+
+    def _cropped(self, pixels_BCHW: Tensor, crops_3B: Tensor) -> Tensor:
+        return augment.crop_and_flip(pixels_BCHW, crops_3B, self.data.augmentation.padding, self.data.image_size)
+
+    def _at_home(self, parts: list[Tensor], order: Tensor) -> list[Tensor]:
+        """Return the parts of the order where the pixels are: indices of images on a GPU go there at once."""
+        if not isinstance(self.images, MemoryImages) or self.images.pixels_NCHW.device.type == "cpu":
+            return parts
+        there = order.to(self.images.pixels_NCHW.device)
+        return list(torch.split(there, self.batch_size))[: self.num_batches]
 
 
 def eval_batches(
@@ -79,7 +119,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yield the test view (centre crop) of the given images, in order."""
     if batch_size is None:  # memory for activations stays below that of a training step
-        batch_size = 250 if data.image_size <= 64 else 50
+        batch_size = (250 if data.image_size <= 64 else 50) * (1 if device.type == "cpu" else 4)
     normalize = augment.Normalize(data.mean, data.std, device)
     targets_N = images.targets.to(device)
     parts = list(torch.split(members, batch_size))

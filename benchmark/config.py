@@ -22,9 +22,11 @@ from benchmark.environment import stream_seed
 from benchmark.errors import UserError, among
 
 #: raise it whenever a change of the harness makes a run's numbers differ: part of every signature
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 Precision = Literal["fp32", "bf16"]
+#: what the teacher's outputs of the weak view are rounded to, so that they can be kept in a view cache
+Storage = Literal["none", "fp16", "fp32"]
 
 
 class Frozen(BaseModel):
@@ -88,6 +90,9 @@ class RunConfig(Frozen):
     #: 1, 2, ... for students; 0 is the teachers' own
     repetition: Annotated[int, Field(ge=0)]
     precision: Precision = "fp32"
+    #: of the teacher's features; its head, and every loss, is fp32
+    teacher_precision: Precision = "fp32"
+    teacher_cache: Storage = "none"
     compile: bool = False
     #: evaluate after every so many epochs, and always after the last
     eval_every: PositiveInt = 1
@@ -107,6 +112,8 @@ class RunConfig(Frozen):
         fields = self.model_dump(mode="json")
         fields["data"].pop("options")  # the digest says which images they are
         fields.pop("teacher")
+        if self.teacher is None:
+            fields |= {"teacher_precision": None, "teacher_cache": None}
         fields |= {
             "data_digest": data_digest,
             "teacher_checksum": teacher_checksum if self.teacher else None,

@@ -38,6 +38,8 @@ class CohortJob:
     data_root: Path
     cache: Path
     device: str
+    #: largest size of a view cache; None: half of what is free on the disk
+    cache_gb: float | None = None
     #: threads per process, fixed in the plan: results are bit-equal at equal threads
     threads: int = 1
 
@@ -58,6 +60,13 @@ class Started:
 
     epochs_done: int
     steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something a person should know about how a cohort runs; no number depends on it."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -106,4 +115,4 @@ class Stopped:
     epochs_done: int
 
 
-Event = Started | Progress | EpochDone | LaneFinished | LaneFailed | Stopped
+Event = Started | Note | Progress | EpochDone | LaneFinished | LaneFailed | Stopped

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import models
 from benchmark.config import RunConfig
 from benchmark.environment import stream_seed
-from benchmark.teacher import Request, network_outputs, requests_of
+from benchmark.heads import Request, network_outputs, requests_of
 from distillers import Outputs
 
 
@@ -42,47 +42,69 @@ class Lane:
         if config.compile:
             compiled = torch.compile(self.network.forward_features)
             self.network.forward_features = compiled
+        on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
-            lr=config.recipe.lr,
+            # a captured step reads both from the device, where they change without a new capture
+            lr=torch.tensor(config.recipe.lr, device=device) if on_gpu else config.recipe.lr,
             momentum=config.recipe.momentum,
             weight_decay=config.recipe.weight_decay,
-            foreach=True,
+            fused=True,
         )
+        self._epoch: int | Tensor = torch.zeros((), device=device) if on_gpu else 0
         self._parameters = list(self.network.parameters())
         self._random_state = _initial_random_state(stream_seed(config.seed, "dropout", config.student), device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-        self._sums: dict[str, Tensor] = {}
-        self._bad_step = torch.full((), -1, device=device)
-        self._num_steps = self._num_images = 0
+        self._names: list[str] = []
+        #: the epoch's sums over images of every figure, then the number of images; made by the first step
+        self._sums: Tensor | None = None
+        #: steps taken in the epoch, and the first whose loss was not finite (counted from 0; -1: none)
+        self._num_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def start_epoch(self, epoch: int) -> None:
         """Set the learning rate of an epoch, counted from 1, and clear the sums."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.recipe.lr_at(epoch)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.config.recipe.lr_at(epoch))
+            else:
+                group["lr"] = self.config.recipe.lr_at(epoch)
+        if isinstance(self._epoch, Tensor):
+            self._epoch.fill_(epoch)
+        else:
+            self._epoch = epoch
         self.network.train()
-        self._sums = {}
-        self.epoch_seconds = 0.0
+        if self._sums is not None:
+            self._sums.zero_()
+        self._num_steps.zero_()
         self._bad_step.fill_(-1)
-        self._num_steps = self._num_images = 0
+        self.epoch_seconds = 0.0
 
-    def step(
-        self,
-        views: Mapping[str, Tensor],
-        target_B: Tensor,
-        teacher: Mapping[Request, Outputs],
-        epoch: int,
-    ) -> None:
+    def step(self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
         """Make one optimiser step. Reads nothing back from the device."""
         started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
-        with self._own_random_numbers(), self._autocast:
-            student = {
+        with self._own_random_numbers():
+            student = self._forward(views)
+        self._learn(student, target_B, teacher)
+        self.epoch_seconds += time.perf_counter() - started
+
+    def step_without_randomness(
+        self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]
+    ) -> None:
+        """Make the same step of a network that draws no random numbers: only tensors, so that it can be captured."""
+        self._learn(self._forward(views), target_B, teacher)
+
+    def _forward(self, views: Mapping[str, Tensor]) -> dict[str, Outputs]:
+        with self._autocast:
+            return {
                 request.view: network_outputs(self.network, views[request.view], [request])[request]
                 for request in self.requests
             }
+
+    def _learn(self, student: Mapping[str, Outputs], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
         sees_teacher = self.distiller.needs_teacher  # a neighbour's teacher is none of its own
         shown = {request.view: teacher[request] for request in self.requests} if sees_teacher else {}
-        losses = self.distiller.losses(student, shown, target_B, epoch)
+        losses = self.distiller.losses(student, shown, target_B, self._epoch)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -90,7 +112,6 @@ class Lane:
             nn.utils.clip_grad_norm_(self._parameters, self.config.recipe.clip_norm, foreach=True)
         self.optimizer.step()
         self._add_up(losses, total.detach(), student, shown, target_B)
-        self.epoch_seconds += time.perf_counter() - started
 
     @torch.no_grad()
     def _add_up(
@@ -106,13 +127,13 @@ class Lane:
             figures["loss"] = total
         figures |= self.distiller.diagnostics(student, teacher, target_B)
         figures["top1"] = 100 * (student["weak"].logits.argmax(dim=1) == target_B).float().mean()
-        for name, value in figures.items():
-            weighted = value.double() * len(target_B)
-            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+        values = torch.stack([*figures.values(), torch.ones_like(total)]).double()
+        if self._sums is None:
+            self._names, self._sums = list(figures), torch.zeros_like(values)
+        self._sums.add_(values, alpha=len(target_B))
         bad = (self._bad_step < 0) & ~torch.isfinite(total)
-        self._bad_step = torch.where(bad, self._num_steps, self._bad_step)
-        self._num_steps += 1
-        self._num_images += len(target_B)
+        self._bad_step.copy_(torch.where(bad, self._num_steps, self._bad_step))
+        self._num_steps.add_(1)
 
     def finish_epoch(self, epoch: int) -> None:
         """Read the epoch's sums, once, and append its row to the history.
@@ -120,11 +141,11 @@ class Lane:
         Raises:
             NonFiniteLoss: when a step's loss was not finite; nothing is appended.
         """
-        names = list(self._sums)
-        values = torch.stack([*self._sums.values(), self._bad_step.double()]).tolist()
-        if values[-1] >= 0:
-            raise NonFiniteLoss(f"the loss was not finite at epoch {epoch}, step {int(values[-1]) + 1}")
-        row = {f"train/{name}": value / self._num_images for name, value in zip(names, values, strict=False)}
+        assert self._sums is not None
+        *sums, num_images, bad_step = torch.cat([self._sums, self._bad_step.double()[None]]).tolist()
+        if bad_step >= 0:
+            raise NonFiniteLoss(f"the loss was not finite at epoch {epoch}, step {int(bad_step) + 1}")
+        row = {f"train/{name}": value / num_images for name, value in zip(self._names, sums, strict=True)}
         row["lr"] = self.config.recipe.lr_at(epoch)
         row["epoch"] = epoch
         self.history.append(row)
@@ -135,6 +156,11 @@ class Lane:
         with self._autocast:
             logits_BK: Tensor = self.network(x_BCHW)
         return logits_BK
+
+    def draws_random_numbers(self) -> bool:
+        """Whether the network drew random numbers in the steps so far, as dropout does."""
+        start = _initial_random_state(stream_seed(self.config.seed, "dropout", self.config.student), self.device)
+        return not torch.equal(self._random_state, start)
 
     @contextlib.contextmanager
     def _own_random_numbers(self) -> Iterator[None]:

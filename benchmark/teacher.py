@@ -1,76 +1,98 @@
-"""Teacher outputs behind one interface: computed once per batch, shared by every lane of a cohort."""
+"""Teacher outputs behind one interface: computed once per batch, or read from a view cache, for all lanes of a cohort.
+
+Shape letters: B batch, K classes, S stored cells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmark.config import Precision
-from distillers import Distiller, Outputs
-from distillers.base import Grids
-from distillers.regions import region_logits
+from benchmark.config import Precision, Storage
+from benchmark.folding import folded
+from benchmark.heads import Layout, Request, head_outputs, layouts
+from distillers import Outputs
 from models import Network
 
-
-class Request(NamedTuple):
-    """The outputs a distiller wants from a network, for one view."""
-
-    view: str
-    scales: tuple[int, ...]
-    grids: Grids
-
-
-def requests_of(distiller: Distiller) -> list[Request]:
-    """Return what a distiller wants, one request per view."""
-    return [Request(view, distiller.scales, distiller.grids) for view in distiller.views]
-
-
-def network_outputs(network: Network, x_BCHW: Tensor, head: Iterable[Request]) -> dict[Request, Outputs]:
-    """Run a network once and read its head for every request (all of one view).
-
-    Each request is computed by itself, never as part of a larger one: a lane's numbers must not depend on which scales
-    its neighbours ask for.
-    """
-    map_BDHW = network.forward_features(x_BCHW)
-    logits_BK = network.classify(map_BDHW.mean(dim=(2, 3)))
-    none_BRK = logits_BK.new_empty(len(logits_BK), 0, logits_BK.shape[1])
-    return {
-        request: Outputs(
-            logits_BK,
-            region_logits(map_BDHW, network.classify, network.linear_head, request.scales, request.grids)
-            if request.scales
-            else none_BRK,
-        )
-        for request in head
-    }
+#: the view whose images are crops and flips: finitely many, so that they can be stored
+STORED_VIEW = "weak"
+STORED_DTYPE: dict[Storage, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 class BatchTeacher:
-    """A frozen teacher, run once per batch and view."""
+    """A frozen teacher: batch norms folded, channels last, run once per batch and view.
 
-    def __init__(self, network: Network, requests: Iterable[Request], device: torch.device, precision: Precision):
-        placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = placed.eval().requires_grad_(False)
+    Features are computed in `precision`; pooling, head and all after it in fp32. With a storage type, outputs of the
+    weak view are made from cells rounded to it, exactly as a view cache would hand them back, so that a run's numbers
+    do not depend on whether the cache had room.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        requests: Iterable[Request],
+        device: torch.device,
+        precision: Precision = "fp32",
+        image_size: int = 32,
+        storage: Storage = "none",
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        example_BCHW = torch.randn(2, 3, image_size, image_size, generator=generator)
+        self.device, self.precision, self.storage = device, precision, storage
+        network = folded(network.cpu(), example_BCHW)
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._features = _in_bf16(self.network) if precision == "bf16" else self.network
         self.by_view: dict[str, list[Request]] = {}
         for request in dict.fromkeys(requests):
             self.by_view.setdefault(request.view, []).append(request)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        self.layouts: list[Layout] = []
+        if storage != "none" and STORED_VIEW in self.by_view:
+            height, width = self.features(example_BCHW.to(device)).shape[2:]
+            found = layouts(self.by_view[STORED_VIEW], height, width, self.network.linear_head)
+            self.layouts = [layout.to(device, torch.float32) for layout in found]
 
     @torch.no_grad()
-    def outputs(self, views: Mapping[str, Tensor]) -> dict[Request, Outputs]:
-        """Return the outputs for every request of the cohort."""
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Return the last feature map, (B, D, H, W), in fp32."""
+        if self.precision == "bf16":
+            x_BCHW = x_BCHW.to(torch.bfloat16)
+        return self._features.forward_features(x_BCHW).float()
+
+    @torch.no_grad()
+    def outputs(self, views: Mapping[str, Tensor], stored: Sequence[Tensor] = ()) -> dict[Request, Outputs]:
+        """Return the outputs for every request of the cohort.
+
+        `stored` holds the cells of the weak view, (B, S, K) for each layout, when a cache has them.
+        """
         found: dict[Request, Outputs] = {}
-        with self._autocast:
-            for view, requests in self.by_view.items():
-                found |= network_outputs(self.network, views[view], requests)
+        for view, requests in self.by_view.items():
+            if view == STORED_VIEW and self.layouts:
+                for layout, cells_BSK in zip(self.layouts, stored or self.cells(views[view]), strict=True):
+                    found |= layout.outputs(cells_BSK)
+            else:
+                found |= head_outputs(self.network, self.features(views[view]), requests)
         return found
+
+    @torch.no_grad()
+    def cells(self, x_BCHW: Tensor) -> list[Tensor]:
+        """Return what a cache stores of a batch of the weak view: (B, S, K) for each layout, in the storage type."""
+        map_BDHW = self.features(x_BCHW)
+        return [layout.cells(self.network, map_BDHW).to(STORED_DTYPE[self.storage]) for layout in self.layouts]
 
     @torch.no_grad()
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Return the teacher's own logits, (B, K)."""
-        with self._autocast:
-            logits_BK: Tensor = self.network(x_BCHW)
+        logits_BK: Tensor = self.network.classify(self.features(x_BCHW).mean(dim=(2, 3)))
         return logits_BK
+
+
+def _in_bf16(network: Network) -> Network:
+    """Return a copy that computes in bf16; statistics of batch norms that could not be folded stay fp32."""
+    made = copy.deepcopy(network).to(torch.bfloat16)
+    for module in made.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.float()
+    return made

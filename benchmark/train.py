@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -12,14 +14,29 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from benchmark import atomic, checkpoint, datasets, teachers
-from benchmark.batches import TrainStream, eval_batches, on_device, splits
+from benchmark.batches import Batch, Drawn, TrainStream, eval_batches, on_device, splits
 from benchmark.datasets.base import DataSet
 from benchmark.environment import release_freed_memory, set_numerics
 from benchmark.errors import UserError
 from benchmark.evaluate import Evaluation, evaluate
-from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, LaneJob, Progress, Started, Stopped
+from benchmark.graphs import Branches, Inputs, ReplayedStep, Step, capture_for
+from benchmark.heads import Request
+from benchmark.jobs import (
+    CohortJob,
+    EpochDone,
+    Event,
+    LaneFailed,
+    LaneFinished,
+    LaneJob,
+    Note,
+    Progress,
+    Started,
+    Stopped,
+)
 from benchmark.lane import Lane, NonFiniteLoss, weights_of
 from benchmark.teacher import BatchTeacher
+from benchmark.view_cache import CachedTeacher, CacheRefused, open_caches
+from distillers import Outputs
 
 #: a checkpoint is written at an epoch's end when the last one is at least this old, and always at the last epoch
 CHECKPOINT_SECONDS = 30.0
@@ -75,13 +92,27 @@ class _Cohort:
             raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs: {sorted(begun)}")
         self.epochs_done = begun.pop()
         requests = [request for one in self.running for request in one.lane.requests]
-        self.teacher = None
-        if job.teacher is not None:
-            asked = [
-                request for one in self.running if one.lane.distiller.needs_teacher for request in one.lane.requests
-            ]
-            network = teachers.load_network(job.teacher, data)
-            self.teacher = BatchTeacher(network, asked, self.device, config.precision)
+        self.teacher: BatchTeacher | None = None
+        self.cached: CachedTeacher | None = None
+        asking = [one.lane for one in self.running if one.lane.distiller.needs_teacher]
+        if job.teacher is not None and asking:
+            # of the teacher's settings, those of runs that see it: a student alone has none
+            shown = asking[0].config
+            self.teacher = BatchTeacher(
+                teachers.load_network(job.teacher, data),
+                [request for lane in asking for request in lane.requests],
+                self.device,
+                shown.teacher_precision,
+                data.image_size,
+                shown.teacher_cache,
+            )
+            if self.teacher.layouts:
+                try:
+                    self.cached = open_caches(
+                        self.teacher, job.teacher, data, len(self.parts.train), job.cache, job.cache_gb, self._note
+                    )
+                except CacheRefused as reason:
+                    self._note(f"{reason}: the teacher is run on every batch, and rounded as the cache would")
         views = sorted({request.view for request in requests}, reverse=True)
         self.stream = TrainStream(
             data, self.train_images, self.parts.train, config.recipe, config.seed, views, self.device
@@ -89,6 +120,13 @@ class _Cohort:
         #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
         self._teacher_logits: dict[str, list[Tensor]] = {}
         self._last_progress = self._last_saved = time.monotonic()
+        self._branches = Branches(self.device)
+        self._step: Step = self._eager_step
+        if (capture := capture_for(self.device)) is not None:
+            self._step = ReplayedStep(self._eager_step, self._captured_step, capture, self._note)
+
+    def _note(self, text: str) -> None:
+        self.report(Note(text))
 
     def train(self) -> None:
         """Train epoch by epoch; returns early when stopped, or when no lane is left."""
@@ -117,9 +155,11 @@ class _Cohort:
         """Take the steps of an epoch; False when asked to stop."""
         for one in self.running:
             one.lane.start_epoch(epoch)
-        for step, batch in enumerate(self.stream.epoch(epoch), start=1):
-            shown = self.teacher.outputs(batch.views) if self.teacher is not None else {}
-            self._for_each(Lane.step, batch.views, batch.target_B, shown, epoch)
+        stored: Iterator[Sequence[Tensor]] = repeat(())
+        if self.cached is not None:
+            stored = self.cached.epoch(self.stream, epoch)
+        for step, (drawn, cells) in enumerate(zip(self.stream.drawn(epoch), stored, strict=False), start=1):
+            self._step(_inputs(drawn, cells))
             if not self.running:
                 break
             if self.stop():
@@ -128,6 +168,27 @@ class _Cohort:
                 self._last_progress = time.monotonic()
                 self.report(Progress(epoch, step))
         return True
+
+    def _eager_step(self, inputs: Inputs) -> None:
+        """Take a step lane by lane; one that raises leaves."""
+        batch, shown = self._shown(inputs)
+        self._for_each(Lane.step, batch.views, batch.target_B, shown)
+
+    def _captured_step(self, inputs: Inputs) -> None:
+        """Take a step with every lane on a stream of its own, as a graph is made of it."""
+        for one in self.running:
+            if one.lane.draws_random_numbers():
+                raise RuntimeError(f"{one.job.config.student} draws random numbers (dropout) from a stream of its own")
+        batch, shown = self._shown(inputs)
+        self._branches.run(
+            [partial(one.lane.step_without_randomness, batch.views, batch.target_B, shown) for one in self.running]
+        )
+
+    def _shown(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
+        """Return the batch in every view, and what the teacher says of it."""
+        drawn, cells = _drawn(inputs)
+        batch = self.stream.batch(drawn)
+        return batch, {} if self.teacher is None else self.teacher.outputs(batch.views, cells)
 
     def _for_each(self, act: Callable[..., None], *arguments: object) -> None:
         """Let every lane act; one that raises is reported and leaves, the others go on."""
@@ -139,6 +200,8 @@ class _Cohort:
 
     def _leave(self, one: _Running, error: Exception) -> None:
         self.running.remove(one)
+        if isinstance(self._step, ReplayedStep):
+            self._step.forget()
         if isinstance(error, NonFiniteLoss):  # the weights are spoilt: the last good checkpoint stays as it is
             self.report(LaneFailed(one.job.signature, str(error), final=True, history=one.lane.history))
             return
@@ -193,6 +256,21 @@ class _Cohort:
         self._last_saved = time.monotonic()
         for one in self.running:
             one.save()
+
+
+def _inputs(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return a drawn batch as a flat set of named tensors, of which a graph keeps copies; `_drawn` undoes it."""
+    named = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B}
+    named |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
+    named |= {f"made/{view}": made for view, made in drawn.made.items()}
+    return named | {f"cells/{number}": one for number, one in enumerate(cells)}
+
+
+def _drawn(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}
+
+    return Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"]), list(group("cells/").values())
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:

@@ -18,6 +18,13 @@ from benchmark.jobs import CohortJob, LaneJob, TeacherFile
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 torch.set_num_threads(1)
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` run where there is one, and are skipped by name where there is none."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 #: a suite as YAML holds it
 SMALL_SUITE: dict[str, Any] = {
     "title": "small",
@@ -62,13 +69,15 @@ def make_config(method: str = "vanilla", *, student: str = "resnet8_half", **cha
     return RunConfig(**fields)
 
 
-def make_job(folder: Path, configs: dict[str, RunConfig], teacher: TeacherFile | None = None) -> CohortJob:
+def make_job(
+    folder: Path, configs: dict[str, RunConfig], teacher: TeacherFile | None = None, device: str = "cpu"
+) -> CohortJob:
     """A cohort whose lanes' files lie in the folder; the keys stand for signatures."""
     lanes = tuple(
         LaneJob(name, config, folder / name / "checkpoint", folder / name / "student.safetensors")
         for name, config in configs.items()
     )
-    return CohortJob("cohort", lanes, teacher, folder, folder / "cache", "cpu", threads=1)
+    return CohortJob("cohort", lanes, teacher, folder, folder / "cache", device, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_the_last_partial_batch_is_kept_or_dropped(digits: DataSet) -> None:
 def test_crops_are_windows_of_the_padded_image() -> None:
     pixels = torch.randint(1, 255, (6, 3, 8, 8), dtype=torch.uint8)
     crops = augment.draw_crops(Augmentation(padding=2, flip=True), 10, (8, 8), 8, seed=0, epoch=1, view="weak")
-    seen = augment.crop_and_flip(pixels, crops, slice(4, 10), padding=2, side=8)
+    seen = augment.crop_and_flip(pixels, crops.stacked()[:, 4:10], padding=2, side=8)
     padded = torch.nn.functional.pad(pixels, (2, 2, 2, 2))
     for number, image in enumerate(seen):
         top, left = int(crops.top_N[4 + number]), int(crops.left_N[4 + number])

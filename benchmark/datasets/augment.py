@@ -24,6 +24,10 @@ class Crops:
     left_N: Tensor
     flip_N: Tensor
 
+    def stacked(self) -> Tensor:
+        """Return (3, N) int64: top, left, flip."""
+        return torch.stack([self.top_N, self.left_N, self.flip_N.long()])
+
 
 def draw_crops(
     augmentation: Augmentation, count: int, source: tuple[int, int], side: int, seed: int, epoch: int, view: str
@@ -38,15 +42,14 @@ def draw_crops(
     return Crops(top_N, left_N, flip_N)
 
 
-def crop_and_flip(pixels_BCHW: Tensor, crops: Crops, part: slice, padding: int, side: int) -> Tensor:
-    """Return the (B, C, S, S) uint8 crops of a batch; `part` is the batch's place in the epoch."""
-    device = pixels_BCHW.device
+def crop_and_flip(pixels_BCHW: Tensor, crops_3B: Tensor, padding: int, side: int) -> Tensor:
+    """Return the (B, C, S, S) uint8 crops of a batch; `crops_3B` holds top, left and flip, on the pixels' device."""
+    top_B, left_B, flip_B = crops_3B
     if padding:
         pixels_BCHW = F.pad(pixels_BCHW, (padding, padding, padding, padding))
-    top, left, flip = (t[part].to(device, non_blocking=True) for t in (crops.top_N, crops.left_N, crops.flip_N))
     windows = pixels_BCHW.unfold(2, side, 1).unfold(3, side, 1)
-    cropped = windows[torch.arange(len(pixels_BCHW), device=device), :, top, left]
-    return torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+    cropped = windows[torch.arange(len(pixels_BCHW), device=pixels_BCHW.device), :, top_B, left_B]
+    return torch.where(flip_B.bool()[:, None, None, None], cropped.flip(3), cropped)
 
 
 def center_crop(pixels_BCHW: Tensor, side: int) -> Tensor:
