@@ -16,10 +16,10 @@ from rich.table import Table as RichTable
 
 import distillers
 import models
-from benchmark import atomic, command_line, datasets, results, run, suite, teachers, tracking
+from benchmark import atomic, command_line, datasets, environment, prepare, results, run, suite, teachers, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, among, nearest
-from benchmark.plan import data_config, make_plan, parse_assignments
+from benchmark.plan import make_plan
 from benchmark.survey import Options
 from distillers.base import Convention, Parameters
 
@@ -40,11 +40,22 @@ def parser() -> command_line.Parser:
     status = commands.add_parser("status", help="what of a suite is done, to resume, missing, failed")
     command_line.add_choices(status)
     command_line.add_places(status)
+    status.add_argument("--device", default="auto", help="the one that trains: some settings are resolved for it")
 
-    prepare = commands.add_parser("prepare", help="download, check and decode a data set")
-    prepare.add_argument("dataset", metavar="DATASET")
-    prepare.add_argument("--set", dest="assignments", action="append", default=[], metavar="data.KEY=VALUE")
-    command_line.add_places(prepare)
+    making = commands.add_parser("prepare", help="download, check and decode a data set")
+    making.add_argument("dataset", metavar="DATASET")
+    making.add_argument("--set", dest="assignments", action="append", default=[], metavar="data.KEY=VALUE")
+    making.add_argument(
+        "--cache",
+        nargs="?",
+        const="all",
+        metavar="TEACHER",
+        help="store what a stored teacher (default: each) says of every view of the training set",
+    )
+    command_line.add_cache_limit(making)
+    making.add_argument("--device", default="auto", help="--cache: what runs the teacher")
+    making.add_argument("--threads", type=int, default=environment.available_cores(), help="--cache: of a CPU")
+    command_line.add_places(making)
 
     stored = commands.add_parser("teachers", help="list stored teachers, or import published checkpoints")
     stored.add_argument("action", choices=("list", "import"), nargs="?", default="list")
@@ -71,7 +82,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         "list": list_names,
         "show": show_name,
         "status": show_status,
-        "prepare": prepare_data,
+        "prepare": prepare.prepare,
         "teachers": manage_teachers,
         "export": export_runs,
         "ui": serve_ui,
@@ -216,7 +227,7 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
 
 def show_status(given: argparse.Namespace, console: Console) -> int:
     """Print what of a suite is done; trains nothing and writes nothing new."""
-    plan = run.plan_of(given)
+    plan = run.plan_of(given, command_line.resolve_device(given.device))
     options = Options(runs=given.runs.resolve(), data_root=given.data.resolve())
     survey = run.look(plan, options, download=False)
     console.print(run.describe(survey))
@@ -226,23 +237,6 @@ def show_status(given: argparse.Namespace, console: Console) -> int:
         elif entry.state == "resume":
             console.print(f"to resume after epoch {entry.epochs_done}: {entry.label}")
     console.print(f"Runs: {run.counts(survey.entries)}")
-    return 0
-
-
-def prepare_data(given: argparse.Namespace, console: Console) -> int:
-    """Download, check and decode a data set, and say what it is."""
-    name = given.dataset
-    if name not in datasets.names() and name in suite.names():
-        name = str(suite.load(name).data["name"])
-    changes = parse_assignments(given.assignments)
-    config: Data = data_config({"name": name, **changes.pop("data", {})})
-    if changes:
-        raise UserError(f"--set {next(iter(changes))}: only data.* fields make sense here")
-    data = datasets.load(config, given.data.resolve(), given.runs.resolve() / "cache", download=True)
-    console.print(
-        f"{data.name}: {len(data.train):,} train and {len(data.test):,} test images, {data.num_classes} classes,"
-        f" seen at {data.image_size} x {data.image_size}\nsource: {data.source}\ndigest: {data.digest}",
-    )
     return 0
 
 

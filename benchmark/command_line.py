@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -100,6 +101,34 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         const="compile=true",
         help="torch.compile the students' feature maps",
     )
+
+    parser.add_argument(
+        "--cache",
+        dest="assignments",
+        action="append_const",
+        const="teacher_cache=fp16",
+        help="keep what teachers say of every view on disk (fp16), for these and all later runs",
+    )
+
+
+def add_cache_limit(parser: argparse.ArgumentParser) -> None:
+    """Add the option that bounds view caches."""
+    parser.add_argument(
+        "--cache-gb",
+        type=_size,
+        metavar="GB",
+        help="largest size of a teacher's view cache (default: half of what is free on the disk)",
+    )
+
+
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not size >= 0:
+        raise argparse.ArgumentTypeError(f"must be a number of gigabytes, got '{text}'")
+    return size
 
 
 def _words(text: str) -> list[str]:

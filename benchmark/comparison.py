@@ -249,6 +249,13 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
     }
 
 
+def _teacher_rounding(plan: Plan) -> str:
+    suite = plan.suite
+    features = "features computed in bf16" if suite.teacher_precision == "bf16" else ""
+    kept = f"outputs of the weak view rounded to {suite.teacher_cache}" if suite.teacher_cache != "none" else ""
+    return ", ".join(filter(None, (features, kept)))
+
+
 def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> list[str]:
     notes = []
     if plan.profile:
@@ -257,6 +264,8 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
         notes.append(f"Changed from the suite: {', '.join(plan.changes)}; not comparable with published values.")
     elif is_slice and not plan.profile:
         notes.append(f"Run on {dataset}, a part of the data set: not comparable with published values.")
+    if rounding := _teacher_rounding(plan):
+        notes.append(f"Teachers: {rounding}.")
     notes += [
         "last: after the last epoch, the headline; ±: standard deviation over seeds (n - 1). best: the best epoch,"
         " selected on the test set, as the literature reports.",

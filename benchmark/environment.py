@@ -70,6 +70,16 @@ def set_numerics(device: torch.device, threads: int) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def has_fast_bf16(device: str) -> bool:
+    """Return whether the device computes bf16 several times as fast as fp32: NVIDIA from Ampere on.
+
+    CPUs are left out: whether they do depends on their type, and their numbers should not.
+    """
+    if not device.startswith("cuda"):
+        return False
+    return torch.cuda.get_device_capability(torch.device(device)) >= (8, 0)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one, instead of asking the kernel for zeroed pages every time.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 from benchmark import environment
 from benchmark.batches import splits
 from benchmark.config import Precision, RunConfig
-from benchmark.datasets.base import DataSet
+from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.lane import create_network
+from benchmark.teacher import BatchTeacher
+from benchmark.view_cache import Views
 
 #: images per measured step on a CPU, where the time of a step is proportional to its batch: small, and large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
@@ -36,14 +39,43 @@ class Costs:
     def __init__(self, data: DataSet, device: torch.device, threads: int, precision: Precision = "fp32") -> None:
         self.data, self.device, self.threads, self.precision = data, device, threads, precision
         self._speeds: dict[str, Speed] = {}
+        self._teachers: dict[tuple[str, Precision], float] = {}
 
     def speed(self, model: str, batch_size: int) -> Speed:
         """Return a network's speed, measured the first time it is asked for."""
         if model not in self._speeds:
-            few = _CPU_BATCH if self.data.image_size <= 64 else _CPU_BATCH_LARGE
-            count = min(batch_size, few) if self.device.type == "cpu" else batch_size
+            count = self._count(batch_size)
             self._speeds[model] = _measure(model, self.data, count, self.device, self.threads, self.precision)
         return self._speeds[model]
+
+    def _count(self, batch_size: int) -> int:
+        few = _CPU_BATCH if self.data.image_size <= 64 else _CPU_BATCH_LARGE
+        return min(batch_size, few) if self.device.type == "cpu" else batch_size
+
+    def teacher_s(self, config: RunConfig, batch_size: int) -> float:
+        """Return the seconds per image of a run's teacher, as a cohort runs it."""
+        assert config.teacher is not None
+        key = (config.teacher, config.teacher_precision)
+        if key not in self._teachers:
+            count = self._count(batch_size)
+            with _as_a_worker(self.device, self.threads):
+                network = create_network(config.teacher, self.data.num_classes, self.data.image_size, seed=0)
+                side = self.data.image_size
+                teacher = BatchTeacher(network, [], self.device, config.teacher_precision, side)
+                x_BCHW = torch.rand(count, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
+
+                def forward() -> None:
+                    teacher.logits(x_BCHW)
+
+                self._teachers[key] = _time(forward, self.device) / count
+        return self._teachers[key]
+
+    def _computed_share(self, config: RunConfig) -> float:
+        """Return the share of an epoch's weak views that no earlier epoch has stored, on average over a training."""
+        if config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
+            return 1.0
+        views, epochs = Views(self.data).num_views, config.recipe.epochs
+        return views * (1 - (1 - 1 / views) ** epochs) / epochs
 
     def cohort_s(self, configs: Iterable[RunConfig], epochs_done: int = 0) -> float:
         """Return the seconds a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
@@ -59,23 +91,36 @@ class Costs:
             per_epoch += len(parts.train) * len(views) * speed.train_s + evaluated * speed.forward_s
             if config.teacher is not None:
                 teacher_views |= set(views)
-        teacher = next((config.teacher for config in runs if config.teacher is not None), None)
+        shown = next((config for config in runs if config.teacher is not None), None)
         once = 0.0
-        if teacher is not None:
-            speed = self.speed(teacher, first.recipe.batch_size)
-            per_epoch += len(parts.train) * len(teacher_views) * speed.forward_s
-            once = len(parts.test) * speed.forward_s
+        if shown is not None:
+            forward_s = self.teacher_s(shown, first.recipe.batch_size)
+            passes = len(teacher_views) - 1 + self._computed_share(shown) if teacher_views else 0.0
+            per_epoch += len(parts.train) * passes * forward_s
+            once = len(parts.test) * forward_s
         return (first.recipe.epochs - epochs_done) * per_epoch + once
 
 
-def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int, precision: Precision) -> Speed:
+@contextlib.contextmanager
+def _as_a_worker(device: torch.device, threads: int) -> Iterator[None]:
+    """Measure with the settings of those that train, and leave their memory to them."""
     before = torch.get_num_threads()
     environment.set_numerics(device, threads)
-    environment.keep_freed_memory()  # as those that train
+    environment.keep_freed_memory()
     try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        environment.release_freed_memory()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int, precision: Precision) -> Speed:
+    with _as_a_worker(device, threads):
         network = create_network(model, data.num_classes, data.image_size, seed=0)
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, foreach=True)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=True)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         side = data.image_size
         x_BCHW = torch.rand(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
@@ -95,11 +140,6 @@ def _measure(model: str, data: DataSet, count: int, device: torch.device, thread
         train_s = _time(train, device)
         network.eval()
         return Speed(_time(forward, device) / count, train_s / count)
-    finally:
-        torch.set_num_threads(before)
-        environment.release_freed_memory()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # the memory is for those that train
 
 
 def _time(step: Callable[[], None], device: torch.device) -> float:

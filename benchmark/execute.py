@@ -18,7 +18,7 @@ from benchmark import curves, environment, results, schedule, teachers
 from benchmark.engine.local import CohortCrashed, CohortEnded, EngineEvent, LocalEngine
 from benchmark.errors import UserError
 from benchmark.estimate import Costs
-from benchmark.jobs import CohortJob, EpochDone, LaneFailed, LaneFinished, LaneJob, Started, Stopped
+from benchmark.jobs import CohortJob, EpochDone, LaneFailed, LaneFinished, LaneJob, Note, Started, Stopped
 from benchmark.progress import View
 from benchmark.survey import Entry, Survey
 from benchmark.tracking import Tracker
@@ -129,6 +129,7 @@ class Execution:
                 teacher=None if teacher is None else self.survey.teachers[teacher],
                 data_root=self.options.data_root,
                 cache=self.options.cache,
+                cache_gb=self.options.cache_gb,
                 device=self.options.device,
                 threads=self.options.threads,
             )
@@ -182,7 +183,9 @@ class Execution:
                 self._crashed(job, event)
             return
         self.view.show(job, event)
-        if isinstance(event, Started):
+        if isinstance(event, Note):
+            self.view.say(f"{job.name}: {event.text}")
+        elif isinstance(event, Started):
             for lane in job.lanes:
                 self._open(self._by_signature[lane.signature], job)
         elif isinstance(event, EpochDone):

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 import distillers
 import models
-from benchmark import datasets
-from benchmark.config import Data, Recipe, RunConfig, explain, validated
+from benchmark import datasets, environment
+from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
 from benchmark.errors import UserError, among, nearest
 from benchmark.suite import Pair, Profile, Settings, Suite
 
@@ -93,8 +93,9 @@ def make_plan(
     pairs: Sequence[str] = (),
     seeds: int | None = None,
     assignments: Iterable[str] = (),
+    device: str = "cpu",
 ) -> Plan:
-    """Resolve a suite and a command's choices into runs.
+    """Resolve a suite and a command's choices into runs; what is left to the device is resolved for `device`.
 
     Raises:
         UserError: for an unknown method, pair, model, profile or key, and for values out of their range.
@@ -102,7 +103,7 @@ def make_plan(
     small = _profile(suite, profile)
     written = tuple(assignments)
     changes = parse_assignments(written)
-    changed = tuple(one for one in written if not one.startswith(tuple(f"data.{place}=" for place in datasets.PLACES)))
+    changed = tuple(one for one in written if not one.startswith(_NO_CHANGES))
     top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
     try:
         suite = suite.model_validate({**suite.model_dump(), **top})
@@ -110,6 +111,8 @@ def make_plan(
         raise UserError(f"--set {explain(error, Suite)}") from error
     chosen_methods = _choose_methods(suite, methods)
     chosen_pairs = _choose_pairs(suite, pairs)
+    if suite.teacher_precision is None:
+        suite = suite.model_copy(update={"teacher_precision": _teacher_precision(suite, device)})
     num_seeds = seeds or small.seeds or suite.seeds
     _check_groups(changes, chosen_methods)
     data = data_config({**suite.data, **small.data, **changes.get("data", {})})
@@ -132,7 +135,24 @@ def make_plan(
     return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers, changed)
 
 
-_TOP_FIELDS = ("convention", "precision", "compile", "eval_every", "base_seed")
+_TOP_FIELDS = (
+    "convention",
+    "precision",
+    "teacher_precision",
+    "teacher_cache",
+    "compile",
+    "eval_every",
+    "base_seed",
+)
+#: settings that leave results comparable: where images are kept, and how the teacher's outputs are rounded
+_NO_CHANGES = (*(f"data.{place}=" for place in datasets.PLACES), "teacher_precision=", "teacher_cache=")
+
+
+def _teacher_precision(suite: Suite, device: str) -> Precision:
+    """bf16 where students train in it anyway, or where the device computes it fast."""
+    if suite.precision == "bf16":
+        return "bf16"
+    return "bf16" if environment.has_fast_bf16(device) else "fp32"
 
 
 def parse_assignments(assignments: Iterable[str]) -> Settings:
@@ -241,6 +261,8 @@ def _planned(
         base_seed=suite.base_seed,
         repetition=repetition,
         precision=suite.precision,
+        teacher_precision=suite.teacher_precision or "fp32",
+        teacher_cache=suite.teacher_cache,
         compile=suite.compile,
         eval_every=suite.eval_every,
     )

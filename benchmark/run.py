@@ -28,6 +28,7 @@ def parser() -> command_line.Parser:
     command_line.add_choices(made)
     command_line.add_places(made)
     command_line.add_device(made)
+    command_line.add_cache_limit(made)
     made.add_argument("--dry-run", action="store_true", help="print the plan and its estimate; train nothing")
     made.add_argument("--retry-failed", action="store_true", help="train runs again whose loss was not finite")
     made.add_argument("--no-download", action="store_true", help="never fetch data that is missing")
@@ -37,8 +38,8 @@ def parser() -> command_line.Parser:
 def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
-    plan = plan_of(given)
     device = command_line.resolve_device(given.device)
+    plan = plan_of(given, device)
     options = Options(
         runs=given.runs.resolve(),
         data_root=given.data.resolve(),
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         workers=given.workers or command_line.default_workers(device, given.threads),
         threads=given.threads,
         retry_failed=given.retry_failed,
+        cache_gb=given.cache_gb,
     )
     survey = look(plan, options, download=not given.no_download and not given.dry_run)
     console.print(describe(survey))
@@ -69,8 +71,8 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     return conclude(execution, console)
 
 
-def plan_of(given: command_line.Choices) -> Plan:
-    """Resolve what the command line chose."""
+def plan_of(given: command_line.Choices, device: str) -> Plan:
+    """Resolve what the command line chose, for a device."""
     return make_plan(
         load(given.suite),
         profile=given.profile,
@@ -78,6 +80,7 @@ def plan_of(given: command_line.Choices) -> Plan:
         pairs=given.pairs,
         seeds=given.seeds,
         assignments=given.assignments,
+        device=device,
     )
 
 

@@ -26,6 +26,11 @@ def cohort_key(config: RunConfig) -> tuple[Hashable, ...]:
     )
 
 
+def teacher_key(config: RunConfig) -> tuple[Hashable, ...]:
+    """Return what runs must share to learn from one teacher pass."""
+    return config.teacher, config.teacher_precision, config.teacher_cache
+
+
 def cohorts(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done: Callable[[T], int]) -> list[list[T]]:
     """Group runs into cohorts: equal key, equal teacher, equal number of finished epochs.
 
@@ -38,7 +43,7 @@ def cohorts(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done:
         if config.teacher is None:
             without_teacher.append(run)
         else:
-            groups[cohort_key(config), config.teacher, epochs_done(run)].append(run)
+            groups[cohort_key(config), teacher_key(config), epochs_done(run)].append(run)
     for run in without_teacher:
         key, done = cohort_key(config_of(run)), epochs_done(run)
         hosts = [group for group in groups if group[0] == key and group[2] == done]

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 import distillers
 import models
-from benchmark.config import Frozen, Precision, Recipe, explain
+from benchmark.config import Frozen, Precision, Recipe, Storage, explain
 from benchmark.errors import UserError, among
 
 Settings = dict[str, Any]
@@ -55,6 +55,9 @@ class Suite(Frozen):
     data: Settings
     convention: str = "code"
     precision: Precision = "fp32"
+    #: None: bf16 where the device computes it fast, else fp32
+    teacher_precision: Precision | None = None
+    teacher_cache: Storage = "none"
     compile: bool = False
     eval_every: PositiveInt = 1
     base_seed: int = 0

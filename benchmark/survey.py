@@ -33,6 +33,8 @@ class Options:
     workers: int = 1
     threads: int = 1
     retry_failed: bool = False
+    #: largest size of a view cache; None: half of what is free on the disk
+    cache_gb: float | None = None
 
     @property
     def teachers(self) -> Path:
@@ -41,7 +43,7 @@ class Options:
 
     @property
     def cache(self) -> Path:
-        """Folder of decoded images."""
+        """Folder of decoded images and of view caches."""
         return self.runs / "cache"
 
     def work(self, signature: str) -> Path:

@@ -17,8 +17,8 @@ CPU = torch.device("cpu")
 def costs(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> Costs:
     """Round figures: a teacher's pass takes 1 s an image, a student's step 10 s and its pass 0.1 s."""
     made = Costs(digits, CPU, threads=1)
-    speeds = {"resnet8": Speed(1.0, 100.0), "resnet8_half": Speed(0.1, 10.0)}
-    monkeypatch.setattr(made, "speed", lambda model, batch_size: speeds[model])
+    monkeypatch.setattr(made, "speed", lambda model, batch_size: {"resnet8_half": Speed(0.1, 10.0)}[model])
+    monkeypatch.setattr(made, "teacher_s", lambda config, batch_size: {"resnet8": 1.0}[config.teacher])
     return made
 
 
@@ -31,6 +31,14 @@ def test_a_cohort_costs_one_teacher_pass_per_view_and_every_lane(costs: Costs) -
     assert four == pytest.approx(2 * (4 * (student + evaluation) + 80) + teacher_once)
     mlkd = costs.cohort_s([make_config("mlkd")])
     assert mlkd == pytest.approx(2 * (2 * student + evaluation + 2 * 80) + teacher_once)
+
+
+def test_stored_views_cost_no_teacher(costs: Costs) -> None:
+    """In two epochs, each of an image's 25 views is new but for one time in 25 in the second; strong views always."""
+    kd, mlkd = make_config("kd"), make_config("mlkd")
+    cached = [config.model_copy(update={"teacher_cache": "fp16"}) for config in (kd, mlkd)]
+    assert costs.cohort_s([kd]) - costs.cohort_s([cached[0]]) == pytest.approx(80 / 25)
+    assert costs.cohort_s([mlkd]) - costs.cohort_s([cached[1]]) == pytest.approx(80 / 25)
 
 
 def test_what_is_done_or_not_evaluated_costs_nothing(costs: Costs) -> None:
@@ -48,5 +56,9 @@ def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monke
     speed = measured.speed("resnet8_half", 64)
     assert 0 < speed.forward_s < speed.train_s < 0.1
     assert torch.get_num_threads() == before
-    monkeypatch.setattr("benchmark.estimate._measure", lambda *_: pytest.fail("measured twice"))
+    teacher_s = measured.teacher_s(make_config("kd"), 64)
+    assert 0 < teacher_s < 0.1
+    for once in ("_measure", "BatchTeacher"):
+        monkeypatch.setattr(f"benchmark.estimate.{once}", lambda *_: pytest.fail("measured twice"))
     assert measured.speed("resnet8_half", 64) == speed
+    assert measured.teacher_s(make_config("kd"), 64) == teacher_s

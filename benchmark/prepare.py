@@ -1,0 +1,70 @@
+"""Before training: a data set downloaded, checked and decoded, and teachers' view caches filled."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmark import command_line, datasets, environment, suite, teachers
+from benchmark.config import Data, Precision
+from benchmark.errors import UserError, among
+from benchmark.heads import STORED_SCALES, Request
+from benchmark.plan import data_config, parse_assignments
+from benchmark.teacher import STORED_VIEW, BatchTeacher
+from benchmark.view_cache import open_caches
+
+
+def prepare(given: argparse.Namespace, console: Console) -> int:
+    """Download, check and decode a data set, say what it is, and store what teachers say of it when asked to."""
+    name = given.dataset
+    if name not in datasets.names() and name in suite.names():
+        name = str(suite.load(name).data["name"])
+    changes = parse_assignments(given.assignments)
+    config: Data = data_config({"name": name, **changes.pop("data", {})})
+    if changes:
+        raise UserError(f"--set {next(iter(changes))}: only data.* fields make sense here")
+    data = datasets.load(config, given.data.resolve(), given.runs.resolve() / "cache", download=True)
+    console.print(
+        f"{data.name}: {len(data.train):,} train and {len(data.test):,} test images, {data.num_classes} classes,"
+        f" seen at {data.image_size} x {data.image_size}\nsource: {data.source}\ndigest: {data.digest}",
+    )
+    if given.cache is not None:
+        _fill_view_caches(given, data, console)
+    return 0
+
+
+def _fill_view_caches(given: argparse.Namespace, data: datasets.DataSet, console: Console) -> None:
+    """Store what teachers say of every view of a training set, for all runs that are given --cache.
+
+    Raises:
+        UserError: when no such teacher is stored, or its cache does not fit.
+    """
+    runs = given.runs.resolve()
+    stored = {manifest.model: (folder, manifest) for folder, manifest in teachers.manifests(runs / "teachers")
+              if manifest.data_digest == data.digest}  # fmt: skip
+    if given.cache != "all" and given.cache not in stored:
+        raise UserError(f"--cache {given.cache}: no such teacher of {data.name} is stored{among(given.cache, stored)}")
+    if not stored:
+        raise UserError(f"--cache: no teacher of {data.name} is stored under {runs / 'teachers'}; a run trains those")
+    device = command_line.resolve_device(given.device)
+    environment.set_numerics(torch.device(device), given.threads)
+    environment.keep_freed_memory()
+    precision: Precision = "bf16" if environment.has_fast_bf16(device) else "fp32"
+    for model in [given.cache] if given.cache != "all" else stored:
+        folder, manifest = stored[model]
+        file = manifest.file(folder)
+        # the scales of the papers: what every method sees follows from the cells that are stored for them
+        wanted = [Request(STORED_VIEW, STORED_SCALES, "map")]
+        teacher = BatchTeacher(
+            teachers.load_network(file, data), wanted, torch.device(device), precision, data.image_size, "fp16"
+        )
+        cached = open_caches(teacher, file, data, len(data.train), runs / "cache", given.cache_gb, console.print)
+        before = cached.num_stored()
+        console.print(f"{model}: {before:,} of {cached.num_rows:,} views are stored")
+        with Progress(console=console) as progress:
+            task = progress.add_task(model, total=cached.num_rows)
+            cached.fill(lambda count, task=task: progress.advance(task, count))  # type: ignore[misc]
+        console.print(f"{model}: {cached.num_stored() - before:,} views computed; all are in {cached.caches[0].folder}")
