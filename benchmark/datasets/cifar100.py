@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmark.datasets.base import Augmentation, DataSet, MemoryImages, digest_of, registry
 from benchmark.datasets.download import Archive, check
+from benchmark.datasets.mapped import Content, mapped
 
 ARCHIVE = Archive(
     data_set="cifar100",
@@ -26,8 +28,10 @@ MD5 = {
 
 
 @registry.register("cifar100")
-def cifar100(root: Path, download: bool = False) -> DataSet:
+def cifar100(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
     """Return CIFAR-100 from `<root>/cifar-100-python`, or from its archive placed under `root`.
+
+    The pickles are read once into the folder `cache` (default: `cache` under `root`), and memory-mapped from there.
 
     Raises:
         UserError: when it is missing or a file is not the official one, with where to get it.
@@ -35,8 +39,9 @@ def cifar100(root: Path, download: bool = False) -> DataSet:
     folder = ARCHIVE.unpacked(root, download)
     for name, md5 in MD5.items():
         check(folder / name, md5, f"delete the folder {folder}, then {ARCHIVE.way_out(root)}")
-    classes, train = _split(root, train=True)
-    _, test = _split(root, train=False)
+    place = root / "cache" if cache is None else Path(cache)
+    classes, train = _split(root, place, "train")
+    _, test = _split(root, place, "test")
     return DataSet(
         name="cifar100",
         classes=classes,
@@ -51,7 +56,14 @@ def cifar100(root: Path, download: bool = False) -> DataSet:
     )
 
 
-def _split(root: Path, train: bool) -> tuple[tuple[str, ...], MemoryImages]:
+def _split(root: Path, cache: Path, split: str) -> tuple[tuple[str, ...], MemoryImages]:
+    pixels_NCHW, about = mapped(
+        cache / f"cifar100-{split}-{MD5[split][:16]}.npy", MD5[split], lambda: _content(root, split)
+    )
+    return tuple(about["classes"]), MemoryImages(pixels_NCHW, torch.tensor(about["targets"]))
+
+
+def _content(root: Path, split: str) -> Content:
     from torchvision.datasets import CIFAR100  # slow to import
 
     class Checked(CIFAR100):  # type: ignore[misc]
@@ -62,6 +74,7 @@ def _split(root: Path, train: bool) -> tuple[tuple[str, ...], MemoryImages]:
         def _check_integrity(self) -> bool:
             return True
 
-    source: Any = Checked(root, train=train)
-    pixels_NCHW = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
-    return tuple(source.classes), MemoryImages(pixels_NCHW, torch.tensor(source.targets))
+    source: Any = Checked(root, train=split == "train")
+    pixels_NCHW = np.ascontiguousarray(source.data.transpose(0, 3, 1, 2))
+    about = {"classes": list(source.classes), "targets": list(map(int, source.targets))}
+    return Content(pixels_NCHW.shape, lambda: [pixels_NCHW], about, f"reading the {split} images of CIFAR-100 once")

@@ -1,21 +1,16 @@
 """Images kept as files: each decoded once into a verified cache that is memory-mapped, or streamed when too many.
 
-A cache is two files, `<name>-<side>-<key>.npy` with uint8 (N, 3, side, side) and a `.json` manifest beside it. The key
-names the source (relative path and size of every file), the manifest carries the sha256 of the `.npy`; a cache that
-does not match is named and rebuilt. Files appear whole or not at all, and processes in parallel decode once.
+The cache is `<name>-<side>-<key>.npy`, whose key names the source: relative path and size of every file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL
@@ -27,14 +22,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmark.atomic import locked, say, written_whole
+from benchmark.atomic import say
 from benchmark.datasets.base import MemoryImages
+from benchmark.datasets.mapped import Content, mapped
 from benchmark.environment import available_cores
 from benchmark.errors import UserError
 
 #: raised whenever decoding changes, so that older caches are not used
 DECODER = 1
-OTHER_PLACE = "name another folder with `--set data.cache=<folder>`"
 #: images decoded between two writes; what is in flight stays small
 CHUNK = 256
 
@@ -133,57 +128,18 @@ def cached(paths: Sequence[Path], targets: Tensor, side: int, cache_folder: Path
         UserError: for an image that is missing or cannot be decoded, and when the cache cannot be written.
     """
     source = fingerprint(paths, side)
-    cache = cache_folder / f"{name}-{side}-{source[:16]}.npy"
-    shape = (len(paths), 3, side, side)
-    if _fault(cache, source) is not None:
-        with locked(cache, OTHER_PLACE):
-            if fault := _fault(cache, source):  # another process may have made it meanwhile
-                if cache.exists():
-                    say(f"{cache} {fault}; decoding the images again")
-                _build(paths, cache, shape, source)
-    pixels = np.load(cache, mmap_mode="c")  # copy on write: torch wants a writable array, the file stays as it is
-    return MemoryImages(torch.from_numpy(pixels), targets, source)
+    made = Content(
+        shape=(len(paths), 3, side, side),
+        pieces=lambda: _decoded(paths, side),
+        about={"pillow": PIL.__version__},
+        doing=f"decoding {len(paths)} images once",
+    )
+    pixels_NCHW, _ = mapped(cache_folder / f"{name}-{side}-{source[:16]}.npy", source, lambda: made)
+    return MemoryImages(pixels_NCHW, targets, source)
 
 
-def _fault(cache: Path, source: str) -> str | None:
-    """Return what keeps the cache from being used, or None when every byte is as it was written."""
-    try:
-        manifest, size = json.loads(cache.with_suffix(".json").read_text()), cache.stat().st_size
-        if manifest["source"] != source:
-            return "belongs to other files"
-        if size != manifest["bytes"]:
-            return f"is damaged: {size} bytes where {manifest['bytes']} were written"
-        with cache.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
-                return "is damaged: its sha256 is not the one in its manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"has no readable manifest ({error})"
-    return None
-
-
-def _build(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], source: str) -> None:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    size = len(header.getvalue()) + int(np.prod(shape))
-    if (free := shutil.disk_usage(cache.parent).free) < size:
-        raise UserError(
-            f"{cache} needs {size / 1e9:.1f} GB where {free / 1e9:.1f} GB are free: free some space, or {OTHER_PLACE}"
-        )
-    say(f"decoding {len(paths)} images once into {cache} ({size / 1e9:.2f} GB)")
-    try:
-        with written_whole(cache) as file:
-            sha256 = _decode_into(file, header.getvalue(), paths, side=shape[-1])
-        manifest = {"sha256": sha256, "bytes": size, "shape": shape, "source": source, "pillow": PIL.__version__}
-        with written_whole(cache.with_suffix(".json")) as file:
-            file.write(json.dumps(manifest, indent=1).encode())
-    except OSError as error:
-        raise UserError(f"cannot write {cache} ({error}): free some space, or {OTHER_PLACE}") from error
-
-
-def _decode_into(file: BinaryIO, header: bytes, paths: Sequence[Path], side: int) -> str:
-    """Write header and decoded images in order, and return the sha256 of what was written."""
-    total = hashlib.sha256(header)
-    file.write(header)
+def _decoded(paths: Sequence[Path], side: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the decoded images in order, with a bar."""
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     pool = ThreadPoolExecutor(available_cores())
     try:
@@ -191,12 +147,10 @@ def _decode_into(file: BinaryIO, header: bytes, paths: Sequence[Path], side: int
             task = progress.add_task("", total=len(paths))
             for start in range(0, len(paths), CHUNK):
                 for pixels in pool.map(lambda path: decode(path, side), paths[start : start + CHUNK]):
-                    total.update(pixels.data)
-                    file.write(pixels.data)
+                    yield pixels
                     progress.advance(task)
     finally:
         pool.shutdown(cancel_futures=True)
-    return total.hexdigest()
 
 
 def images_from_files(

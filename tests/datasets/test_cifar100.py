@@ -111,3 +111,16 @@ def test_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "cifar-100-python" / "meta").unlink()
     with pytest.raises(UserError, match="meta is missing"):
         create("cifar100", tmp_path)
+
+
+def test_pickles_are_read_once_and_mapped_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(tmp_path, monkeypatch)
+    first = create("cifar100", tmp_path, cache=tmp_path / "elsewhere")
+    monkeypatch.setattr(cifar100, "_content", lambda *_: pytest.fail("read again"))
+    again = create("cifar100", tmp_path, cache=tmp_path / "elsewhere")
+    assert again.digest == first.digest
+    assert again.classes == first.classes
+    assert torch.equal(again.train.targets, first.train.targets)
+    monkeypatch.undo()
+    with pytest.raises(UserError):  # other files, of other checksums, are not these
+        create("cifar100", tmp_path, cache=tmp_path / "elsewhere")

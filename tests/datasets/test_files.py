@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Resize
 
-from benchmark.datasets import files
+from benchmark.datasets import files, mapped
 from benchmark.datasets.files import FileImages, cached, decode, images_from_files
 from benchmark.errors import UserError
 
@@ -72,7 +72,7 @@ def test_cache_holds_the_decoded_pixels(paths: list[Path], tmp_path: Path, monke
         pytest.fail("a whole cache was locked or decoded again")
 
     monkeypatch.setattr(files, "decode", used_again)
-    monkeypatch.setattr(files, "locked", used_again)  # so that it loads from a folder that cannot be written
+    monkeypatch.setattr(mapped, "locked", used_again)  # so that it loads from a folder that cannot be written
     again = cached(paths, TARGETS, SIDE, tmp_path / "cache", "birds")
     assert torch.equal(again.pixels_NCHW, images.pixels_NCHW)
     again.pixels_NCHW[:] = 0

@@ -1,0 +1,99 @@
+"""Arrays of pixels kept as verified files and memory-mapped, so that processes side by side hold them once.
+
+A cache is two files, `<name>.npy` with uint8 pixels and a `.json` manifest beside it, which names the source and has
+the sha256 of the `.npy`; a cache that does not match is named and rebuilt. Files appear whole or not at all, and
+processes in parallel make them once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.atomic import locked, say, written_whole
+from benchmark.errors import UserError
+
+OTHER_PLACE = "name another folder with `--set data.cache=<folder>`"
+
+
+class Content(NamedTuple):
+    """What a cache is made of."""
+
+    shape: tuple[int, ...]
+    #: yields the pixels in order, in pieces of any size
+    pieces: Callable[[], Iterable[NDArray[np.uint8]]]
+    #: kept in the manifest
+    about: dict[str, Any]
+    #: what a person is told while it is made
+    doing: str
+
+
+def mapped(cache: Path, source: str, make: Callable[[], Content]) -> tuple[Tensor, dict[str, Any]]:
+    """Return the pixels of a cache, memory-mapped, and what its manifest says; `make` is called when it must be made.
+
+    Raises:
+        UserError: when the cache cannot be written.
+    """
+    if _fault(cache, source) is not None:
+        with locked(cache, OTHER_PLACE):
+            if fault := _fault(cache, source):  # another process may have made it meanwhile
+                if cache.exists():
+                    say(f"{cache} {fault}; making it again")
+                _build(cache, source, make())
+    pixels = np.load(cache, mmap_mode="c")  # copy on write: torch wants a writable array, the file stays as it is
+    return torch.from_numpy(pixels), json.loads(cache.with_suffix(".json").read_text())
+
+
+def _fault(cache: Path, source: str) -> str | None:
+    """Return what keeps the cache from being used, or None when every byte is as it was written."""
+    try:
+        manifest, size = json.loads(cache.with_suffix(".json").read_text()), cache.stat().st_size
+        if manifest["source"] != source:
+            return "belongs to other files"
+        if size != manifest["bytes"]:
+            return f"is damaged: {size} bytes where {manifest['bytes']} were written"
+        with cache.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
+                return "is damaged: its sha256 is not the one in its manifest"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"has no readable manifest ({error})"
+    return None
+
+
+def _build(cache: Path, source: str, content: Content) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": content.shape})
+    size = len(header.getvalue()) + int(np.prod(content.shape))
+    if (free := shutil.disk_usage(cache.parent).free) < size:
+        raise UserError(
+            f"{cache} needs {size / 1e9:.1f} GB where {free / 1e9:.1f} GB are free: free some space, or {OTHER_PLACE}"
+        )
+    say(f"{content.doing} into {cache} ({size / 1e9:.2f} GB)")
+    try:
+        with written_whole(cache) as file:
+            sha256 = _write(file, header.getvalue(), content.pieces())
+        manifest = {"sha256": sha256, "bytes": size, "shape": content.shape, "source": source, **content.about}
+        with written_whole(cache.with_suffix(".json")) as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {cache} ({error}): free some space, or {OTHER_PLACE}") from error
+
+
+def _write(file: BinaryIO, header: bytes, pieces: Iterable[NDArray[np.uint8]]) -> str:
+    """Write header and pixels in order, and return the sha256 of what was written."""
+    total = hashlib.sha256(header)
+    file.write(header)
+    for pixels in pieces:
+        total.update(pixels.data)
+        file.write(pixels.data)
+    return total.hexdigest()
