@@ -15,6 +15,7 @@ from benchmark import environment
 from benchmark.batches import splits
 from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet, MemoryImages
+from benchmark.datasets.files import FileImages
 from benchmark.lane import create_network
 from benchmark.teacher import BatchTeacher
 from benchmark.view_cache import Views
@@ -22,6 +23,8 @@ from benchmark.view_cache import Views
 #: images per measured step on a CPU, where the time of a step is proportional to its batch: small, and large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
 _STEPS = 2
+#: images decoded to measure a loader
+_LOADER_IMAGES = 1024
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Costs:
         self.data, self.device, self.threads, self.precision = data, device, threads, precision
         self._speeds: dict[str, Speed] = {}
         self._teachers: dict[tuple[str, Precision], float] = {}
+        self._loader_rate: float | None = None
 
     def speed(self, model: str, batch_size: int) -> Speed:
         """Return a network's speed, measured the first time it is asked for."""
@@ -70,6 +74,22 @@ class Costs:
                 self._teachers[key] = _time(forward, self.device) / count
         return self._teachers[key]
 
+    def loader_images_per_s(self) -> float | None:
+        """Return how many images per second come from files where they are streamed, measured once; None otherwise.
+
+        The start of the loader's processes is part of it: a little less than in a long epoch.
+        """
+        images = self.data.train
+        if not isinstance(images, FileImages):
+            return None
+        if self._loader_rate is None:
+            order = torch.arange(min(len(images), _LOADER_IMAGES))
+            started = time.perf_counter()
+            for _ in images.batches(list(torch.split(order, 64)), torch.device("cpu")):
+                pass
+            self._loader_rate = len(order) / (time.perf_counter() - started)
+        return self._loader_rate
+
     def _computed_share(self, config: RunConfig) -> float:
         """Return the share of an epoch's weak views that no earlier epoch has stored, on average over a training."""
         if config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
@@ -98,6 +118,10 @@ class Costs:
             passes = len(teacher_views) - 1 + self._computed_share(shown) if teacher_views else 0.0
             per_epoch += len(parts.train) * passes * forward_s
             once = len(parts.test) * forward_s
+        if (rate := self.loader_images_per_s()) is not None:
+            loading = (len(parts.train) + evaluated) / rate
+            # a GPU trains while the cores decode
+            per_epoch = per_epoch + loading if self.device.type == "cpu" else max(per_epoch, loading)
         return (first.recipe.epochs - epochs_done) * per_epoch + once
 
 

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
             f" {environment.describe_device(torch.device(device))}, {options.workers}"
             f" worker{'s' if options.workers > 1 else ''}"
         )
+        if (rate := costs.loader_images_per_s()) is not None:
+            console.print(f"Images are streamed from files: at least {rate:,.0f} images/s on this machine.")
     if given.dry_run:
         console.print("Dry run: nothing was trained.")
         return 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmark.config import Data
+from benchmark.datasets import create
 from benchmark.datasets.base import DataSet
+from benchmark.datasets.files import FileImages
 from benchmark.estimate import Costs, Speed
 from tests.conftest import make_config
+from tests.datasets.test_folder import write
 
 CPU = torch.device("cpu")
 
@@ -48,6 +53,24 @@ def test_what_is_done_or_not_evaluated_costs_nothing(costs: Costs) -> None:
     assert rarely == pytest.approx(2 * (80 * 10.0 + 30 * 0.1))
     tuned = costs.cohort_s([make_config(data=Data(name="digits", num_train=80, num_test=60, val_fraction=0.1))])
     assert tuned == pytest.approx(2 * (80 * 10.0 + 460 * 0.1))
+
+
+def test_a_streamed_data_set_waits_for_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU decoding takes the cores from training; a GPU trains meanwhile."""
+    write(tmp_path / "birds", count=40)
+    options = {"path": "birds", "image_size": 28, "memory_gb": 0.0, "num_workers": 0}
+    data = create("folder", tmp_path, **options)
+    assert isinstance(data.train, FileImages)
+    config = make_config(data=Data(name="folder"))
+    for device, expected in (("cpu", 2 * (80 + 40 + 160 / 10)), ("cuda", 2 * (80 + 40))):
+        costs = Costs(data, torch.device(device), threads=1)
+        monkeypatch.setattr(costs, "speed", lambda model, batch_size: Speed(0.5, 1.0))
+        rate = costs.loader_images_per_s()
+        assert rate is not None
+        assert 10 < rate < 1e6
+        assert costs.loader_images_per_s() == rate
+        monkeypatch.setattr(costs, "_loader_rate", 10.0)
+        assert costs.cohort_s([config]) == pytest.approx(expected)
 
 
 def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
