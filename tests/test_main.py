@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,10 @@ from rich.console import Console
 import benchmark.__main__ as module
 import distillers
 import models
-from benchmark import datasets, suite
-from benchmark.datasets.base import DataSet
+from benchmark import datasets, suite, teachers
+from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.errors import UserError
+from benchmark.jobs import TeacherFile
 from benchmark.lane import create_network
 from benchmark.tracking import Tracker
 from tests.conftest import SMALL_SUITE, make_config
@@ -71,6 +73,29 @@ def test_prepare_says_what_the_data_are(tmp_path: Path, digits: DataSet) -> None
         command("prepare", "digit")
     with pytest.raises(UserError, match="only data"):
         command("prepare", "digits", "--set", "sdd.beta=2")
+
+
+def test_prepare_fills_view_caches_and_goes_on(
+    tmp_path: Path, digits: DataSet, teacher_file: TeacherFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(root: Path) -> DataSet:
+        train = MemoryImages(digits.train.pixels_NCHW[:80], digits.train.targets[:80])  # type: ignore[attr-defined]
+        return replace(digits, name="few", train=train, digest="few")
+
+    monkeypatch.setitem(datasets.registry._entries, "few", few)
+    with pytest.raises(UserError, match="no teacher of few is stored"):
+        command("prepare", "few", "--cache", "--runs", str(tmp_path))
+    weights, about = teachers.load_weights(teacher_file), {"device": "a CPU", "origin": "trained"}
+    teachers.store(tmp_path / "teachers", few(tmp_path), "resnet8", weights, test_top1=10.0, **about)
+    first, again = (command("prepare", "few", "--cache", "--runs", str(tmp_path)) for _ in range(2))
+    assert "resnet8: 0 of 2,000 views are stored" in first
+    assert "resnet8: 2,000 views computed" in first
+    assert "resnet8: 2,000 of 2,000 views are stored" in again
+    assert "resnet8: 0 views computed" in again
+    with pytest.raises(UserError, match=r"--cache resnet80: .*resnet8"):
+        command("prepare", "few", "--cache", "resnet80", "--runs", str(tmp_path))
+    with pytest.raises(UserError, match=r"takes 0\.000656 GB .*--cache-gb allows 0\.0001"):
+        command("prepare", "few", "--cache", "--cache-gb", "0.0001", "--runs", str(tmp_path))
 
 
 def test_teachers_are_imported_and_listed(tmp_path: Path) -> None:

@@ -54,6 +54,29 @@ def test_conventions_reach_methods_and_recipe(small: suite.Suite) -> None:
     assert config(make_plan(small, assignments=["recipe.clip_norm=null"]), "kd").recipe.clip_norm is None
 
 
+def test_teachers_compute_in_bf16_where_the_device_does_it_fast(
+    small: suite.Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def precision(*assignments: str, device: str = "cpu") -> str:
+        plan = make_plan(small, assignments=assignments, device=device)
+        return str(config(plan, "kd").teacher_precision)
+
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
+    assert (precision(), precision(device="cuda")) == ("fp32", "bf16")
+    assert precision("teacher_precision=fp32", device="cuda") == "fp32"
+    assert precision("precision=bf16") == "bf16"
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (7, 5))
+    assert precision(device="cuda") == "fp32"
+
+
+def test_rounding_a_teacher_leaves_results_comparable(small: suite.Suite) -> None:
+    plan = make_plan(small, assignments=["teacher_cache=fp16", "teacher_precision=bf16"])
+    assert config(plan, "kd").teacher_cache == "fp16"
+    assert plan.changes == ()
+    with pytest.raises(UserError, match=r"teacher_cache: .*fp16"):
+        make_plan(small, assignments=["teacher_cache=fp8"])
+
+
 def test_a_profile_is_smaller_and_says_so(small: suite.Suite) -> None:
     plan = make_plan(small, profile="smoke")
     assert (plan.name, plan.slug, plan.seeds) == ("small (smoke)", "small-smoke", 1)

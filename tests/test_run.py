@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -178,6 +179,22 @@ def _children_left(parent: int) -> bool:
         except OSError:
             continue
     return False
+
+
+def test_a_cache_is_filled_by_one_run_and_read_by_the_next(tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, seeds=1, methods={"vanilla": {}, "kd": {}, "sdd_kd": {}})
+    first = run(suite, tmp_path / "runs", "--methods", "kd", "--cache")
+    assert first.code == 0
+    assert "Teachers: outputs of the weak view rounded to fp16." in first.text
+    (folder,) = (path for path in (tmp_path / "runs" / "cache").iterdir() if path.is_dir())
+    marks = np.fromfile(folder / "marks.bin", np.uint64)
+    again = run(suite, tmp_path / "runs", "--methods", "kd,sdd_kd", "--cache")
+    assert "1 finished, 1 to train" in again.text
+    assert np.array_equal(np.fromfile(folder / "marks.bin", np.uint64), marks)
+    other = run(suite, tmp_path / "runs", "--methods", "kd", "--cache", "--seeds", "2", "--cache-gb", "0.0001")
+    assert "a view cache of resnet8 takes 0.000787 GB (25 views of 96 images), --cache-gb allows 0.0001" in other.text
+    assert "the teacher is run on every batch, and rounded as the cache would" in other.text
+    assert {one.params["teacher_cache"] for one in tracked(tmp_path / "runs") if "teacher" in one.tags} == {"fp16"}
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:

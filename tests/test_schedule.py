@@ -22,8 +22,11 @@ def test_runs_of_one_teacher_and_seed_share_a_cohort_and_vanilla_joins() -> None
         ("other teacher", make_config("kd", teacher="resnet20"), 0),
         ("other seed", make_config("kd", repetition=2), 0),
         ("other epochs", make_config("kd", recipe={"epochs": 3}), 0),
+        ("other rounding", make_config("kd", teacher_cache="fp16"), 0),
+        ("other precision", make_config("kd", teacher_precision="bf16"), 0),
     ]
-    assert group(runs) == [{"kd", "sdd", "vanilla"}, {"other teacher"}, {"other seed"}, {"other epochs"}]
+    alone = [{"other teacher"}, {"other seed"}, {"other epochs"}, {"other rounding"}, {"other precision"}]
+    assert group(runs) == [{"kd", "sdd", "vanilla"}, *alone]
 
 
 def test_lanes_are_regrouped_by_the_epochs_they_stand_at() -> None:
