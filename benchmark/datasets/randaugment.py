@@ -11,6 +11,7 @@ image truncated to integers. The view of an image is a function of its own draws
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -227,5 +228,11 @@ def _cutout(pixels_BCHW: Tensor, box_B4: Tensor) -> Tensor:
     left, top, right, bottom = box_B4.to(device, non_blocking=True)[:, :, None, None, None].unbind(1)
     height, width = pixels_BCHW.shape[2:]
     y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
-    color = torch.tensor(CUTOUT_COLOR, dtype=torch.uint8, device=device).view(3, 1, 1)
-    return torch.where((x >= left) & (x <= right) & (y >= top) & (y <= bottom), color, pixels_BCHW)
+    inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    return torch.where(inside, _cutout_color(device), pixels_BCHW)
+
+
+@lru_cache(maxsize=8)
+def _cutout_color(device: torch.device) -> Tensor:
+    """Return the colour, (3, 1, 1); made once, since making it waits for the device."""
+    return torch.tensor(CUTOUT_COLOR, dtype=torch.uint8, device=device).view(3, 1, 1)
