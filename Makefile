@@ -12,7 +12,7 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench status ui teachers test lint clean
+.PHONY: help install bench status ui teachers perf test lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ teachers: install  ## list the stored teachers
 
 ui: install  ## browse every run in MLflow
 	@$(BIN)/python -m benchmark ui $(places) $(ARGS)
+
+perf: install  ## reference loop against ours, side by side
+	@$(BIN)/python -m benchmark.perf $(ARGS)
 
 test: install  ## run the tests (offline, two cores, under five minutes)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)

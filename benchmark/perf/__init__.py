@@ -1,0 +1,1 @@
+"""The released training iteration against ours, side by side: `python -m benchmark.perf`."""

@@ -1,0 +1,127 @@
+"""Measure the released training iteration against ours: `python -m benchmark.perf --quick --only losses,step`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmark import atomic, command_line, environment, progress
+from benchmark.errors import UserError, among
+from benchmark.perf import measurements
+from benchmark.perf.base import Measurement, Setting, in_order, registry
+from benchmark.perf.figure import ratio_bars
+from benchmark.perf.measure import cpu_seconds, machine_busy_seconds
+from benchmark.perf.report import Result, describe, machine, ratio_text, shown, slug, to_json, to_table
+
+__all__ = ["main", "measurements"]
+
+
+def parser() -> command_line.Parser:
+    """Return the command's arguments."""
+    made = command_line.Parser("python -m benchmark.perf", description=__doc__)
+    made.add_argument("--quick", action="store_true", help="smaller and fewer: about two minutes on two cores")
+    made.add_argument("--only", metavar="NAME,...", help="some of: " + ", ".join(one.name for one in in_order()))
+    made.add_argument("--threads", type=int, metavar="N", help="threads of both loops (default: all cores)")
+    made.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
+    made.add_argument(
+        "--out", type=Path, default=Path("runs/perf"), metavar="DIR", help="folder of the results (default: runs/perf)"
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None, console: Console) -> int:
+    """Run the command; return its exit code: 1 when a measurement ended early."""
+    given = parser().parse_args(arguments)
+    chosen = selected(given.only)
+    device = torch.device(command_line.resolve_device(given.device))
+    threads = environment.available_cores() if given.threads is None else given.threads
+    if threads < 1:
+        raise UserError(f"--threads {threads}: must be at least 1")
+    writable(given.out)
+    setting = Setting(device, threads, given.quick)
+    flags = environment.command_line() if arguments is None else " ".join(["python -m benchmark.perf", *arguments])
+    about = machine(setting, flags.split())
+    environment.set_numerics(device, threads)
+    console.print(describe(about), soft_wrap=True)
+    print_plan(chosen, setting, console)
+    results = [run(one, setting, console, f"[{place}/{len(chosen)}]") for place, one in enumerate(chosen, start=1)]
+    table = to_table(about, results)
+    console.print()
+    console.print(table.to_rich())
+    files = {"json": to_json(about, results).encode(), "md": table.to_markdown().encode()}
+    if any(row.ratio for result in results for row in result.rows):
+        files |= ratio_bars(results, describe(about))
+    for kind, content in files.items():
+        path = given.out / f"perf-{slug(str(about['device']))}.{kind}"
+        atomic.write(path, content)
+        console.print(str(path), soft_wrap=True)
+    return 1 if any(result.failure for result in results) else 0
+
+
+def selected(names: str | None) -> list[Measurement]:
+    """Return the measurements with the given comma-separated names in the table's order; all without names.
+
+    Raises:
+        UserError: for a name that is none, naming the nearest.
+    """
+    if names is None:
+        return in_order()
+    wanted = [name for name in names.replace(",", " ").split() if name]
+    known = [one.name for one in in_order()]
+    for name in wanted:
+        if name not in registry:
+            raise UserError(f"--only: no measurement '{name}'{among(name, known)}")
+    if not wanted:
+        raise UserError(f"--only: name one or more of {', '.join(known)}")
+    return [one for one in in_order() if one.name in wanted]
+
+
+def writable(folder: Path) -> None:
+    """Make the folder of the results now: ten minutes later would be late to find that it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".perf").touch()
+        (folder / ".perf").unlink()
+    except OSError as error:
+        raise UserError(f"--out {folder}: {error.strerror or error}; name a folder that can be written") from error
+
+
+def print_plan(chosen: Sequence[Measurement], setting: Setting, console: Console) -> None:
+    """Say what is measured and about how long it takes."""
+    total = 0.0
+    for one in chosen:
+        seconds = setting.choose(one.quick_s, one.full_s)
+        total += seconds
+        console.print(f"  {one.name:<13} {one.title}, about {progress.duration(seconds)}")
+    console.print(f"About {progress.duration(total)} on two CPU cores that nobody else uses.")
+
+
+def run(one: Measurement, setting: Setting, console: Console, place: str) -> Result:
+    """Take one measurement; a fault of its own ends it, and not the others."""
+    console.print(f"{place} {one.name}")
+    result = Result(one)
+    started, own, busy = time.monotonic(), cpu_seconds(), machine_busy_seconds()
+    try:
+        for row in one.measure(setting):
+            result.rows.append(row)
+            sides = f"{shown(row.reference, row.unit)} to {shown(row.ours, row.unit)}"
+            console.print(f"    {row.label}: {sides}, {ratio_text(row)}", soft_wrap=True)
+    except Exception as error:
+        result.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        console.print(f"    ended early: {result.failure}", style="red", soft_wrap=True)
+    result.seconds = time.monotonic() - started
+    if busy is not None:
+        others = (machine_busy_seconds() or busy) - busy - (cpu_seconds() - own)
+        result.other_cores = max(0.0, others / result.seconds)
+    if setting.device.type == "cuda":
+        torch.cuda.empty_cache()  # the memory is for the next
+    console.print(f"    took {progress.duration(result.seconds)}; others used {result.other_cores:.1f} cores meanwhile")
+    return result
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,80 @@
+"""Whole epochs, from images to test accuracy."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as serialize
+
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.jobs import CohortJob, LaneFailed, LaneJob, TeacherFile
+from benchmark.lane import weights_of
+from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.measure import Task
+from benchmark.perf.reference import Trainer
+from benchmark.perf.reference_loader import eval_loader, train_loader
+from benchmark.perf.workload import PAIRS, Pair, random_data, random_teacher, run_config
+from benchmark.train import train_cohort
+
+EPOCHS = 2
+
+
+@measurement("Epoch with evaluation, one student", place=100, quick_s=15, full_s=90)
+def epoch(setting: Setting) -> Iterator[Row]:
+    """Time per epoch of a whole run of two epochs on random images of CIFAR's size: making the networks, loading and
+    augmenting, training, evaluating after each epoch, saving. The reference has its loader processes; ours is
+    `train_cohort`, which also scores calibration and agreement, for which its teacher sees the test images once."""
+    num_train, num_test = setting.choose((320, 128), (2000, 1000))
+    data = random_data(num_train, num_test, setting.image_size, setting.image_size, padding=4, classes=100)
+    pair = PAIRS[2]
+    with tempfile.TemporaryDirectory() as folder:
+        both = tasks(setting, pair, data, Path(folder))
+        # a run is long enough to need no warm-up
+        found = setting.interleaved(both, quick_s=8, full_s=60, warmup=0, rounds=setting.choose(2, 3))
+    yield timed(f"{pair}, {num_train} + {num_test} images", found["reference"], found["ours"], portions=EPOCHS)
+
+
+def tasks(setting: Setting, pair: Pair, data: DataSet, folder: Path) -> dict[str, Task]:
+    """Return a run of both; ours is a new one at every call, as a finished one would not train again."""
+    config = run_config(pair, epochs=EPOCHS, batch_size=setting.batch_size)
+    teacher = random_teacher(pair.teacher, data.num_classes, data.image_size)
+    content = serialize(weights_of(teacher))
+    file = TeacherFile(pair.teacher, folder / "teacher.safetensors", hashlib.sha256(content).hexdigest())
+    file.path.write_bytes(content)
+    numbers = itertools.count()
+
+    def reference() -> None:
+        network = random_teacher(pair.teacher, data.num_classes, data.image_size)
+        run_reference(
+            setting, config, Trainer(config, network, data.num_classes, data.image_size, setting.device), data, folder
+        )
+
+    def ours() -> None:
+        place = folder / str(next(numbers))
+        lane = LaneJob("perf", config, place / "checkpoint", place / "student.safetensors")
+        job = CohortJob("perf", (lane,), file, folder, folder, str(setting.device), setting.threads)
+        failed: list[LaneFailed] = []
+        train_cohort(job, lambda event: failed.append(event) if isinstance(event, LaneFailed) else None, data=data)
+        if failed:
+            raise RuntimeError(failed[0].reason)
+
+    return {"reference": reference, "ours": ours}
+
+
+def run_reference(setting: Setting, config: RunConfig, trainer: Trainer, data: DataSet, folder: Path) -> None:
+    """Train, test and save as the released loop does."""
+    batches, tests = train_loader(data, config.recipe.batch_size), eval_loader(data)
+    for number in range(1, EPOCHS + 1):
+        trainer.start_epoch(number)
+        for image_BCHW, target_B, _ in batches:
+            trainer.step(image_BCHW, target_B, number)
+        trainer.validate(tests)
+        state = {"model": trainer.both.state_dict(), "optimizer": trainer.optimizer.state_dict(), "epoch": number}
+        torch.save(state, folder / "latest")
+        torch.save({"model": trainer.student.state_dict()}, folder / "student_latest")

@@ -1,0 +1,63 @@
+"""How much memory training takes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmark import environment
+from benchmark.perf.base import Row, Setting, counted, measurement
+from benchmark.perf.workload import PAIRS, Cohort, Pair, References, cohort_configs, run_config
+
+MIB = 2**20
+STEPS = 2
+
+
+@measurement("Peak memory", place=120, quick_s=18, full_s=30)
+def memory(setting: Setting) -> Iterator[Row]:
+    """Peak over two iterations in a fresh process: resident memory beyond what the process had after its imports on
+    a CPU, memory allocated by PyTorch on a GPU. The reference trains one student; ours 1, 4 and 8 on one teacher."""
+    pair = PAIRS[0]
+    reference = in_fresh_process(setting, pair, 0)
+    for students in setting.choose((4,), (1, 4, 8)):
+        ours = in_fresh_process(setting, pair, students)
+        label = "1 student" if students == 1 else f"{students} students (reference: 1)"
+        yield counted(f"{pair}, {label}", "MiB", reference, ours)
+
+
+def in_fresh_process(setting: Setting, pair: Pair, students: int) -> float:
+    """Return the peak in MiB of training so many students in our loop; 0 is the reference with its one."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as worker:
+        return worker.submit(_peak, setting, pair, students).result()
+
+
+def _peak(setting: Setting, pair: Pair, students: int) -> float:
+    environment.set_numerics(setting.device, setting.threads)
+    before = resident_peak()
+    loop: References | Cohort
+    if students == 0:
+        loop = References(setting, [run_config(pair)])
+    else:
+        if setting.device.type == "cpu":
+            environment.keep_freed_memory()  # as every worker that trains
+        loop = Cohort(setting, [run_config(pair)] if students == 1 else cohort_configs(pair, students))
+    for _ in range(STEPS):
+        loop.step()
+    if setting.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(setting.device) / MIB
+    return (resident_peak() - before) / MIB
+
+
+def resident_peak() -> int:
+    """Return the most bytes this process ever had in memory."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the process was forked from
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(fields["VmHWM"].split()[0])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,167 @@
+"""What was measured, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from benchmark import environment
+from benchmark.perf.base import Measurement, Row, Setting, Side, Unit
+from benchmark.table import Cell, Column, Section, Table, Value
+from benchmark.table import Row as TableRow
+
+COLUMNS = (
+    Column("", "left"),
+    Column("reference"),
+    Column("ours"),
+    Column("ratio"),
+    Column("quartiles"),
+    Column("of minima"),
+    Column("of CPU time"),
+    Column("rounds"),
+)
+NOTES = (
+    "Ratio: median of the reference over median of ours, above 1 is better (for counts: fewer); quartiles are of the"
+    " ratios within each round; reference and ours took turns in one process.",
+    "Reference: the training iteration of SDD's released code, written anew in plain PyTorch (NCHW, teacher in every"
+    " step, unfused SGD, host reads where the released code has them), without its DistributedDataParallel wrapper.",
+    "Images, labels and all weights are random; no data set and no trained teacher is needed.",
+)
+
+#: share of the cores in the hands of others above which a measurement is marked
+OTHERS_MATTER = 0.15
+
+
+@dataclass
+class Result:
+    """The rows of one measurement, and why it ended early if it did."""
+
+    measurement: Measurement
+    rows: list[Row] = field(default_factory=list)
+    failure: str | None = None
+    seconds: float = 0.0
+    #: cores that other processes kept busy meanwhile, on average
+    other_cores: float = 0.0
+
+
+def machine(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
+    """Return what the numbers depend on, JSON-ready."""
+    commit, dirty = environment.git_state()
+    return {
+        "device": environment.describe_device(setting.device),
+        "cores": environment.available_cores(),
+        "threads": setting.threads,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        #: runnable processes just before the start, this one included: above 1, others were at work
+        "load_average_1_min": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "versions": environment.package_versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "flags": list(flags),
+        "quick": setting.quick,
+        "batch_size": setting.batch_size,
+    }
+
+
+def slug(device: str) -> str:
+    """Return a device's description as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def to_json(about: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """Return everything measured: seconds for unit `s`, images per second, MiB or counts."""
+    content = {
+        "machine": dict(about),
+        "measurements": [
+            {
+                "name": one.measurement.name,
+                "title": one.measurement.title,
+                "definition": one.measurement.definition,
+                "seconds": round(one.seconds, 1),
+                "other_cores": round(one.other_cores, 2),
+                "failure": one.failure,
+                "rows": [asdict(row) for row in one.rows],
+            }
+            for one in results
+        ],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_table(about: Mapping[str, Any], results: Sequence[Result]) -> Table:
+    """Return one section per measurement."""
+    sections = [
+        Section(one.measurement.title, "", tuple(table_row(row) for row in one.rows)) for one in results if one.rows
+    ]
+    definitions = [f"{one.measurement.title}: {one.measurement.definition}" for one in results]
+    failures = [f"{one.measurement.name} ended early: {one.failure}" for one in results if one.failure]
+    failures += [
+        f"{one.measurement.title}: other processes used {one.other_cores:.1f} of the {about['cores']} cores meanwhile,"
+        " from which several threads suffer most: measure again"
+        for one in results
+        if one.other_cores > OTHERS_MATTER * about["cores"]
+    ]
+    notes = (*NOTES, *definitions, *failures)
+    return Table("Reference against ours, side by side", describe(about), COLUMNS, tuple(sections), notes)
+
+
+def describe(about: Mapping[str, Any]) -> str:
+    """Return the machine in one line."""
+    dirty = " + changes" if about["git_dirty"] else ""
+    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
+    return (
+        f"{about['device']}, {threads}, load {about['load_average_1_min']} before the start, torch"
+        f" {about['torch']}, commit {about['git_commit'][:8]}{dirty}, {about['date'][:16].replace('T', ' ')} UTC"
+        f"{', quick' if about['quick'] else ''}"
+    )
+
+
+def table_row(row: Row) -> TableRow:
+    """Return a comparison as a line of the table."""
+    ratio = row.ratio
+    timed = row.reference.cpu_s is not None
+    texts = [
+        row.label,
+        shown(row.reference, row.unit),
+        shown(row.ours, row.unit),
+        ratio_text(row),
+        f"{ratio.low:.2f}-{ratio.high:.2f}" if timed and ratio else "",
+        f"{ratio.minima:.2f}×" if timed and ratio else "",
+        f"{ratio.cpu:.2f}×" if ratio and ratio.cpu is not None else "",
+        str(row.rounds) if timed else "",
+    ]
+    fields: dict[str, Value] = {
+        "label": row.label,
+        "unit": row.unit,
+        "reference": row.reference.median,
+        "ours": row.ours.median,
+        "ratio": ratio.medians if ratio else None,
+    }
+    return TableRow(tuple(Cell(text, bold=place == 3) for place, text in enumerate(texts)), fields)
+
+
+def ratio_text(row: Row) -> str:
+    """Return a row's ratio as it is shown."""
+    return f"{row.ratio.medians:.2f}×" if row.ratio else "none left"
+
+
+def shown(side: Side, unit: Unit) -> str:
+    """Return a median with its unit, three digits."""
+    value = side.median
+    if unit in ("operators", "host reads"):
+        return f"{value:,.0f}"
+    if unit != "s":
+        return f"{value:,.0f} {unit}"
+    scale, name = next(((s, n) for s, n in ((1.0, "s"), (1e-3, "ms")) if value >= s), (1e-6, "µs"))
+    digits = max(0, 2 - math.floor(math.log10(value / scale))) if value > 0 else 0
+    return f"{value / scale:.{digits}f} {name}"

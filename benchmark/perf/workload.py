@@ -1,0 +1,164 @@
+"""What is trained while it is measured: random images and labels, random networks, and both loops on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import distillers
+from benchmark.config import Data, Precision, Recipe, RunConfig
+from benchmark.datasets.base import Augmentation, DataSet, MemoryImages
+from benchmark.environment import generator
+from benchmark.heads import Request
+from benchmark.lane import Lane, create_network
+from benchmark.perf.base import Setting
+from benchmark.perf.reference import Trainer
+from benchmark.teacher import BatchTeacher
+from distillers import Outputs
+from models import Network
+
+CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+#: warm-ups scale a loss and cost nothing: any epoch will do
+EPOCH = 1
+
+
+class Pair(NamedTuple):
+    """A teacher and its student."""
+
+    teacher: str
+    student: str
+
+    def __str__(self) -> str:
+        return f"{self.teacher} → {self.student}"
+
+
+PAIRS = (
+    Pair("resnet32x4", "resnet8x4"),
+    Pair("resnet32x4", "shufflenet_v1"),
+    Pair("vgg13", "mobilenet_v2"),
+)
+#: methods of a cohort in the order in which students join it
+COHORT: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
+    ("kd", {}),
+    ("sdd_kd", {}),
+    ("dkd", {}),
+    ("sdd_dkd", {}),
+    ("nkd", {}),
+    ("sdd_nkd", {}),
+    ("sdd_kd", {"sdd": {"beta": 4}}),
+    ("sdd_dkd", {"sdd": {"beta": 4}}),
+)
+
+
+def run_config(
+    pair: Pair, method: str = "sdd_kd", values: Mapping[str, Mapping[str, Any]] | None = None, **recipe: Any
+) -> RunConfig:
+    """Return a student's run: the CIFAR recipe with the released code's clipping at 40."""
+    groups: dict[str, Any] = dict(values or {})
+    return RunConfig(
+        data=Data(name="random"),
+        student=pair.student,
+        teacher=pair.teacher,
+        method=method,
+        parameters=distillers.create(method, **groups).parameters(),
+        recipe=Recipe(**{"clip_norm": 40.0, **recipe}),
+        repetition=1,
+    )
+
+
+def cohort_configs(pair: Pair, students: int) -> list[RunConfig]:
+    """Return the runs of a cohort of up to eight students."""
+    return [run_config(pair, method, values) for method, values in COHORT[:students]]
+
+
+def random_teacher(name: str, num_classes: int, image_size: int) -> Network:
+    """Return a teacher with random weights, the same at every call, whose batch norms know random images.
+
+    Without that, activations double with every block of a residual network, and no arithmetic is as in a real one.
+    """
+    network = create_network(name, num_classes, image_size, seed=0)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # statistics of all batches seen
+    with torch.no_grad():
+        network.train()(torch.randn(16, 3, image_size, image_size, generator=generator("calibration")))
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
+    return network.eval()
+
+
+def random_batch(setting: Setting) -> tuple[Tensor, Tensor]:
+    """Return normalised images, (B, 3, S, S) in NCHW order, and targets, (B,), on the device."""
+    rng = generator("perf batch")
+    x_BCHW = torch.randn(setting.batch_size, 3, setting.image_size, setting.image_size, generator=rng)
+    target_B = torch.randint(setting.num_classes, (setting.batch_size,), generator=rng)
+    return x_BCHW.to(setting.device), target_B.to(setting.device)
+
+
+class References:
+    """The reference's loop on one batch: every student by itself, beside a teacher of its own."""
+
+    def __init__(self, setting: Setting, configs: Sequence[RunConfig]) -> None:
+        self.x_BCHW, self.target_B = random_batch(setting)
+        self.trainers = []
+        teacher = random_teacher(str(configs[0].teacher), setting.num_classes, setting.image_size)
+        for config in configs:
+            # one teacher object serves all: it has no state, and as many copies would only fill the memory
+            self.trainers.append(Trainer(config, teacher, setting.num_classes, setting.image_size, setting.device))
+
+    def step(self) -> None:
+        """Train every student for one step, one after the other."""
+        for trainer in self.trainers:
+            trainer.step(self.x_BCHW, self.target_B, EPOCH)
+
+
+class Cohort:
+    """Our loop on one batch: one teacher pass, then every lane."""
+
+    def __init__(self, setting: Setting, configs: Sequence[RunConfig], teacher_precision: Precision = "fp32") -> None:
+        x_BCHW, self.target_B = random_batch(setting)
+        self.views = {"weak": x_BCHW.to(memory_format=torch.channels_last)}
+        self.lanes = [Lane(config, setting.num_classes, setting.image_size, setting.device) for config in configs]
+        self.requests = [request for lane in self.lanes for request in lane.requests]
+        network = random_teacher(str(configs[0].teacher), setting.num_classes, setting.image_size)
+        self.teacher = BatchTeacher(network, self.requests, setting.device, teacher_precision)
+        for lane in self.lanes:
+            lane.start_epoch(EPOCH)
+
+    def outputs(self) -> dict[Request, Outputs]:
+        """Return what the teacher shows for the batch."""
+        return self.teacher.outputs(self.views)
+
+    def lane_steps(self, shown: Mapping[Request, Outputs]) -> None:
+        """Train every student for one step on what the teacher shows."""
+        for lane in self.lanes:
+            lane.step(self.views, self.target_B, shown)
+
+    def step(self) -> None:
+        """Run the teacher, then train every student for one step."""
+        self.lane_steps(self.outputs())
+
+
+def random_data(num_train: int, num_test: int, side: int, image_size: int, padding: int, classes: int) -> DataSet:
+    """Return random uint8 images of the given side, cropped to `image_size`, in memory."""
+    rng = generator("perf images")
+
+    def images(count: int) -> MemoryImages:
+        pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=rng)
+        return MemoryImages(pixels, torch.arange(count) % classes)
+
+    return DataSet(
+        name="random",
+        classes=tuple(map(str, range(classes))),
+        image_size=image_size,
+        mean=CIFAR_MEAN,
+        std=CIFAR_STD,
+        train=images(num_train),
+        test=images(num_test),
+        augmentation=Augmentation(padding=padding, flip=True),
+        digest="random",
+    )
