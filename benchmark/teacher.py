@@ -35,8 +35,8 @@ class BatchTeacher:
         network: Network,
         requests: Iterable[Request],
         device: torch.device,
-        precision: Precision = "fp32",
-        image_size: int = 32,
+        precision: Precision,
+        image_size: int,
         storage: Storage = "none",
     ) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -44,17 +44,20 @@ def _value_and_gradient(
     student = exponents(student_NK, temperature, target_N, out_NK=gradient_NK)
     teacher = exponents(teacher_NK, temperature, target_N)
     nckd_N, q_t, q_s = divergence(teacher, student)
-    margin_s = margin(at_target(student_NK, target_N), student, q_s.total, temperature)
-    margin_t = margin(at_target(teacher_NK, target_N), teacher, q_t.total, temperature)
+    # what is left is small: one operator for both networks, since here each costs more than what it computes
+    logit_2N = torch.stack([at_target(student_NK, target_N), at_target(teacher_NK, target_N)])
+    largest_2N = torch.stack([student.largest, teacher.largest])
+    margin_2N = margin(logit_2N, largest_2N, torch.stack([q_s.total, q_t.total]), temperature)
     # p_y and 1 - p_y each from a sigmoid: both keep their digits however close to 0 or 1 they are
-    split_s, split_t = torch.stack([margin_s, -margin_s]), torch.stack([margin_t, -margin_t])
-    p_s, p_t = split_s.sigmoid(), split_t.sigmoid()
-    tckd_N = (p_t * (logsigmoid(split_t) - logsigmoid(split_s))).sum(0)
+    log_s, log_t = logsigmoid(torch.stack([margin_2N, -margin_2N], dim=1))
+    p_t = log_t.exp()
+    tckd_N = (log_t - log_s).mul_(p_t).sum(0)
     if gradient_NK is not None:  # q_s lies in it
-        at_target_N = alpha * temperature * (p_s[0] * p_t[1] - p_s[1] * p_t[0])
+        p_s = log_s.exp()
+        at_target_N = (p_s[0] * p_t[1] - p_s[1] * p_t[0]).mul_(alpha * temperature)
         difference(q_s, beta * temperature - at_target_N, q_t, beta * temperature)
         gradient_NK.scatter_(1, target_N[:, None], at_target_N[:, None])
-    return temperature**2 * (alpha * tckd_N + beta * nckd_N)
+    return nckd_N.mul_(beta).add_(tckd_N, alpha=alpha).mul_(temperature**2)
 
 
 @sample_loss("dkd", title="DKD", numerics_version=2)

@@ -67,10 +67,10 @@ def exponents(
     return Exponents(values.sub_(largest), largest[:, 0])
 
 
-def margin(logit_N: Tensor, others: Exponents, total_N: Tensor, temperature: float) -> Tensor:
-    """log(p / (1 - p)), (N,), of a class by its logit and the exponents, with their S, that are without it."""
+def margin(logit_N: Tensor, largest_N: Tensor, total_N: Tensor, temperature: float) -> Tensor:
+    """log(p / (1 - p)), (N,), of a class by its logit, and the largest exponent and S of the others."""
     # rounded as the exponents are: what they share cancels
-    return LN2 * (logit_N * _scale(temperature) - others.largest - total_N.log2())
+    return (logit_N * _scale(temperature)).sub_(largest_N).sub_(total_N.log2()).mul_(LN2)
 
 
 # What follows overwrites what it is given: the fewer temporaries a block of logits has, the more of it stays in cache.

@@ -29,7 +29,7 @@ from benchmark.environment import available_cores
 from benchmark.errors import UserError
 
 #: raised whenever decoding changes, so that older caches are not used
-DECODER = 1
+DECODER = 2
 #: images decoded between two writes; what is in flight stays small
 CHUNK = 256
 
@@ -37,17 +37,21 @@ CHUNK = 256
 def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
     """Return the image as uint8 (3, side, side): RGB, resized bilinearly (antialiased) without keeping its aspect.
 
-    The pixels are those of torchvision's `Resize((side, side))` on a PIL image.
+    Decoded by Pillow, which knows every format and refuses truncated files, and resized by torchvision's v2, which
+    takes half of Pillow's time for it; their pixels differ by one level at most.
 
     Raises:
         UserError: naming the file, when it is missing, truncated or no image.
     """
+    from torchvision.transforms.v2.functional import resize  # slow to import
+
     try:
         with Image.open(path) as image:
-            resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            pixels_HWC = np.array(image.convert("RGB"))
     except Exception as error:  # every decoder raises kinds of its own
         raise UserError(f"cannot decode {path} ({error}): replace this file from the source of the data set") from error
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    resized: Tensor = resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), [side, side], antialias=True)
+    return resized.contiguous().numpy()
 
 
 def fingerprint(paths: Sequence[Path], side: int) -> str:
@@ -87,6 +91,8 @@ class FileImages:
 
         Raises UserError that names a file which cannot be decoded.
         """
+        import torchvision.transforms.v2  # noqa: F401  here, not once in every loader process
+
         loader: DataLoader[Any] = DataLoader(
             self._files,
             batch_sampler=[index_B.tolist() for index_B in order],

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmark import atomic, command_line, environment, progress
 from benchmark.errors import UserError, among
-from benchmark.perf import measurements
+from benchmark.perf import apart, measurements
 from benchmark.perf.base import Measurement, Setting, in_order, registry
 from benchmark.perf.figure import ratio_bars
 from benchmark.perf.measure import cpu_seconds, machine_busy_seconds
@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     environment.set_numerics(device, threads)
     console.print(describe(about), soft_wrap=True)
     print_plan(chosen, setting, console)
-    results = [run(one, setting, console, f"[{place}/{len(chosen)}]") for place, one in enumerate(chosen, start=1)]
+    try:
+        results = [run(one, setting, console, f"[{place}/{len(chosen)}]") for place, one in enumerate(chosen, start=1)]
+    finally:
+        apart.close()
     table = to_table(about, results)
     console.print()
     console.print(table.to_rich())
@@ -104,7 +107,7 @@ def run(one: Measurement, setting: Setting, console: Console, place: str) -> Res
     """Take one measurement; a fault of its own ends it, and not the others."""
     console.print(f"{place} {one.name}")
     result = Result(one)
-    started, own, busy = time.monotonic(), cpu_seconds(), machine_busy_seconds()
+    started, own, busy = time.monotonic(), cpu_seconds() + apart.cpu_seconds(), machine_busy_seconds()
     try:
         for row in one.measure(setting):
             result.rows.append(row)
@@ -115,7 +118,7 @@ def run(one: Measurement, setting: Setting, console: Console, place: str) -> Res
         console.print(f"    ended early: {result.failure}", style="red", soft_wrap=True)
     result.seconds = time.monotonic() - started
     if busy is not None:
-        others = (machine_busy_seconds() or busy) - busy - (cpu_seconds() - own)
+        others = (machine_busy_seconds() or busy) - busy - (cpu_seconds() + apart.cpu_seconds() - own)
         result.other_cores = max(0.0, others / result.seconds)
     if setting.device.type == "cuda":
         torch.cuda.empty_cache()  # the memory is for the next

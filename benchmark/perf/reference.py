@@ -201,7 +201,6 @@ class Trainer:
             lr=recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
-            foreach=False,
         )
         self.start_epoch(1)
 

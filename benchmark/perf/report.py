@@ -30,7 +30,8 @@ COLUMNS = (
 )
 NOTES = (
     "Ratio: median of the reference over median of ours, above 1 is better (for counts: fewer); quartiles are of the"
-    " ratios within each round; reference and ours took turns in one process.",
+    " ratios within each round; reference and ours took turns; where whole passes, steps or epochs are timed on a"
+    " CPU, each in a process of its own, ours with freed memory kept as its workers do.",
     "Reference: the training iteration of SDD's released code, written anew in plain PyTorch (NCHW, teacher in every"
     " step, unfused SGD, host reads where the released code has them), without its DistributedDataParallel wrapper.",
     "Images, labels and all weights are random; no data set and no trained teacher is needed.",

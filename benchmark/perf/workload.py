@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import distillers
-from benchmark.config import Data, Precision, Recipe, RunConfig
+from benchmark.batches import Batch
+from benchmark.config import Data, Precision, Recipe, RunConfig, Storage
 from benchmark.datasets.base import Augmentation, DataSet, MemoryImages
 from benchmark.environment import generator
+from benchmark.graphs import Branches, Inputs, ReplayedStep, Step, capture_for
 from benchmark.heads import Request
 from benchmark.lane import Lane, create_network
 from benchmark.perf.base import Setting
+from benchmark.perf.measure import Task
 from benchmark.perf.reference import Trainer
 from benchmark.teacher import BatchTeacher
 from distillers import Outputs
@@ -23,6 +27,8 @@ from models import Network
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 #: warm-ups scale a loss and cost nothing: any epoch will do
 EPOCH = 1
+#: of the teacher
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 class Pair(NamedTuple):
@@ -117,30 +123,68 @@ class References:
 
 
 class Cohort:
-    """Our loop on one batch: one teacher pass, then every lane."""
+    """Our loop on one batch: one teacher pass, then every lane; on a GPU captured and replayed, as it is trained."""
 
-    def __init__(self, setting: Setting, configs: Sequence[RunConfig], teacher_precision: Precision = "fp32") -> None:
-        x_BCHW, self.target_B = random_batch(setting)
-        self.views = {"weak": x_BCHW.to(memory_format=torch.channels_last)}
+    def __init__(
+        self,
+        setting: Setting,
+        configs: Sequence[RunConfig],
+        teacher_precision: Precision = "fp32",
+        storage: Storage = "none",
+    ) -> None:
+        x_BCHW, target_B = random_batch(setting)
+        self.inputs = {"x": x_BCHW.to(memory_format=torch.channels_last), "target": target_B}
         self.lanes = [Lane(config, setting.num_classes, setting.image_size, setting.device) for config in configs]
         self.requests = [request for lane in self.lanes for request in lane.requests]
         network = random_teacher(str(configs[0].teacher), setting.num_classes, setting.image_size)
-        self.teacher = BatchTeacher(network, self.requests, setting.device, teacher_precision)
+        self.teacher = BatchTeacher(
+            network, self.requests, setting.device, teacher_precision, setting.image_size, storage
+        )
         for lane in self.lanes:
             lane.start_epoch(EPOCH)
+        self._branches = Branches(setting.device)
+        self._step: Step = self._eager_step
+        if (capture := capture_for(setting.device)) is not None:
+            self._step = ReplayedStep(self._eager_step, self._captured_step, capture, _refuse)
 
     def outputs(self) -> dict[Request, Outputs]:
         """Return what the teacher shows for the batch."""
-        return self.teacher.outputs(self.views)
-
-    def lane_steps(self, shown: Mapping[Request, Outputs]) -> None:
-        """Train every student for one step on what the teacher shows."""
-        for lane in self.lanes:
-            lane.step(self.views, self.target_B, shown)
+        return self._shown(self.inputs)
 
     def step(self) -> None:
         """Run the teacher, then train every student for one step."""
-        self.lane_steps(self.outputs())
+        self._step(self.inputs)
+
+    def step_on(self, batch: Batch, cells_BSK: Tensor) -> None:
+        """Train every student for one step on a batch of which the teacher's stored cells are at hand."""
+        self._step({"x": batch.views["weak"], "target": batch.target_B, "cells": cells_BSK})
+
+    def _shown(self, inputs: Inputs) -> dict[Request, Outputs]:
+        return self.teacher.outputs({"weak": inputs["x"]}, [inputs["cells"]] if "cells" in inputs else ())
+
+    def _eager_step(self, inputs: Inputs) -> None:
+        shown = self._shown(inputs)
+        for lane in self.lanes:
+            lane.step({"weak": inputs["x"]}, inputs["target"], shown)
+
+    def _captured_step(self, inputs: Inputs) -> None:
+        views, target_B, shown = {"weak": inputs["x"]}, inputs["target"], self._shown(inputs)
+        self._branches.run([partial(lane.step_without_randomness, views, target_B, shown) for lane in self.lanes])
+
+
+def _refuse(reason: str) -> None:
+    """An eager step would be measured as a captured one."""
+    raise RuntimeError(reason)
+
+
+def reference_step(setting: Setting, configs: Sequence[RunConfig]) -> dict[str, Task]:
+    """Return one step of the reference's loop, for every student."""
+    return {"": References(setting, configs).step}
+
+
+def our_steps(setting: Setting, configs: Sequence[RunConfig]) -> dict[str, Task]:
+    """Return one step of our loop, for every student, by the teacher's precision."""
+    return {precision: Cohort(setting, configs, precision).step for precision in PRECISIONS}
 
 
 def random_data(num_train: int, num_test: int, side: int, image_size: int, padding: int, classes: int) -> DataSet:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.jobs import CohortJob, LaneFailed, LaneJob, TeacherFile
 from benchmark.lane import weights_of
+from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.reference import Trainer
@@ -25,46 +27,60 @@ from benchmark.train import train_cohort
 EPOCHS = 2
 
 
-@measurement("Epoch with evaluation, one student", place=100, quick_s=15, full_s=90)
+@measurement("Epoch with evaluation, one student", place=100, quick_s=13, full_s=90)
 def epoch(setting: Setting) -> Iterator[Row]:
     """Time per epoch of a whole run of two epochs on random images of CIFAR's size: making the networks, loading and
     augmenting, training, evaluating after each epoch, saving. The reference has its loader processes; ours is
     `train_cohort`, which also scores calibration and agreement, for which its teacher sees the test images once."""
-    num_train, num_test = setting.choose((320, 128), (2000, 1000))
-    data = random_data(num_train, num_test, setting.image_size, setting.image_size, padding=4, classes=100)
+    gpu = setting.device.type == "cuda"
+    sizes = setting.choose((2000, 1000), (50_000, 10_000)) if gpu else setting.choose((320, 128), (2000, 1000))
     pair = PAIRS[2]
     with tempfile.TemporaryDirectory() as folder:
-        both = tasks(setting, pair, data, Path(folder))
-        # a run is long enough to need no warm-up
-        found = setting.interleaved(both, quick_s=8, full_s=60, warmup=0, rounds=setting.choose(2, 3))
-    yield timed(f"{pair}, {num_train} + {num_test} images", found["reference"], found["ours"], portions=EPOCHS)
+        # the reference's loader processes start and end slowly below a process that is itself such a worker
+        alone = reference_run(setting, pair, sizes, Path(folder))
+        with apart(setting, {"ours": partial(our_run, setting, pair, sizes, Path(folder))}) as tasks:
+            # a run is long enough to need no warm-up
+            both = {**alone, **tasks}
+            found = setting.interleaved(both, quick_s=8, full_s=60, warmup=0, rounds=setting.choose(2, 3))
+    label = f"{pair}, {sizes[0]} + {sizes[1]} images"
+    yield timed(label, found["reference"], found["ours"], portions=EPOCHS)
 
 
-def tasks(setting: Setting, pair: Pair, data: DataSet, folder: Path) -> dict[str, Task]:
-    """Return a run of both; ours is a new one at every call, as a finished one would not train again."""
-    config = run_config(pair, epochs=EPOCHS, batch_size=setting.batch_size)
-    teacher = random_teacher(pair.teacher, data.num_classes, data.image_size)
-    content = serialize(weights_of(teacher))
+def reference_run(setting: Setting, pair: Pair, sizes: tuple[int, int], folder: Path) -> dict[str, Task]:
+    """Return a run of the reference."""
+    config, data = run_config(pair, epochs=EPOCHS, batch_size=setting.batch_size), images(setting, sizes)
+
+    def run() -> None:
+        network = random_teacher(pair.teacher, data.num_classes, data.image_size)
+        trainer = Trainer(config, network, data.num_classes, data.image_size, setting.device)
+        run_reference(setting, config, trainer, data, folder)
+
+    return {"reference": run}
+
+
+def our_run(setting: Setting, pair: Pair, sizes: tuple[int, int], folder: Path) -> dict[str, Task]:
+    """Return a run of ours, a new one at every call: a finished one would not train again."""
+    config, data = run_config(pair, epochs=EPOCHS, batch_size=setting.batch_size), images(setting, sizes)
+    content = serialize(weights_of(random_teacher(pair.teacher, data.num_classes, data.image_size)))
     file = TeacherFile(pair.teacher, folder / "teacher.safetensors", hashlib.sha256(content).hexdigest())
     file.path.write_bytes(content)
     numbers = itertools.count()
 
-    def reference() -> None:
-        network = random_teacher(pair.teacher, data.num_classes, data.image_size)
-        run_reference(
-            setting, config, Trainer(config, network, data.num_classes, data.image_size, setting.device), data, folder
-        )
-
-    def ours() -> None:
+    def run() -> None:
         place = folder / str(next(numbers))
         lane = LaneJob("perf", config, place / "checkpoint", place / "student.safetensors")
-        job = CohortJob("perf", (lane,), file, folder, folder, str(setting.device), setting.threads)
+        job = CohortJob("perf", (lane,), file, folder, folder, str(setting.device), threads=setting.threads)
         failed: list[LaneFailed] = []
         train_cohort(job, lambda event: failed.append(event) if isinstance(event, LaneFailed) else None, data=data)
         if failed:
             raise RuntimeError(failed[0].reason)
 
-    return {"reference": reference, "ours": ours}
+    return {"": run}
+
+
+def images(setting: Setting, sizes: tuple[int, int]) -> DataSet:
+    """Return random images of the given numbers for training and test."""
+    return random_data(*sizes, setting.image_size, setting.image_size, padding=4, classes=setting.num_classes)
 
 
 def run_reference(setting: Setting, config: RunConfig, trainer: Trainer, data: DataSet, folder: Path) -> None:

@@ -2,62 +2,53 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
-
-import torch
+from functools import partial
 
 from benchmark import environment
+from benchmark.perf.apart import call, hold, worker
 from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.measure import Task
 from benchmark.perf.workload import PAIRS, Cohort, Pair, cohort_configs
 
 STUDENTS = 2
-_cohorts: list[Cohort] = []
+TASK = "steps"
 
 
-@measurement("Two cohorts on a CPU", place=110, quick_s=17, full_s=70)
+@measurement("Two cohorts on a CPU", place=110, quick_s=13, full_s=70)
 def processes(setting: Setting) -> Iterator[Row]:
     """Ours against ours: two cohorts (a teacher, KD and SD-KD each) one after the other in a process with two threads
     ("reference"), against side by side in two processes with one thread each ("ours"). Time per student and step."""
     if setting.device.type != "cpu" or environment.available_cores() < 2:
         return
     for pair in setting.choose(PAIRS[2:], (PAIRS[0], PAIRS[2])):
-        with ExitStack() as stack:
-            together, *apart = (
-                stack.enter_context(_worker(replace(setting, threads=threads), pair, cohorts))
-                for threads, cohorts in ((2, 2), (1, 1), (1, 1))
-            )
+        with worker(keep_memory=True) as together, worker(keep_memory=True) as one, worker(keep_memory=True) as other:
+            made = [
+                pool.submit(hold, replace(setting, threads=threads), partial(steps, setting, pair, cohorts))
+                for pool, threads, cohorts in ((together, 2, 2), (one, 1, 1), (other, 1, 1))
+            ]
+            for one_made in made:
+                one_made.result()
 
-            def one_process(worker: ProcessPoolExecutor = together) -> float:
-                return worker.submit(_step).result()
+            def one_process(pool: ProcessPoolExecutor = together) -> float:
+                return pool.submit(call, TASK).result()
 
-            def two_processes(workers: list[ProcessPoolExecutor] = apart) -> float:
-                steps = [worker.submit(_step) for worker in workers]
-                return sum(step.result() for step in steps)
+            def two_processes(pools: tuple[ProcessPoolExecutor, ...] = (one, other)) -> float:
+                running = [pool.submit(call, TASK) for pool in pools]
+                return sum(future.result() for future in running)
 
             found = setting.interleaved({"one": one_process, "two": two_processes}, quick_s=2, full_s=20)
         yield timed(f"{pair}, 2 cohorts of {STUDENTS}", found["one"], found["two"], portions=2 * STUDENTS)
 
 
-def _worker(setting: Setting, pair: Pair, cohorts: int) -> ProcessPoolExecutor:
-    """Return a fresh process that holds so many cohorts."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=(setting, pair, cohorts))
+def steps(setting: Setting, pair: Pair, cohorts: int) -> dict[str, Task]:
+    """Return a step of so many cohorts, one after the other."""
+    made = [Cohort(setting, cohort_configs(pair, STUDENTS)) for _ in range(cohorts)]
 
+    def run() -> None:
+        for cohort in made:
+            cohort.step()
 
-def _prepare(setting: Setting, pair: Pair, cohorts: int) -> None:
-    environment.set_numerics(torch.device("cpu"), setting.threads)
-    environment.keep_freed_memory()  # as every worker that trains
-    _cohorts[:] = [Cohort(setting, cohort_configs(pair, STUDENTS)) for _ in range(cohorts)]
-
-
-def _step() -> float:
-    """Take one step of every cohort of this process; return the CPU seconds."""
-    started = time.process_time()
-    for cohort in _cohorts:
-        cohort.step()
-    return time.process_time() - started
+    return {TASK: run}

@@ -1,0 +1,100 @@
+"""Each side in a process of its own, as it is really run: how C's allocator is set belongs to a whole process.
+
+Ours keeps freed memory, as every worker that trains does; the reference has what it gets. The two processes live until
+`close` and are given new tasks by every measurement.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+from benchmark import environment
+from benchmark.perf.base import Setting
+from benchmark.perf.measure import Task
+
+#: makes tasks by name; picklable
+Make = Callable[[], Mapping[str, Task]]
+
+_pools: dict[str, ProcessPoolExecutor] = {}
+#: of a process that was given some
+_tasks: dict[str, Task] = {}
+
+
+@contextmanager
+def apart(setting: Setting, sides: Mapping[str, Make]) -> Iterator[dict[str, Task]]:
+    """Yield the tasks of all sides by `side` or `side/task`: in a process per side on a CPU, in this one on a GPU.
+
+    `sides` maps `reference` and `ours` to what makes their tasks; one that is called "" gets its side's name.
+    """
+    tasks: dict[str, Task] = {}
+    if setting.device.type == "cpu":
+        for side in sides.keys() - _pools.keys():
+            _pools[side] = worker(keep_memory=side == "ours")
+        made = {side: _pools[side].submit(hold, setting, make) for side, make in sides.items()}
+        for side, names in made.items():
+            tasks |= {_title(side, name): _there(_pools[side], name) for name in names.result()}
+    else:
+        for side, make in sides.items():
+            tasks |= {_title(side, name): task for name, task in make().items()}
+    try:
+        yield tasks
+    finally:
+        if setting.device.type == "cpu":
+            for side in sides:
+                _pools[side].submit(drop).result()
+
+
+def worker(*, keep_memory: bool) -> ProcessPoolExecutor:
+    """Return a fresh process for `hold`, `call` and `drop`."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(keep_memory,))
+
+
+def hold(setting: Setting, make: Make) -> list[str]:
+    """Make the tasks of this process and return their names."""
+    environment.set_numerics(setting.device, setting.threads)
+    _tasks.update(make())
+    return list(_tasks)
+
+
+def call(name: str) -> float:
+    """Run a task of this process; return the CPU seconds."""
+    started = time.process_time()
+    _tasks[name]()
+    return time.process_time() - started
+
+
+def drop() -> None:
+    """Forget the tasks of this process, and give back their memory."""
+    _tasks.clear()
+    gc.collect()
+    environment.release_freed_memory()
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of the processes that live now."""
+    return sum(pool.submit(time.process_time).result() for pool in _pools.values())
+
+
+def close() -> None:
+    """End the processes."""
+    while _pools:
+        _pools.popitem()[1].shutdown()
+
+
+def _begin(keep_memory: bool) -> None:
+    if keep_memory:
+        environment.keep_freed_memory()
+
+
+def _title(side: str, name: str) -> str:
+    return f"{side}/{name}" if name else side
+
+
+def _there(pool: ProcessPoolExecutor, name: str) -> Task:
+    return lambda: pool.submit(call, name).result()
