@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmark.batches import Batch, TrainStream, eval_batches, splits
@@ -45,14 +46,18 @@ def test_the_last_partial_batch_is_kept_or_dropped(digits: DataSet) -> None:
     assert (kept.num_batches, dropped.num_batches) == (4, 3)
 
 
-def test_crops_are_windows_of_the_padded_image() -> None:
-    pixels = torch.randint(1, 255, (6, 3, 8, 8), dtype=torch.uint8)
-    crops = augment.draw_crops(Augmentation(padding=2, flip=True), 10, (8, 8), 8, seed=0, epoch=1, view="weak")
-    seen = augment.crop_and_flip(pixels, crops.stacked()[:, 4:10], padding=2, side=8)
-    padded = torch.nn.functional.pad(pixels, (2, 2, 2, 2))
+@pytest.mark.parametrize(("source", "side", "padding"), [(8, 8, 2), (90, 72, 0), (70, 72, 3)])
+def test_crops_are_windows_of_the_padded_image(source: int, side: int, padding: int) -> None:
+    """Small ones are gathered, large ones copied."""
+    pixels = torch.randint(1, 255, (6, 3, source, source), dtype=torch.uint8)
+    augmentation = Augmentation(padding=padding, flip=True)
+    crops = augment.draw_crops(augmentation, 10, (source, source), side, seed=0, epoch=1, view="weak")
+    seen = augment.crop_and_flip(pixels, crops.stacked()[:, 4:10], padding, side)
+    padded = torch.nn.functional.pad(pixels, (padding, padding, padding, padding))
+    assert len(crops.flip_N[4:10].unique()) == 2
     for number, image in enumerate(seen):
         top, left = int(crops.top_N[4 + number]), int(crops.left_N[4 + number])
-        window = padded[number, :, top : top + 8, left : left + 8]
+        window = padded[number, :, top : top + side, left : left + side]
         assert torch.equal(image, window.flip(2) if crops.flip_N[4 + number] else window)
 
 
@@ -69,7 +74,11 @@ def test_normalize_is_the_usual_formula() -> None:
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     expected = (pixels.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    torch.testing.assert_close(augment.Normalize(mean, std, CPU)(pixels).double(), expected, atol=2e-6, rtol=0)
+    normalize = augment.Normalize(mean, std, CPU)
+    for width in (4, 3):  # whatever width comes after another
+        seen = normalize(pixels[..., :width])
+        assert seen.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(seen.double(), expected[..., :width], atol=2e-6, rtol=0)
 
 
 def test_the_test_view_is_the_centre_in_order(digits: DataSet) -> None:

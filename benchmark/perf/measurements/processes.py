@@ -39,7 +39,7 @@ def processes(setting: Setting) -> Iterator[Row]:
                 running = [pool.submit(call, TASK) for pool in pools]
                 return sum(future.result() for future in running)
 
-            tasks = {"one": one_process, "two": two_processes}
+            tasks: dict[str, Task] = {"one": one_process, "two": two_processes}
             found = setting.interleaved(tasks, quick_s=2, full_s=20, rounds=setting.choose(2, 5))
         yield timed(f"{pair}, 2 cohorts of {STUDENTS}", found["one"], found["two"], portions=2 * STUDENTS)
 
