@@ -1,0 +1,104 @@
+"""What every published entry says about itself, and how what it holds is checked.
+
+Everything is checked when it is read: unknown keys, ragged rows, values out of range, networks and methods that are not
+written with this project's keys, values of a factor that the distiller's own field refuses. A refusal is a ValueError
+that names the entry and the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+import distillers
+import models
+from benchmark.config import Frozen
+
+Confidence = Literal["read", "unsure"]
+Text = Annotated[str, Field(min_length=1)]
+#: what a source prints, None where it prints nothing
+Values = tuple[float | None, ...]
+#: a value of a factor: a number, a scale set, or a name
+Level = float | tuple[float, ...] | str
+
+#: method key of the student trained without a teacher: its published value is the table's student accuracy
+VANILLA = "vanilla"
+
+T = TypeVar("T")
+
+
+class Published(Frozen):
+    """What every entry says about itself."""
+
+    id: Text
+    title: Text
+    source: Text
+    #: `read`: in the named source itself; `unsure`: second-hand, derived or partly legible
+    confidence: Confidence
+    data: Literal["cifar100", "cub200", "imagenet"]
+    metric: Text = "top-1 accuracy"
+    unit: Literal["percent", "ms", "s"] = "percent"
+    #: which epoch is reported and over how many runs, as far as it is known
+    selection: Text
+    #: misprints and contradictions that touch the values, one sentence each
+    notes: tuple[Text, ...] = ()
+
+    def check(self, row: str, values: Values, num: int, columns: str) -> None:
+        """Raise ValueError when a row has not `num` values, or one is not in percent or not positive."""
+        if len(values) != num:
+            raise ValueError(f"{self.id}, row {row}: {len(values)} values for {num} {columns}")
+        printed = [value for value in values if value is not None]
+        # above 1: an accuracy written as a fraction is refused too
+        if self.unit == "percent" and not all(1 < value <= 100 for value in printed):
+            raise ValueError(f"{self.id}, row {row}: not in percent")
+        if not all(value > 0 for value in printed):
+            raise ValueError(f"{self.id}, row {row}: not positive")
+
+    def check_pair(self, row: str, pair: str) -> None:
+        """Raise ValueError for what is not `teacher:student` of this project's networks."""
+        for network in pair.split(":"):
+            self.check_network(row, network)
+        if pair.count(":") != 1:
+            raise ValueError(f"{self.id}, row {row}: '{pair}' is no teacher:student")
+
+    def check_network(self, row: str, network: str) -> None:
+        """Raise ValueError for what is none of this project's networks."""
+        if network not in models.registry:
+            raise ValueError(f"{self.id}, row {row}: no network '{network}'")
+
+    def check_method(self, method: str) -> None:
+        """Raise ValueError for what is neither a distiller's key nor the printed name of a method that is not here.
+
+        Printed names have a capital letter, keys have none: a misspelt key would silently lose its row.
+        """
+        keys = {distillers.registry.get(key).title: key for key in distillers.names()}
+        if method in keys:
+            raise ValueError(f"{self.id}, row {method}: write '{keys[method]}', this project's key")
+        if method == VANILLA or (method == method.lower() and method not in distillers.registry):
+            raise ValueError(f"{self.id}, row {method}: neither a distiller's key nor a printed name")
+
+
+def as_field(path: str, value: Level) -> Any:
+    """Return a value as the distiller's own field reads it (`sdd.scales`); as it is where `path` names no field.
+
+    Raises ValueError when no distiller has the group, or its field refuses the value.
+    """
+    group, dot, field = path.partition(".")
+    if not dot:
+        return value
+    owner = next((name for name in distillers.names() if group in distillers.groups(name)), None)
+    if owner is None:
+        raise ValueError(f"{path}: no distiller has the hyperparameters '{group}'")
+    given: dict[str, Any] = {group: {field: value}}
+    return getattr(distillers.create(owner, **given).values[group], field)
+
+
+def unique(entry: str, what: str, names: Iterable[T]) -> None:
+    """Raise ValueError when a name stands twice."""
+    seen: list[T] = []
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{entry}: {what} {name} stands twice")
+        seen.append(name)
