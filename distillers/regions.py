@@ -6,7 +6,7 @@ Shape letters: B batch, K classes, R regions, D channels, H W map height and wid
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from distillers.base import Grids, Outputs
 
 Complementary = Literal["label", "prediction"]
 GlobalFrom = Literal["cell", "logits"]
+Weights = Literal["region", "mean", "shuffled"]
 
 
 def num_regions(scales: tuple[int, ...]) -> int:
@@ -83,6 +84,30 @@ def complementary_regions(
     return local != whole
 
 
-def region_weights(complementary_BR: Tensor, beta: float, dtype: torch.dtype) -> Tensor:
-    """beta where a region is complementary, 1 where it is consistent, (B, R)."""
-    return 1 + (beta - 1) * complementary_BR.to(dtype)
+def region_weights(
+    complementary_BR: Tensor, beta: float, dtype: torch.dtype, consistent: float = 1.0, weights: Weights = "region"
+) -> Tensor:
+    """beta where a region is complementary, `consistent` where it is not, (B, R).
+
+    `mean`: every region weighs what they weigh on average over the batch, so that the loss is as large, but nothing is
+    singled out. `shuffled`: the same weights of every sample, on other regions of it (`shuffled_regions`).
+    """
+    weight_BR = consistent + (beta - consistent) * complementary_BR.to(dtype)
+    if weights == "mean":
+        return weight_BR.mean().expand_as(weight_BR)
+    if weights == "shuffled":
+        return weight_BR.gather(1, shuffled_regions(*weight_BR.shape, weight_BR.device))
+    return weight_BR
+
+
+# without a limit: a CUDA graph goes on reading the tensor that it captured, which must never be freed
+@cache
+def shuffled_regions(batch: int, regions: int, device: torch.device) -> Tensor:
+    """Row b is a permutation of 0 .. R - 1 that depends on b and R only, (B, R) of int64.
+
+    Always the same ones: a step draws nothing, and a smaller batch has the first rows of a larger one.
+    """
+    generator = torch.Generator().manual_seed(regions)
+    with torch.inference_mode(False):
+        rows = [torch.randperm(regions, generator=generator) for _ in range(batch)]
+        return torch.stack(rows).to(device)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from distillers.base import Grids, LogitDistiller, NonNegative, Outputs, Parameters, PerSample, Views, register
-from distillers.regions import Complementary, GlobalFrom, complementary_regions, region_weights
+from distillers.regions import Complementary, GlobalFrom, Weights, complementary_regions, region_weights
 
 #: raise it whenever a change here or in `regions` makes the losses differ
 NUMERICS_VERSION = 1
@@ -29,8 +29,13 @@ class SDD(Parameters):
 
     #: sides m of the m x m grids; (1,) is the base method on the network's own logits
     scales: Annotated[tuple[int, ...], AfterValidator(_ascending)] = (1, 2, 4)
-    #: weight of complementary regions; consistent ones weigh 1
+    #: weight of complementary regions; 0 leaves the consistent ones only
     beta: NonNegative = 2.0
+    #: weight of consistent regions; 0 leaves the complementary ones only
+    consistent: NonNegative = 1.0
+    #: each region has its own weight; or, as controls, all have the batch's mean weight (`mean`: as much loss), or a
+    #: sample's weights stand on other regions of it (`shuffled`: as much loss in each sample)
+    weights: Weights = "region"
     #: complementary when exactly one of region and whole image is the label, or when their predictions differ
     complementary: Complementary = "label"
     #: weighted sum over the regions, divided by R (not by the weights' sum) or not; then the mean over the batch
@@ -50,8 +55,8 @@ class ScaleDecoupled(LogitDistiller):
     """Take a distiller's per-sample terms per region: (1 / R) sum_r w_r loss(student_r, teacher_r), or without 1 / R.
 
     w_r is `sdd.beta` where the teacher's prediction for region r disagrees with its prediction for the whole image,
-    else 1. Cross-entropy and terms over the batch stay on the whole image. With scales (1,) it is the base method.
-    Wei, Luo, Luo, CVPR 2024.
+    else `sdd.consistent`, which is 1. Cross-entropy and terms over the batch stay on the whole image. With scales (1,)
+    it is the base method. Wei, Luo, Luo, CVPR 2024.
     """
 
     def __init__(self, **values: Parameters) -> None:
@@ -70,7 +75,8 @@ class ScaleDecoupled(LogitDistiller):
         batch, regions, _ = student.regions.shape
         target_BR = target_B[:, None].expand(batch, regions)
         loss_N = loss(student.regions.flatten(0, 1), teacher.regions.flatten(0, 1), target_BR.flatten())
-        weight_BR = region_weights(self.complementary(teacher, target_B), self.sdd.beta, loss_N.dtype)
+        complementary_BR = self.complementary(teacher, target_B)
+        weight_BR = region_weights(complementary_BR, self.sdd.beta, loss_N.dtype, self.sdd.consistent, self.sdd.weights)
         weighted_BR = weight_BR * loss_N.reshape(batch, regions)
         return weighted_BR.mean(1) if self.sdd.reduction == "mean" else weighted_BR.sum(1)
 

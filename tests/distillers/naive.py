@@ -7,6 +7,10 @@ from math import exp, log
 from statistics import median
 from typing import Any
 
+import torch
+
+from distillers.regions import shuffled_regions
+
 Row = Sequence[float]
 Loss = Callable[[Row, Row, int], float]
 
@@ -70,16 +74,32 @@ def is_complementary(region: Row, whole: Row, target: int, rule: str) -> bool:
     return here == target
 
 
-def of_sample(loss: Loss, student: Any, teacher: Any, b: int, y: int, sdd: Mapping[str, Any] | None) -> float:
+def region_weights(teacher: Any, target: list[int], sdd: Mapping[str, Any]) -> list[list[float]]:
+    """What every region of every sample weighs."""
+    weights = []
+    for logits, regions, y in zip(teacher.logits, teacher.regions, target, strict=True):
+        whole = regions[0] if 1 in sdd["scales"] and sdd["global_from"] == "cell" else logits
+        found = [is_complementary(t, whole, y, sdd["complementary"]) for t in regions]
+        weights.append([sdd["beta"] if yes else sdd["consistent"] for yes in found])
+    if sdd["weights"] == "mean":
+        mean = sum(map(sum, weights)) / sum(map(len, weights))
+        return [[mean] * len(row) for row in weights]
+    if sdd["weights"] == "shuffled":
+        orders = shuffled_regions(len(weights), len(weights[0]), torch.device("cpu")).tolist()
+        return [[row[region] for region in order] for row, order in zip(weights, orders, strict=True)]
+    return weights
+
+
+def of_sample(
+    loss: Loss, student: Any, teacher: Any, b: int, target: list[int], sdd: Mapping[str, Any] | None
+) -> float:
     """One sample's loss: on the logits, or on its regions when there is more to decouple than the whole image."""
+    y = target[b]
     if sdd is None or list(sdd["scales"]) == [1]:
         return loss(student.logits[b], teacher.logits[b], y)
-    whole = teacher.logits[b]
-    if 1 in sdd["scales"] and sdd["global_from"] == "cell":
-        whole = teacher.regions[b][0]
     total = 0.0
-    for s, t in zip(student.regions[b], teacher.regions[b], strict=True):
-        weight = sdd["beta"] if is_complementary(t, whole, y, sdd["complementary"]) else 1.0
+    weights = region_weights(teacher, target, sdd)[b]
+    for weight, s, t in zip(weights, student.regions[b], teacher.regions[b], strict=True):
         total += weight * loss(s, t, y)
     return total / len(student.regions[b]) if sdd["reduction"] == "mean" else total
 
@@ -94,7 +114,7 @@ def sample_method(name: str, student: Any, teacher: Any, target: list[int], epoc
     num = len(target)
     s, t = student["weak"], teacher["weak"]
     ce = sum(cross_entropy(s.logits[b], y) for b, y in enumerate(target)) / num
-    distilled = sum(of_sample(loss, s, t, b, y, p.get("sdd")) for b, y in enumerate(target)) / num
+    distilled = sum(of_sample(loss, s, t, b, target, p.get("sdd")) for b in range(num)) / num
     return {
         "ce": own["ce_weight"] * ce,
         "kd": own["weight"] * ramp(epoch, own["warmup_epochs"]) * distilled,
@@ -135,10 +155,10 @@ def mlkd(name: str, student: Any, teacher: Any, target: list[int], epoch: int, p
         def loss(s: Row, t: Row, y: int, T: float = T) -> float:
             return kd(s, t, y, T)
 
-        weak = [of_sample(loss, sw, tw, b, y, sdd) for b, y in enumerate(target)]
+        weak = [of_sample(loss, sw, tw, b, target, sdd) for b in range(num)]
         swapped = T in own["weak_logits_at"]
         s2, t2 = (sw, tw) if swapped else (ss, ts)
-        strong = [of_sample(loss, s2, t2, b, y, sdd) for b, y in enumerate(target)]
+        strong = [of_sample(loss, s2, t2, b, target, sdd) for b in range(num)]
         terms["kd"] += masked_mean(weak, by_sample, own["masks"]) + sum(strong) / num
         terms["class"] += masked_mean(gram_rows(sw.logits, tw.logits, T, True), by_class, own["masks"])
         terms["batch"] += masked_mean(gram_rows(sw.logits, tw.logits, T, False), by_sample, own["masks"])

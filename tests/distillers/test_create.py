@@ -34,7 +34,13 @@ def test_conventions(name: str, convention: str) -> None:
     parameters = distillers.create(name, convention=convention).parameters()
     assert OWN[name, convention].items() <= parameters[name.removeprefix("sdd_")].items()
     if name.startswith("sdd_"):
-        assert parameters["sdd"] == {**SDD[convention], "scales": [1, 2, 4], "beta": 2}
+        assert parameters["sdd"] == {
+            **SDD[convention],
+            "scales": [1, 2, 4],
+            "beta": 2,
+            "consistent": 1,
+            "weights": "region",
+        }
 
 
 @pytest.mark.parametrize("name", ["kd", "dkd", "nkd", "vanilla"])
@@ -78,6 +84,8 @@ def test_values_from_text() -> None:
         ("sdd_kd", {"sdd": {"beta": True}}, "sdd.beta: cannot be true or false, got True"),
         ("sdd_kd", {"sdd": {"beta": "inf"}}, "sdd.beta: must be a finite number"),
         ("sdd_kd", {"sdd": {"complementary": "teacher"}}, "sdd.complementary: must be 'label' or 'prediction'"),
+        ("sdd_kd", {"sdd": {"consistent": -1}}, "sdd.consistent: must be greater than or equal to 0, got -1"),
+        ("sdd_kd", {"sdd": {"weights": "none"}}, "sdd.weights: must be 'region', 'mean' or 'shuffled', got 'none'"),
         ("sdd_kd", {"sdd": 2}, "sdd: takes fields by name (scales, beta"),
         ("sdd_kd", {"convention": "peper"}, "convention: 'peper' is neither 'code' nor 'paper'"),
         ("kd", {"kd": {"temperature": 0}}, "kd.temperature: must be greater than 0, got 0"),

@@ -34,6 +34,8 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "sdd": {
         "scales": st.sampled_from(SCALES),
         "beta": weight,
+        "consistent": weight,
+        "weights": st.sampled_from(["region", "mean", "shuffled"]),
         "complementary": st.sampled_from(["label", "prediction"]),
         "reduction": st.sampled_from(["mean", "sum"]),
         "global_from": st.sampled_from(["cell", "logits"]),

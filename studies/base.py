@@ -1,0 +1,145 @@
+"""What a study is: a question, a space of choices, a budget, and the published answer beside which ours is drawn."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from optuna.trial import BaseTrial
+
+import distillers
+from benchmark import published
+from benchmark.registry import Registry
+
+if TYPE_CHECKING:  # a second, which a command that draws nothing need not wait for
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Sampler = Literal["grid", "tpe", "gp", "random"]
+Pruner = Literal["none", "median", "hyperband", "wilcoxon"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a trial is: a method, and what is set over the suite's settings, as `--set` would."""
+
+    method: str
+    #: `group.field`, `recipe.field` or `convention` -> value, e.g. {"sdd.beta": 4}
+    settings: Mapping[str, Any]
+
+    @property
+    def assignments(self) -> tuple[str, ...]:
+        """The settings as `--set` takes them."""
+        return tuple(f"{key}={_text(value)}" for key, value in self.settings.items())
+
+    @property
+    def label(self) -> str:
+        """The choice as a person reads it: `sdd_kd, sdd.beta=4`."""
+        return ", ".join([self.method, *self.assignments])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+class PublishedLine(NamedTuple):
+    """What one table prints about one pair: shown beside ours, since it is another data set."""
+
+    #: the pair, as a person reads it
+    label: str
+    #: the table, and its id
+    title: str
+    #: (a parameter's value as the study writes it, accuracy in percent)
+    points: tuple[tuple[Any, float], ...]
+
+
+def every(space: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], ...]:
+    """Return all combinations of the parameters' values, the last parameter's varying fastest."""
+    return tuple(dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
+
+
+def as_title(method: str) -> str:
+    """Return a distiller as the papers print it: `SD-KD` for `sdd_kd`."""
+    return distillers.registry.get(method).title
+
+
+class Study(ABC):
+    """One question about a distiller, answered by a search on a validation split. One subclass per file."""
+
+    #: registry key
+    name: ClassVar[str]
+    #: what is asked, in one sentence
+    question: ClassVar[str]
+    #: what the literature answers, in one sentence, with its source
+    published: ClassVar[str]
+    #: published tables whose points are drawn beside ours, by id: series over what the study varies
+    tables: ClassVar[tuple[str, ...]] = ()
+    #: pairs of the suite `cifar100` that it is meant for, the first if one is enough; any other may be asked for
+    pairs: ClassVar[tuple[str, ...]] = ()
+    sampler: ClassVar[Sampler] = "grid"
+    pruner: ClassVar[Pruner] = "none"
+    #: trials of a sampler that draws; a grid has as many as it has points
+    trials: ClassVar[int] = 20
+    #: trials asked for at once, before any of them is told: part of the result, so never taken from the machine
+    at_once: ClassVar[int] = 4
+    #: seeds that every trial is trained with
+    seeds: ClassVar[int] = 1
+
+    @abstractmethod
+    def suggest(self, trial: BaseTrial) -> Choice:
+        """Return what a trial is, from the values that it suggests."""
+
+    def grid(self) -> Sequence[Mapping[str, Any]]:
+        """Return every point of a grid as the parameters that `suggest` would ask for; empty for a sampler."""
+        return ()
+
+    @abstractmethod
+    def baselines(self) -> Sequence[Choice]:
+        """Return what the winner is confirmed against: the published default first, then the plain method.
+
+        Without settings, since those of a suite are the published ones of each of its pairs.
+        """
+
+    @abstractmethod
+    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+        """Return the study's own figure, with `lines` beside: all that its tables print when it is None.
+
+        `frame` has one row per trial: `number`, `state` (Optuna's name, in any case), `value` (mean validation top-1 in
+        percent), `std` and `num_seeds` over its seeds, and one column per parameter; nothing where there is nothing.
+        """
+
+    def published_lines(self, pair: str | None = None) -> tuple[PublishedLine, ...]:
+        """Return what the study's tables print: about the pair, or about every pair that they have where not this one.
+
+        Raises:
+            UserError: for a table that is not there.
+        """
+        lines = []
+        for name in self.tables:
+            series = published.ablation(name)
+            rows = [row for row in series.rows if row.pair == pair] or list(series.rows)
+            for row in rows:
+                points = series.points(row.pair, row.method, row.label)
+                label = str(row.pair or row.label).replace(":", " → ")
+                title = f"published: {series.title} ({name})"
+                lines.append(PublishedLine(label, title, tuple((_level(level), value) for level, value in points)))
+        return tuple(lines)
+
+
+def _level(value: Any) -> Any:
+    """A value as a parameter of a trial, which is a number or a text: `1,2,4` for scales."""
+    return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
+
+
+registry: Registry[type[Study]] = Registry("study", "studies")
+
+
+def register(study: type[Study]) -> type[Study]:
+    """Decorator: make a study available by its name. Raises ValueError when the name is taken."""
+    registry.add(study.name, study)
+    return study

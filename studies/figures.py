@@ -1,0 +1,478 @@
+"""What the figures of studies share: accuracy over trials, over a number, by category, and what Optuna knows.
+
+Accuracies are drawn as points with one standard deviation on either side, never as bars from zero, where the
+differences that matter would be a hair's breadth. Published points stand in a panel of their own: they are another data
+set, another split, and the best epoch on it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from studies.base import PublishedLine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, told apart by everyone and in grey; each goes with a marker of its own
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+MARKERS = ("o", "s", "^", "D")
+PUBLISHED_COLOURS = ("#333333", "#8C8C8C", "#56B4E9")
+PUBLISHED_MARKERS = ("s", "D", "v")
+FAINT = "#8C8C8C"
+
+ACCURACY = "validation top-1 accuracy (%)"
+PUBLISHED_ACCURACY = "published test top-1 (%)"
+#: below this many trials the best tenth, by which importances are computed, is less than two of them
+MIN_TRIALS_FOR_IMPORTANCE = 20
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.markersize": 5,
+    "lines.linewidth": 1.2,
+    "svg.hashsalt": "studies",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw inside of this: fonts and lines of all figures of studies."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def canvas(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, that makes room for all its texts."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def saved(figure: Figure) -> dict[str, bytes]:
+    """Return the figure as `png` and `svg`: the same bytes for the same figure."""
+    files = {}
+    for kind, options in (("png", {"dpi": 200, "metadata": {"Software": None}}), ("svg", {"metadata": {"Date": None}})):
+        buffer = io.BytesIO()
+        with style():
+            figure.savefig(buffer, format=kind, **options)
+        files[kind] = buffer.getvalue()
+    return files
+
+
+def completed(frame: pd.DataFrame, *parameters: str) -> pd.DataFrame:
+    """Return the trials that ended with a value, in the order of their numbers, with a column for each parameter."""
+    done = frame[_states(frame) == "COMPLETE"].reindex(columns=list(dict.fromkeys([*frame.columns, *parameters])))
+    numbers = {name: pd.to_numeric(done[name]) for name in ("number", "value", "std", "num_seeds")}
+    return done.assign(**numbers).dropna(subset="value").sort_values("number")
+
+
+def described(frame: pd.DataFrame) -> str:
+    """Return what the points are: of how many seeds, and what is not shown."""
+    done = completed(frame)
+    if done.empty:
+        parts = ["no trial has ended yet"]
+    else:
+        counts = sorted({int(num) for num in done["num_seeds"]})
+        seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        parts = ["one seed each" if counts == [1] else f"mean and standard deviation of {seeds} seeds"]
+    states = _states(frame).value_counts()
+    for state, word in (("PRUNED", "pruned"), ("FAIL", "failed")):
+        if states.get(state, 0):
+            parts.append(f"{states[state]} {word}")
+    return ", ".join(parts)
+
+
+def history(frame: pd.DataFrame, title: str = "") -> Figure:
+    """Return the accuracy of every trial in the order they were asked for, and the best so far."""
+    done = completed(frame)
+    with style():
+        figure = canvas(6.4, 2.9)
+        axes = figure.subplots()
+        _points(axes, done["number"], done["value"], done["std"], COLOURS[0], "o", "trial")
+        if len(done) > 1:
+            axes.step(done["number"], done["value"].cummax(), where="post", color=COLOURS[1], label="best so far")
+        for state, marker in (("PRUNED", "+"), ("FAIL", "x")):
+            numbers = frame.loc[_states(frame) == state, "number"]
+            if len(numbers):
+                label = {"PRUNED": "pruned", "FAIL": "failed"}[state]
+                low = axes.get_xaxis_transform()
+                axes.plot(numbers, [0.03] * len(numbers), marker, color=FAINT, transform=low, label=label)
+        _whole_numbers(axes)
+        axes.set(xlabel="trial", ylabel=ACCURACY, title=described(frame))
+        _finish(figure, title)
+    return figure
+
+
+def line_with_errors(
+    frame: pd.DataFrame,
+    x: str,
+    *,
+    xlabel: str,
+    by: str | None = None,
+    by_order: Sequence[Any] = (),
+    named_by: Callable[[Any], str] = str,
+    log: bool = False,
+    connected: bool = True,
+    title: str = "",
+    lines: Sequence[PublishedLine] = (),
+) -> Figure:
+    """Return the accuracy over a number, one line per value of `by`, which is called as `named_by` says.
+
+    `connected` for a grid, whose points are on the axis as well; a sampler's points stand for themselves.
+    """
+    done = completed(frame, x, *([by] if by else ()))
+    with style():
+        figure = canvas(7.2 if lines else 4.8, 3.2)
+        panels = figure.subplots(1, 2 if lines else 1, squeeze=False, width_ratios=(1.1, 1) if lines else None)[0]
+        for number, (value, group) in enumerate(_groups(done, by, by_order)):
+            group = group.sort_values(x)
+            colour, marker = _of(COLOURS, number), _of(MARKERS, number)
+            label = named_by(value) if by else None
+            _points(panels[0], group[x], group["value"], group["std"], colour, marker, label, connected)
+        panels[0].set(xlabel=xlabel, ylabel=ACCURACY, title=_wrapped(f"this study: {described(frame)}"))
+        _number_axis(panels[0], sorted(set(done[x].dropna())) if connected else (), log)
+        if lines:
+            for number, line in enumerate(lines):
+                colour, marker = _of(PUBLISHED_COLOURS, number), _of(PUBLISHED_MARKERS, number)
+                levels, values = zip(*line.points, strict=True)
+                _points(panels[1], levels, values, None, colour, marker, line.label, dashed=True)
+            panels[1].set(xlabel=xlabel, ylabel=PUBLISHED_ACCURACY, title=_titles(lines))
+            _number_axis(panels[1], sorted({level for line in lines for level, _ in line.points}), log)
+        _finish(figure, title)
+    return figure
+
+
+def bars(
+    frame: pd.DataFrame,
+    category: str,
+    *,
+    order: Sequence[Any],
+    ylabel: str,
+    named: Callable[[Any], str] = str,
+    by: str | None = None,
+    by_order: Sequence[Any] = (),
+    named_by: Callable[[Any], str] = str,
+    reference: Any = None,
+    title: str = "",
+    lines: Sequence[PublishedLine] = (),
+) -> Figure:
+    """Return the accuracy by category, one row each from the top in `order`, with error bars and the value beside.
+
+    A category is called as `named` says and a value of `by` as `named_by`; at that of the category `reference` a thin
+    line goes through all rows.
+    """
+    done = completed(frame, category, *([by] if by else ()))
+    levels = dict.fromkeys([*order, *(level for line in lines for level, _ in line.points)])
+    rows = {level: row for row, level in enumerate(levels)}
+    groups = _groups(done, by, by_order)
+    with style():
+        per_row = max(1, len(groups), len(lines))
+        figure = canvas(7.2 if lines else 5.2, 1.35 + len(rows) * (0.13 + 0.2 * per_row))
+        panels = figure.subplots(
+            1, 2 if lines else 1, squeeze=False, sharey=True, width_ratios=(1.1, 1) if lines else None
+        )[0]
+        for number, (value, group) in enumerate(groups):
+            at = [rows[level] + _shift(number, len(groups)) for level in group[category]]
+            colour, marker = _of(COLOURS, number), _of(MARKERS, number)
+            _row_points(panels[0], at, group["value"], group["std"], colour, marker, named_by(value) if by else None)
+        beside = done.loc[done[category] == reference, "value"]
+        if reference is not None and len(beside):
+            panels[0].axvline(
+                beside.mean(), color=FAINT, linewidth=0.9, linestyle=":", zorder=0.5, label=f"at {named(reference)}"
+            )
+        panels[0].set(xlabel=ACCURACY, ylabel=ylabel, title=_wrapped(f"this study: {described(frame)}"))
+        panels[0].set_yticks(list(rows.values()), [named(value) for value in rows])
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
+        if lines:
+            for number, line in enumerate(lines):
+                at = [rows[level] + _shift(number, len(lines)) for level, _ in line.points]
+                colour, marker = _of(PUBLISHED_COLOURS, number), _of(PUBLISHED_MARKERS, number)
+                _row_points(panels[1], at, [value for _, value in line.points], None, colour, marker, line.label)
+            panels[1].set(xlabel=PUBLISHED_ACCURACY, title=_titles(lines))
+        for axes in panels:
+            axes.grid(axis="y", visible=False)
+            axes.tick_params(axis="y", length=0)
+            for between in range(1, len(rows)):
+                axes.axhline(between - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0.4)
+            # room for the values beside the points
+            axes.margins(x=0.18)
+        _finish(figure, title)
+    return figure
+
+
+def by_panel(
+    frame: pd.DataFrame,
+    x: str,
+    *,
+    xlabel: str,
+    panel: str,
+    order: Sequence[Any],
+    named_panel: Callable[[Any], str] = str,
+    by: str,
+    by_order: Sequence[Any],
+    named_by: Callable[[Any], str] = str,
+    title: str = "",
+) -> Figure:
+    """Return the accuracy over a number on a logarithmic axis, a panel per value of one parameter, a mark per other's.
+
+    Where `x` does not apply, its panel has none: the trials of each value of `by` stand beside each other.
+    """
+    done = completed(frame, x, panel, by)
+    numbers = done[x].dropna()
+    without = {
+        level for level in order if len(done[done[panel] == level]) and done[done[panel] == level][x].isna().all()
+    }
+    with style():
+        figure = canvas(1.2 + 1.75 * len(order), 3.3)
+        ratios = [0.6 if level in without else 1.0 for level in order]
+        panels = figure.subplots(1, len(order), squeeze=False, sharey=True, width_ratios=ratios)[0]
+        for axes, level in zip(panels, order, strict=True):
+            part = done[done[panel] == level]
+            for number, (value, group) in enumerate(_groups(part, by, by_order)):
+                at = [number] * len(group) if level in without else group[x]
+                colour, marker = _of(COLOURS, number), _of(MARKERS, number)
+                _points(axes, at, group["value"], group["std"], colour, marker, named_by(value))
+            axes.set_title(named_panel(level))
+            if level in without:
+                axes.set_xticks([])
+                axes.set_xlabel("does not apply")
+                axes.set_xlim(-0.7, len(by_order) - 0.3)
+            else:
+                axes.set_xlabel(xlabel)
+                _number_axis(axes, (), log=True)
+                if len(numbers):
+                    axes.set_xlim(numbers.min() / 1.3, numbers.max() * 1.3)
+        panels[0].set_ylabel(ACCURACY)
+        _finish(figure, title, described(frame))
+    return figure
+
+
+def why_no_importance(study: optuna.Study) -> str | None:
+    """Return why the importance of the parameters cannot be told, or None when it can."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    names = {name for trial in done for name in trial.params}
+    if len(names) == 1:
+        return f"there is one parameter, {min(names)}"
+    if len(done) < MIN_TRIALS_FOR_IMPORTANCE:
+        return f"{len(done)} trials have ended, and it takes {MIN_TRIALS_FOR_IMPORTANCE}"
+    if len({trial.value for trial in done}) == 1:
+        return "all trials ended with the same value"
+    return None
+
+
+def importance(study: optuna.Study, title: str = "") -> Figure:
+    """Return how much each parameter decides which trials are the best, by PED-ANOVA; or why that is not told."""
+    reason = why_no_importance(study)
+    with style():
+        if reason is not None:
+            return _note(f"Importance of the parameters is not computed: {reason}.")
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        num = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        figure = canvas(4.8, 1.1 + 0.32 * len(shares))
+        axes = figure.subplots()
+        axes.barh(range(len(shares)), list(shares.values()), height=0.55, color=COLOURS[0])
+        for row, share in enumerate(shares.values()):
+            axes.annotate(f"{share:.2f}", (share, row), (3, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(shares)), list(shares))
+        axes.set_ylim(len(shares) - 0.5, -0.5)
+        axes.set_xlim(0, 1.12 * max(shares.values()))
+        axes.set(xlabel="share of importance", title=f"PED-ANOVA: the best tenth of {num} trials against all")
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        _finish(figure, title)
+    return figure
+
+
+def timeline(study: optuna.Study, title: str = "") -> Figure:
+    """Return when each trial ran, by what became of it; those still running reach to the last known moment."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
+    with style():
+        if not trials:
+            return _note("No trial has been started.")
+        start = min(_time(trial.datetime_start) for trial in trials)
+        moments = [t for trial in trials for t in (trial.datetime_start, trial.datetime_complete) if t is not None]
+        last = max(map(_time, moments))
+        unit, seconds = _unit(last - start)
+        figure = canvas(6.4, min(6.5, 1.2 + 0.11 * max(len(trials), 8)))
+        axes = figure.subplots()
+        for state, (colour, hatch, word) in _STATES.items():
+            of_state = [trial for trial in trials if trial.state == state]
+            if of_state:
+                left = [(_time(trial.datetime_start) - start) / seconds for trial in of_state]
+                right = [(_end(trial, last) - start) / seconds for trial in of_state]
+                widths = [end - begin for begin, end in zip(left, right, strict=True)]
+                numbers = [trial.number for trial in of_state]
+                axes.barh(
+                    numbers, widths, left=left, height=0.7, color=colour, hatch=hatch, edgecolor="white", label=word
+                )
+        axes.set_ylim(max(trial.number for trial in trials) + 0.7, -0.7)
+        axes.set_xlim(left=0)
+        _whole_numbers(axes, "y")
+        axes.grid(axis="y", visible=False)
+        axes.set(xlabel=f"time since the first trial began ({unit})", ylabel="trial")
+        _finish(figure, title)
+    return figure
+
+
+_STATES: Mapping[TrialState, tuple[str, str, str]] = {
+    TrialState.COMPLETE: (COLOURS[0], "", "complete"),
+    TrialState.PRUNED: ("#E69F00", "////", "pruned"),
+    TrialState.FAIL: (COLOURS[1], "xxxx", "failed"),
+    TrialState.RUNNING: ("#BFBFBF", "", "running"),
+}
+
+
+def _states(frame: pd.DataFrame) -> pd.Series[str]:
+    return frame["state"].astype(str).str.upper()
+
+
+def _time(moment: Any) -> float:
+    return float(moment.timestamp())
+
+
+def _end(trial: FrozenTrial, last: float) -> float:
+    return last if trial.datetime_complete is None else _time(trial.datetime_complete)
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    return ("s", 1.0) if seconds < 180 else ("min", 60.0) if seconds < 3 * 3600 else ("h", 3600.0)
+
+
+def _groups(done: pd.DataFrame, by: str | None, order: Sequence[Any]) -> list[tuple[Any, pd.DataFrame]]:
+    # all of `order`, the empty ones too: each keeps its colour and its place, whichever trials have ended
+    return [(None, done)] if by is None else [(value, done[done[by] == value]) for value in order]
+
+
+def _of(choices: Sequence[str], number: int) -> str:
+    return choices[number % len(choices)]
+
+
+def _shift(number: int, num: int) -> float:
+    """Where in its row the one of `num` stands, so that their error bars do not cover each other."""
+    return 0.0 if num == 1 else (number / (num - 1) - 0.5) * 0.4
+
+
+def _errors(std: Any) -> list[float] | None:
+    values = [] if std is None else [0.0 if value is None or math.isnan(value) else float(value) for value in std]
+    return values if any(values) else None
+
+
+def _points(
+    axes: Axes,
+    x: Any,
+    y: Any,
+    std: Any,
+    colour: str,
+    marker: str,
+    label: str | None,
+    connected: bool = False,
+    dashed: bool = False,
+) -> None:
+    if not len(list(x)):
+        return
+    axes.errorbar(
+        list(x),
+        list(y),
+        yerr=_errors(std),
+        color=colour,
+        marker=marker,
+        markerfacecolor="white" if dashed else colour,
+        linestyle="--" if dashed else "-" if connected else "",
+        elinewidth=1,
+        capsize=2.5,
+        label=label,
+    )
+
+
+def _row_points(
+    axes: Axes, rows: Sequence[float], x: Any, std: Any, colour: str, marker: str, label: str | None
+) -> None:
+    values, errors = list(x), _errors(std)
+    if not values:
+        return
+    fill = "white" if colour in PUBLISHED_COLOURS else colour
+    axes.errorbar(
+        values,
+        rows,
+        xerr=errors,
+        color=colour,
+        marker=marker,
+        markerfacecolor=fill,
+        linestyle="",
+        elinewidth=1,
+        capsize=2.5,
+        label=label,
+    )
+    for value, row, error in zip(values, rows, errors or [0.0] * len(values), strict=True):
+        axes.annotate(
+            f"{value:.2f}", (value + error, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5
+        )
+
+
+def _number_axis(axes: Axes, ticks: Sequence[float], log: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    if ticks:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _whole_numbers(axes: Axes, which: str = "x") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    (axes.xaxis if which == "x" else axes.yaxis).set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _titles(lines: Sequence[PublishedLine]) -> str:
+    return "\n".join(_wrapped(title) for title in dict.fromkeys(line.title for line in lines))
+
+
+def _wrapped(text: str) -> str:
+    # as much as stands above the narrowest panel
+    return textwrap.fill(text, 36)
+
+
+def _finish(figure: Figure, title: str, note: str = "") -> None:
+    """A title above all panels, and one legend below them, with a note above it: where it covers nothing."""
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    shown: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    if shown:
+        figure.legend(
+            list(shown.values()), list(shown), loc="outside lower center", ncols=min(len(shown), 4), title=note
+        )
+
+
+def _note(text: str) -> Figure:
+    figure = canvas(4.8, 0.8)
+    figure.text(0.02, 0.5, textwrap.fill(text, 70), va="center")
+    return figure
