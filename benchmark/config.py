@@ -14,6 +14,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -96,6 +98,15 @@ class RunConfig(Frozen):
     compile: bool = False
     #: evaluate after every so many epochs, and always after the last
     eval_every: PositiveInt = 1
+    #: ranked on the validation split: the test set is never looked at
+    tuning: bool = False
+
+    @field_validator("tuning")
+    @classmethod
+    def _has_validation_split(cls, tuning: bool, info: ValidationInfo) -> bool:
+        if tuning and "data" in info.data and not info.data["data"].val_fraction:
+            raise ValueError("runs are ranked on the validation split: set data.val_fraction above 0")
+        return tuning
 
     @property
     def seed(self) -> int:
@@ -112,6 +123,8 @@ class RunConfig(Frozen):
         fields = self.model_dump(mode="json")
         fields["data"].pop("options")  # the digest says which images they are
         fields.pop("teacher")
+        if not self.tuning:  # such runs are what they were before there was tuning, and so are their signatures
+            fields.pop("tuning")
         if self.teacher is None:
             fields |= {"teacher_precision": None, "teacher_cache": None}
         fields |= {
@@ -121,6 +134,11 @@ class RunConfig(Frozen):
         }
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def headline(self) -> str:
+        """The split that the run's figures come from: `test`, or `val` for a tuning run."""
+        return "val" if self.tuning else "test"
 
     def is_evaluated(self, epoch: int) -> bool:
         """Whether the run is evaluated after this epoch, counted from 1."""

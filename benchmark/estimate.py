@@ -104,7 +104,8 @@ class Costs:
         parts = splits(self.data, first.data)
         per_epoch = 0.0
         teacher_views: set[str] = set()
-        evaluated = (len(parts.test) + len(parts.val)) / first.eval_every
+        test = 0 if first.tuning else len(parts.test)
+        evaluated = (test + len(parts.val)) / first.eval_every
         for config in runs:
             speed = self.speed(config.student, config.recipe.batch_size)
             views = config.distiller().views
@@ -117,7 +118,7 @@ class Costs:
             forward_s = self.teacher_s(shown, first.recipe.batch_size)
             passes = len(teacher_views) - 1 + self._computed_share(shown) if teacher_views else 0.0
             per_epoch += len(parts.train) * passes * forward_s
-            once = len(parts.test) * forward_s
+            once = test * forward_s
         if (rate := self.loader_images_per_s()) is not None:
             loading = (len(parts.train) + evaluated) / rate
             # a GPU trains while the cores decode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,16 +18,31 @@ from benchmark import curves, environment, results, schedule, teachers
 from benchmark.engine.local import CohortCrashed, CohortEnded, EngineEvent, LocalEngine
 from benchmark.errors import UserError
 from benchmark.estimate import Costs
-from benchmark.jobs import CohortJob, EpochDone, LaneFailed, LaneFinished, LaneJob, Note, Started, Stopped
+from benchmark.jobs import CohortJob, EpochDone, LaneDropped, LaneFailed, LaneFinished, LaneJob, Note, Started, Stopped
 from benchmark.progress import View
-from benchmark.survey import Entry, Survey
+from benchmark.survey import PRUNED, Entry, State, Survey
 from benchmark.tracking import Tracker
 
 
 class Execution:
-    """Trains what a survey left open, and follows it into MLflow."""
+    """Trains what a survey left open, and follows it into MLflow.
 
-    def __init__(self, survey: Survey, tracker: Tracker, costs: Costs, view: View) -> None:
+    Runs lie below the MLflow run of their pair; when `parent` names one, all lie below that.
+
+    `on_epoch` is given the row of every epoch that a student trains here, and returns whether the run is to be dropped;
+    an entry that said so is not asked again. A run that several entries ask for is dropped when all have said so. The
+    entry's state tells what came of it: a lane that was at its end when it was told to go has finished.
+    """
+
+    def __init__(
+        self,
+        survey: Survey,
+        tracker: Tracker,
+        costs: Costs,
+        view: View,
+        parent: str | None = None,
+        on_epoch: Callable[[Entry, dict[str, float]], bool] | None = None,
+    ) -> None:
         self.survey, self.tracker, self.costs, self.view = survey, tracker, costs, view
         self.options, self.plan = survey.options, survey.plan
         #: what went wrong, one line each
@@ -37,11 +52,21 @@ class Execution:
         self.was_stopped = False
         self._is_stopping = False
         self._engine = LocalEngine(self.options.workers, self._should_stop)
+        self._parent, self._on_epoch = parent, on_epoch
+        #: the entry that stands for a run, and all that ask for it, by signature
         self._by_signature: dict[str, Entry] = {}
+        self._asking: defaultdict[str, list[Entry]] = defaultdict(list)
+        #: of those, the ones that `on_epoch` did not turn away
+        self._wanting: dict[str, list[Entry]] = {}
         self._names: Counter[str] = Counter()
         self._experiment = ""
-        #: MLflow's parent runs by pair
+        #: MLflow's parent runs by name
         self._parents: dict[str, str] = {}
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The MLflow run that `parent` names; None without one, and before `run`."""
+        return None if self._parent is None else self._parents.get(self._parent)
 
     def run(self) -> None:
         """Train what is left, teachers first; returns when all is done, failed or stopped.
@@ -74,6 +99,8 @@ class Execution:
         note = f"{suite.title}. Rebuilds: {', '.join(suite.rebuilds) or 'no published table'}."
         about = {"suite": suite.name, "profile": self.plan.profile or "full", "mlflow.note.content": note}
         self._experiment = self.tracker.experiment(self.plan.slug, about)
+        if self._parent is not None:
+            self._parents[self._parent] = self.tracker.parent(self._experiment, self._parent, {"suite": suite.name})
         for entry in self.survey.teacher_entries.values():
             if entry.is_open:
                 self._submit([entry])
@@ -114,8 +141,19 @@ class Execution:
             for entry in self.survey.entries
             if entry.state in ("new", "resume") and entry.signature not in self._by_signature
         ]
-        for group in cohorts(ready, self.options.workers, self.costs):
+        for entry in ready:
+            assert entry.signature is not None
+            self._asking[entry.signature].append(entry)
+            self._wanting[entry.signature] = self._asking[entry.signature]
+        for group in cohorts(distinct(ready), self.options.workers, self.costs):
             self._submit(group)
+
+    def _set(self, entry: Entry, state: State, reason: str = "") -> None:
+        """Give a run's state to every entry that asks for it."""
+        assert entry.signature is not None
+        for one in self._asking.get(entry.signature) or [entry]:
+            one.state, one.reason = state, reason
+            one.run_id, one.epochs_done = entry.run_id, entry.epochs_done
 
     def _submit(self, group: Sequence[Entry]) -> None:
         lanes = [lane for lane in map(self._take, group) if lane is not None]
@@ -144,12 +182,13 @@ class Execution:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            entry.state = "elsewhere"
+            self._set(entry, "elsewhere")
             self.view.say(f"{entry.label}: another process is training this run; left to it")
             return None
         if entry.role == "student" and (done := self.tracker.finished(entry.signature)) is not None:
             lock.release()
-            entry.state, entry.run_id = "finished", done
+            entry.run_id = done
+            self._set(entry, "finished")
             return None
         entry.lock = lock
         self._by_signature[entry.signature] = entry
@@ -187,14 +226,19 @@ class Execution:
             self.view.say(f"{job.name}: {event.text}")
         elif isinstance(event, Started):
             for lane in job.lanes:
-                self._open(self._by_signature[lane.signature], job)
+                entry = self._by_signature[lane.signature]
+                self._open(entry, job)
+                self._set(entry, entry.state)
         elif isinstance(event, EpochDone):
             for signature, row in event.rows.items():
                 self._log(self._by_signature[signature], [row])
+                self._ask(job, signature, row)
         elif isinstance(event, LaneFinished):
             self._finished(self._by_signature[event.signature], event)
         elif isinstance(event, LaneFailed):
             self._failed(self._by_signature[event.signature], event)
+        elif isinstance(event, LaneDropped):
+            self._dropped(self._by_signature[event.signature], event)
         elif isinstance(event, Stopped):
             for entry in self._unfinished(job):
                 entry.epochs_done = event.epochs_done
@@ -209,8 +253,9 @@ class Execution:
         assert entry.signature is not None
         config, teacher = entry.config, entry.config.teacher
         about = {"pair": entry.pair_name, "suite": self.plan.suite.name}
-        if entry.pair_name not in self._parents:
-            self._parents[entry.pair_name] = self.tracker.parent(self._experiment, entry.pair_name, about)
+        parent = self._parent or entry.pair_name
+        if parent not in self._parents:
+            self._parents[parent] = self.tracker.parent(self._experiment, parent, about)
         where = {
             "cohort": job.name,
             "device": environment.describe_device(torch.device(job.device)),
@@ -218,12 +263,13 @@ class Execution:
             "runs_folder": self.options.identity(),
         }
         if entry.run_id is not None:
-            self.tracker.reopen(entry.run_id, where)
+            moved = {"mlflow.parentRunId": self._parents[parent]} if self._parent else {}
+            self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
             entry.logged = self.tracker.epochs_logged(entry.run_id)
             if job.device != "cpu":  # epochs since the checkpoint are trained again, to slightly other numbers
                 entry.logged = {epoch for epoch in entry.logged if epoch <= entry.epochs_done}
             return
-        tags = {**where, **about, "profile": self.plan.profile or "full"}
+        tags = {**where, **about, "profile": self.plan.profile or "full", **entry.tags}
         if teacher is not None:
             tags |= {"teacher": teacher, "teacher_checksum": self.survey.teachers[teacher].checksum}
         entry.run_id = self.tracker.start(
@@ -232,8 +278,8 @@ class Execution:
             entry.signature,
             self.survey.data,
             role=entry.role,
-            name=entry.label if entry.role == "teacher" else f"{config.method} seed {config.repetition}",
-            parent=self._parents[entry.pair_name],
+            name=entry.label if entry.role == "teacher" else entry.title or f"{config.method} seed {config.repetition}",
+            parent=self._parents[parent],
             tags=tags,
         )
 
@@ -263,7 +309,7 @@ class Execution:
             },
         )
         self.tracker.end(entry.run_id, "FINISHED")
-        entry.state = "finished"
+        self._set(entry, "finished")
         shutil.rmtree(self.options.work(entry.signature), ignore_errors=True)
         self._release(entry)
         if entry.role == "teacher":
@@ -290,7 +336,7 @@ class Execution:
     def _failed(self, entry: Entry, event: LaneFailed) -> None:
         assert entry.run_id is not None
         self._log(entry, event.history)
-        entry.state, entry.reason = "failed", event.reason
+        self._set(entry, "failed", event.reason)
         self.tracker.end(entry.run_id, "FAILED", failure="final" if event.final else "retry",
                          failure_reason=event.reason)  # fmt: skip
         self._release(entry)
@@ -298,6 +344,25 @@ class Execution:
         self.view.say(f"FAILED {entry.label}: {event.reason}")
         if entry.role == "teacher":
             self.survey.settle_waiting()  # its students fail with it
+
+    def _ask(self, job: CohortJob, signature: str, row: dict[str, float]) -> None:
+        """Show an epoch to whoever follows the run, and drop it once nobody wants it."""
+        wanting = self._wanting.get(signature)
+        if self._on_epoch is None or not wanting:  # nobody follows, or it is a teacher, or it is leaving
+            return
+        self._wanting[signature] = [entry for entry in wanting if not self._on_epoch(entry, row)]
+        if not self._wanting[signature]:
+            self._engine.drop(job, signature)
+
+    def _dropped(self, entry: Entry, event: LaneDropped) -> None:
+        assert entry.run_id is not None
+        assert entry.signature is not None
+        self._log(entry, event.history)
+        reason = f"pruned after epoch {len(event.history)} of {entry.config.recipe.epochs}"
+        self.tracker.end(entry.run_id, "KILLED", failure=PRUNED, failure_reason=reason)
+        self._set(entry, "dropped", reason)
+        shutil.rmtree(self.options.work(entry.signature), ignore_errors=True)
+        self._release(entry)
 
     def _crashed(self, job: CohortJob, event: CohortCrashed) -> None:
         self.view.say(f"{job.name}: stopped: {event.reason}")
@@ -309,10 +374,18 @@ class Execution:
             self._interrupted(entry, event.reason)
 
     def _interrupted(self, entry: Entry, reason: str) -> None:
-        entry.state = "resume"
+        self._set(entry, "resume", reason)
         if entry.run_id is not None:
             self.tracker.end(entry.run_id, "KILLED", failure="retry", failure_reason=reason)
         self._release(entry)
+
+
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the first entry of every run, in order; a run that waits for its teacher is known by its settings."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        found.setdefault(entry.signature or entry.config.signature("", entry.config.teacher), entry)
+    return list(found.values())
 
 
 def cohorts(entries: Sequence[Entry], workers: int, costs: Costs) -> list[list[Entry]]:
@@ -337,7 +410,7 @@ def estimate_s(survey: Survey, costs: Costs) -> float:
         if entry.is_open:
             add(_cost([entry], costs))
     teachers_done = max(loads)
-    for group in cohorts([entry for entry in survey.entries if entry.is_open], survey.options.workers, costs):
+    for group in cohorts(distinct(e for e in survey.entries if e.is_open), survey.options.workers, costs):
         needs_new_teacher = any(entry.state == "waiting" for entry in group)
         add(_cost(group, costs), teachers_done if needs_new_teacher else 0.0)
     return max(loads)

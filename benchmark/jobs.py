@@ -93,6 +93,7 @@ class LaneFinished:
 
     signature: str
     history: list[dict[str, float]]
+    #: accuracy per class on the test set, on the validation split for a tuning run
     per_class: list[float]
     train_seconds: float
     weights: Path
@@ -109,10 +110,19 @@ class LaneFailed:
 
 
 @dataclass(frozen=True)
+class LaneDropped:
+    """A run was ended on request, before its last epoch; nothing of it is left on disk."""
+
+    signature: str
+    #: of its finished epochs
+    history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The cohort stopped on request after `epochs_done` epochs, with every lane saved."""
 
     epochs_done: int
 
 
-Event = Started | Note | Progress | EpochDone | LaneFinished | LaneFailed | Stopped
+Event = Started | Note | Progress | EpochDone | LaneFinished | LaneFailed | LaneDropped | Stopped

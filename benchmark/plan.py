@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -34,17 +34,26 @@ class PlannedRun:
 
     config: RunConfig
     pair: Pair
+    #: further tags of the run in MLflow
+    tags: Mapping[str, str] = field(default_factory=dict)
+    #: what the run is called where its method and seed do not say it, e.g. `trial 12, seed 1`
+    title: str = ""
 
     @property
     def label(self) -> str:
-        """The run as a person says it, e.g. `resnet8x4 -> resnet8, sdd_kd, seed 2`."""
+        """The run as a person says it: its title, else e.g. `resnet8x4 -> resnet8, sdd_kd, seed 2`."""
+        if self.title:
+            return self.title
         teacher = f"{self.config.teacher} -> " if self.config.teacher else ""
         return f"{teacher}{self.config.student}, {self.config.method}, seed {self.config.repetition}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command asks for, resolved: every run, and the recipe of every teacher."""
+    """What a command asks for, resolved: every run, and the recipe of every teacher.
+
+    The same run may be planned more than once, under several titles: it is trained once.
+    """
 
     suite: Suite
     profile: str | None
@@ -94,11 +103,15 @@ def make_plan(
     seeds: int | None = None,
     assignments: Iterable[str] = (),
     device: str = "cpu",
+    tuning: bool = False,
 ) -> Plan:
     """Resolve a suite and a command's choices into runs; what is left to the device is resolved for `device`.
 
+    With `tuning`, students are ranked on the validation split and never see the test set; teachers are as ever.
+
     Raises:
-        UserError: for an unknown method, pair, model, profile or key, and for values out of their range.
+        UserError: for an unknown method, pair, model, profile or key, and for values out of their range; for `tuning`
+            without a validation split.
     """
     small = _profile(suite, profile)
     written = tuple(assignments)
@@ -116,12 +129,17 @@ def make_plan(
     num_seeds = seeds or small.seeds or suite.seeds
     _check_groups(changes, chosen_methods)
     data = data_config({**suite.data, **small.data, **changes.get("data", {})})
+    if tuning and not data.val_fraction:
+        raise UserError(
+            f"data.val_fraction: tuning ranks runs on a validation split, and suite '{suite.name}' has none;"
+            " add --set data.val_fraction=0.1"
+        )
     runs: dict[tuple[Any, ...], PlannedRun] = {}
     teachers: dict[str, RunConfig] = {}
     for pair in chosen_pairs:
         for method in chosen_methods:
             for repetition in range(1, num_seeds + 1):
-                run = _planned(suite, pair, method, data, small, changes, repetition)
+                run = _planned(suite, pair, method, data, small, changes, repetition, tuning)
                 # methods without a teacher give one run per student, whatever the pair
                 teacher = run.config.teacher
                 known = runs.setdefault((teacher, pair.student, method, repetition), run)
@@ -228,7 +246,14 @@ def _check_groups(changes: Settings, methods: Sequence[str]) -> None:
 
 
 def _planned(
-    suite: Suite, pair: Pair, method: str, data: Data, small: Profile, changes: Settings, repetition: int
+    suite: Suite,
+    pair: Pair,
+    method: str,
+    data: Data,
+    small: Profile,
+    changes: Settings,
+    repetition: int,
+    tuning: bool,
 ) -> PlannedRun:
     of_method, of_pair = suite.methods.get(method, {}), pair.methods.get(method, {})
     recipe = {
@@ -265,6 +290,7 @@ def _planned(
         teacher_cache=suite.teacher_cache,
         compile=suite.compile,
         eval_every=suite.eval_every,
+        tuning=tuning,
     )
     return PlannedRun(config, pair)
 

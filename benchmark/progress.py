@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, Started
+from benchmark.jobs import CohortJob, EpochDone, Event, LaneDropped, LaneFailed, LaneFinished, Started
 from benchmark.jobs import Progress as Steps
 
 _PLAIN_SECONDS = 5.0
@@ -82,7 +82,7 @@ class LiveView:
                 detail=f"epoch {min(event.epochs_done + 1, job.epochs)}/{job.epochs}",
             )
             return
-        if isinstance(event, LaneFinished | LaneFailed):
+        if isinstance(event, LaneFinished | LaneFailed | LaneDropped):
             self._progress.advance(self._all)
         bar = self._bars.get(job.name)
         if bar is None:
@@ -128,7 +128,7 @@ class PlainView:
             self._steps[job.name] = event.steps_per_epoch
             again = f", from epoch {event.epochs_done + 1}" if event.epochs_done else ""
             self.say(f"{_title(job)}: starts{again}")
-        elif isinstance(event, LaneFinished | LaneFailed):
+        elif isinstance(event, LaneFinished | LaneFailed | LaneDropped):
             self._done += 1
         elif isinstance(event, Steps):
             now = time.monotonic()

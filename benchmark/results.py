@@ -64,10 +64,14 @@ def _row(run: Tracked) -> dict[str, object]:
 def selections(history: list[dict[str, float]]) -> dict[str, float]:
     """Return a run's headline figures from its per-epoch rows: `last`, `best_test` and, with a split, `best_val`.
 
+    Of a tuning run, which never saw the test set, only `val`: validation accuracy after the last epoch.
+
     `best_val` is the test accuracy of the first epoch that was best on the validation split: chosen without the test
     set. `best_test` is the literature's habit.
     """
     scored = [row for row in history if "test/top1" in row]
+    if not scored:
+        return {"final/val": history[-1]["val/top1"]}
     found = {"final/last": scored[-1]["test/top1"], "final/best_test": max(row["test/top1"] for row in scored)}
     if "val/top1" in scored[-1]:
         found["final/best_val"] = max(scored, key=lambda row: row["val/top1"])["test/top1"]

@@ -128,6 +128,7 @@ def counts(entries: Iterable[Entry]) -> str:
     words = {
         "finished": "finished",
         "failed": "failed",
+        "dropped": "dropped",
         "resume": "to resume",
         "new": "to train",
         "waiting": "to train",

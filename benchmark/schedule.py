@@ -23,6 +23,7 @@ def cohort_key(config: RunConfig) -> tuple[Hashable, ...]:
         recipe.drop_last,
         config.precision,
         config.eval_every,
+        config.tuning,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,8 +20,11 @@ from benchmark.jobs import TeacherFile
 from benchmark.plan import Plan, PlannedRun
 from benchmark.tracking import Role, Tracked, Tracker
 
-#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now
-State = Literal["finished", "failed", "resume", "new", "waiting", "elsewhere"]
+#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now; `dropped`: ended on request
+#: by this process, and anew for the next
+State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "elsewhere"]
+#: the MLflow tag `failure` of a run that was dropped
+PRUNED = "pruned"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Entry:
     #: epochs that MLflow has
     logged: set[int] = field(default_factory=set)
     lock: FileLock | None = None
+    #: further tags in MLflow, and its name there; "" for method and seed
+    tags: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -178,7 +185,8 @@ class Survey:
     def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: dict[str, Tracked]) -> None:
         """Give an entry its signature and state."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
-        entry.state, entry.run_id = "new", None
+        entry.state, entry.reason, entry.run_id = "new", "", None
+        entry.epochs_done, entry.logged = 0, set()  # of a run that was dropped since the last look, nothing is left
         path = self.options.work(entry.signature) / "checkpoint"
         known = tracked.get(entry.signature)
         if known is not None:
@@ -192,14 +200,19 @@ class Survey:
         if entry.state == "new" and path.exists():
             entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
             entry.state = "resume"
-        if entry.state == "new" and known is not None and known.status == "FAILED":
-            entry.run_id = None  # it starts from nothing: the failed run stays on record, a new one is made
+        if entry.state == "new" and known is not None and _is_over(known):
+            entry.run_id = None  # it starts from nothing: that run stays on record, a new one is made
+
+
+def _is_over(run: Tracked) -> bool:
+    """Whether the run failed or was dropped, as opposed to interrupted."""
+    return run.status == "FAILED" or (run.status == "KILLED" and run.tags.get("failure") == PRUNED)
 
 
 def _entry(run: PlannedRun) -> Entry:
     config = run.config
     pair = f"{config.teacher} -> {config.student}" if config.teacher else f"{config.student} alone"
-    return Entry(config, "student", run.label, pair)
+    return Entry(config, "student", run.label, pair, tags=run.tags, title=run.title)
 
 
 def _check_sizes(plan: Plan, data: DataSet) -> None:

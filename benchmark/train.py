@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -25,6 +25,7 @@ from benchmark.jobs import (
     CohortJob,
     EpochDone,
     Event,
+    LaneDropped,
     LaneFailed,
     LaneFinished,
     LaneJob,
@@ -63,8 +64,11 @@ def train_cohort(
     report: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
     data: DataSet | None = None,
+    unwanted: Collection[str] = (),
 ) -> None:
     """Train the lanes of a cohort to their last epoch, or until `stop` says so.
+
+    `unwanted` are signatures of lanes to drop; it may grow meanwhile, and is looked at after every step.
 
     Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others go on.
     A damaged checkpoint, data set or teacher raises UserError before any training.
@@ -72,20 +76,27 @@ def train_cohort(
     set_numerics(torch.device(job.device), job.threads)
     if data is None:
         data = datasets.load(job.lanes[0].config.data, job.data_root, job.cache)
-    _Cohort(job, data, report, stop).train()
+    _Cohort(job, data, report, stop, unwanted).train()
 
 
 class _Cohort:
     """Lanes on one stream of batches, beside one teacher."""
 
     def __init__(
-        self, job: CohortJob, data: DataSet, report: Callable[[Event], None], stop: Callable[[], bool]
+        self,
+        job: CohortJob,
+        data: DataSet,
+        report: Callable[[Event], None],
+        stop: Callable[[], bool],
+        unwanted: Collection[str],
     ) -> None:
-        self.data, self.report, self.stop = data, report, stop
+        self.data, self.report, self.stop, self.unwanted = data, report, stop, unwanted
         self.device = torch.device(job.device)
         self.config = config = job.lanes[0].config
         self.parts = splits(data, config.data)
-        self.train_images, self.test_images = on_device(data.train, self.device), on_device(data.test, self.device)
+        self.train_images = on_device(data.train, self.device)
+        # a tuning run never looks at the test set: it is not even moved
+        self.test_images = data.test if config.tuning else on_device(data.test, self.device)
         self.running = [_start(lane, data, self.device) for lane in job.lanes]
         begun = {one.lane.epochs_done for one in self.running}
         if len(begun) != 1:
@@ -149,7 +160,7 @@ class _Cohort:
             self._close_epoch(epoch, seconds)
         for one in self.running:
             # a run that was killed after its last checkpoint comes here without having trained
-            self.report(_complete(one, one.evaluation or self._score([one], "test")[0]))
+            self.report(_complete(one, one.evaluation or self._score([one], self.config.headline)[0]))
 
     def _steps(self, epoch: int) -> bool:
         """Take the steps of an epoch; False when asked to stop."""
@@ -160,9 +171,11 @@ class _Cohort:
             stored = self.cached.epoch(self.stream, epoch)
         for step, (drawn, cells) in enumerate(zip(self.stream.drawn(epoch), stored, strict=False), start=1):
             self._step(_inputs(drawn, cells))
+            must_stop = self.stop()
+            self._drop_unwanted()
             if not self.running:
                 break
-            if self.stop():
+            if must_stop:
                 return False
             if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
                 self._last_progress = time.monotonic()
@@ -199,9 +212,7 @@ class _Cohort:
                 self._leave(one, error)
 
     def _leave(self, one: _Running, error: Exception) -> None:
-        self.running.remove(one)
-        if isinstance(self._step, ReplayedStep):
-            self._step.forget()
+        self._remove(one)
         if isinstance(error, NonFiniteLoss):  # the weights are spoilt: the last good checkpoint stays as it is
             self.report(LaneFailed(one.job.signature, str(error), final=True, history=one.lane.history))
             return
@@ -210,16 +221,31 @@ class _Cohort:
         reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
         self.report(LaneFailed(one.job.signature, reason, final=False, history=one.lane.history))
 
+    def _drop_unwanted(self) -> None:
+        """Let the lanes go that nobody wants any more, with their files; between steps, where all others are whole."""
+        for one in [one for one in self.running if one.job.signature in self.unwanted]:
+            if self.device.type == "cuda":  # steps that were launched still use what is freed here
+                torch.cuda.synchronize(self.device)
+            self._remove(one)
+            one.job.checkpoint.unlink(missing_ok=True)
+            self.report(LaneDropped(one.job.signature, one.lane.history))
+
+    def _remove(self, one: _Running) -> None:
+        self.running.remove(one)
+        if isinstance(self._step, ReplayedStep):
+            self._step.forget()
+
     def _evaluate(self, epoch: int) -> None:
-        """Add test (and validation) figures to the epoch's rows; a lane whose logits are not finite leaves."""
-        for split in ("test", "val") if len(self.parts.val) else ("test",):
+        """Add test and validation figures to the epoch's rows; a lane whose logits are not finite leaves."""
+        headline = self.config.headline
+        for split in dict.fromkeys((headline, "val") if len(self.parts.val) else (headline,)):
             for one, found in zip(list(self.running), self._score(self.running, split), strict=True):
                 if not found.is_finite:
                     one.lane.history.pop()
                     self._leave(one, NonFiniteLoss(f"the logits were not finite after epoch {epoch}"))
                     continue
                 one.lane.history[-1] |= found.metrics(split)
-                if split == "test":
+                if split == headline:
                     one.evaluation = found
 
     def _score(self, lanes: list[_Running], split: str) -> list[Evaluation]:

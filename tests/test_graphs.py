@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark import train
 from benchmark.datasets.base import DataSet
 from benchmark.graphs import EAGER_STEPS, Inputs, ReplayedStep
-from benchmark.jobs import Event, LaneFailed, LaneFinished, Note, TeacherFile
+from benchmark.jobs import EpochDone, Event, LaneDropped, LaneFailed, LaneFinished, Note, TeacherFile
 from tests.conftest import make_config, make_job
 
 Launch = Callable[[], None]
@@ -153,6 +153,45 @@ def test_a_lane_that_leaves_takes_its_graph_along(
     assert [e.signature for e in events if isinstance(e, LaneFailed)] == ["bad"]
     assert [e.signature for e in events if isinstance(e, LaneFinished)] == ["good"]
     assert capture.captures == 2
+
+
+def test_a_dropped_lane_takes_its_graph_along_and_the_others_are_as_without_it(
+    tmp_path: Path, teacher_file: TeacherFile, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_config().data.model_copy(update={"num_train": 160})
+    configs = {method: make_config(method, data=data, recipe={"epochs": 3}) for method in METHODS}
+
+    def run(name: str, *methods: str) -> tuple[list[Event], dict[str, dict[str, Tensor]]]:
+        job = make_job(tmp_path / name, {method: configs[method] for method in methods}, teacher_file)
+        events: list[Event] = []
+        unwanted: set[str] = set()
+
+        def report(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, EpochDone):
+                unwanted.add("kd")
+
+        train.train_cohort(job, report, data=digits, unwanted=unwanted)
+        return events, {lane.signature: load_file(lane.weights) for lane in job.lanes if lane.weights.exists()}
+
+    def rows(events: list[Event]) -> dict[str, list[dict[str, float]]]:
+        return {
+            event.signature: [{k: v for k, v in row.items() if not k.startswith("time/")} for row in event.history]
+            for event in events
+            if isinstance(event, LaneFinished)
+        }
+
+    alone, expected = run("alone", "vanilla", "sdd_dkd", "sdd_mlkd")
+    capture = Recorder()
+    monkeypatch.setattr(train, "capture_for", lambda _: capture)
+    events, found = run("dropped", *METHODS)
+    assert [(e.signature, len(e.history)) for e in events if isinstance(e, LaneDropped)] == [("kd", 1)]
+    # the first epoch captures its fourth of five steps; the drop, after the first step of the second, does away with it
+    assert (capture.captures, capture.replays) == (2, 2 + 1 + 4 + 5)
+    assert rows(events) == rows(alone)
+    assert found.keys() == expected.keys()
+    for method, weights in found.items():
+        assert all(torch.equal(value, expected[method][name]) for name, value in weights.items())
 
 
 @pytest.mark.gpu

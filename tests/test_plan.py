@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import yaml
 
 from benchmark import suite
+from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
 from benchmark.plan import Plan, make_plan
 from tests.conftest import SMALL_SUITE as SMALL
+from tests.conftest import make_config
 
 
 @pytest.fixture
@@ -103,6 +106,39 @@ def test_signatures(small: suite.Suite) -> None:
     assert vanilla.signature("data", "teacher") == vanilla.signature("data", None)
     for change in ({"repetition": 5}, {"precision": "bf16"}, {"eval_every": 2}, {"base_seed": 9}, {"compile": True}):
         assert kd.model_copy(update=change).signature("data", "teacher") != kd.signature("data", "teacher")
+
+
+def test_tuning_is_of_students_and_needs_a_validation_split(small: suite.Suite) -> None:
+    with pytest.raises(UserError, match=r"^data.val_fraction: .* suite 'small' has none; add --set data.val_fraction="):
+        make_plan(small, tuning=True)
+    with pytest.raises(UserError, match=r"--set tuning: unknown key"):
+        make_plan(small, assignments=["tuning=true", "data.val_fraction=0.1"])
+    usual = make_plan(small, assignments=["data.val_fraction=0.1"])
+    plan = make_plan(small, assignments=["data.val_fraction=0.1"], tuning=True)
+    assert all(run.config.tuning for run in plan.runs)
+    assert plan.teachers == usual.teachers
+    assert not any(teacher.tuning for teacher in plan.teachers.values())
+    own = make_plan(small.model_copy(update={"data": {"name": "digits", "val_fraction": 0.2}}), tuning=True)
+    assert own.data.val_fraction == 0.2
+    kd = config(plan, "kd")
+    assert kd.signature("data", "teacher") != config(usual, "kd").signature("data", "teacher")
+    with pytest.raises(UserError) as caught:
+        validated(RunConfig, "run", {**kd.model_dump(), "data": {"name": "digits"}})
+    assert str(caught.value) == (
+        "run.tuning: runs are ranked on the validation split: set data.val_fraction above 0 (got True)"
+    )
+
+
+def test_runs_that_are_not_for_tuning_have_the_signatures_they_had_before_there_was_any() -> None:
+    """At numerics version 2; stored runs and teachers stay what they are."""
+    signatures = {name: make_config(name).signature("data", "teacher") for name in ("vanilla", "kd")}
+    assert signatures == {"vanilla": "504580418beb5fc5", "kd": "276408f31eb23fec"}
+
+
+def test_a_title_is_what_a_run_is_called(small: suite.Suite) -> None:
+    run = next(run for run in make_plan(small).runs if run.config.method == "kd")
+    assert (run.label, dict(run.tags)) == ("resnet8 -> resnet8_half, kd, seed 1", {})
+    assert replace(run, title="trial 12, seed 1").label == "trial 12, seed 1"
 
 
 def test_runs_are_paired_by_seed_across_methods_and_teachers(small: suite.Suite) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmark import progress
-from benchmark.jobs import CohortJob, EpochDone, Event, LaneFinished, Started
+from benchmark.jobs import CohortJob, EpochDone, Event, LaneDropped, LaneFinished, Started
 from benchmark.jobs import Progress as Steps
 from tests.conftest import make_config, make_job
 
@@ -58,6 +58,14 @@ def test_a_terminal_gets_bars(job: CohortJob) -> None:
     assert "all runs" in text
     assert "epoch 2/2, 1,234 images/s" in text
     assert "folder[birds] [bold]is no markup" in text
+
+
+def test_a_dropped_run_is_done_with(job: CohortJob) -> None:
+    text = io.StringIO()
+    with progress.view(Console(file=text, width=120), 2) as view:
+        for event in (Started(0, 4), LaneDropped("b", []), EpochDone(2, {"a": {"epoch": 2}}, 1.0)):
+            view.show(job, event)
+    assert "1/2 runs done" in text.getvalue()
 
 
 @pytest.mark.parametrize(

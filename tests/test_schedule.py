@@ -29,6 +29,12 @@ def test_runs_of_one_teacher_and_seed_share_a_cohort_and_vanilla_joins() -> None
     assert group(runs) == [{"kd", "sdd", "vanilla"}, *alone]
 
 
+def test_tuning_runs_share_no_cohort_with_others() -> None:
+    data = make_config().data.model_copy(update={"val_fraction": 0.1})
+    tuning, usual = make_config(data=data, tuning=True), make_config(data=data)
+    assert group([("a", tuning, 0), ("b", usual, 0), ("c", tuning, 0)]) == [{"a", "c"}, {"b"}]
+
+
 def test_lanes_are_regrouped_by_the_epochs_they_stand_at() -> None:
     runs: list[Run] = [("a", make_config("kd"), 1), ("b", make_config("sdd_kd"), 0), ("c", make_config(), 1)]
     assert group(runs) == [{"a", "c"}, {"b"}]

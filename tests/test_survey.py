@@ -129,6 +129,21 @@ def test_a_failure_is_final_until_it_is_retried(plan: Plan, options: Options, di
     assert entry(survey(plan, options, digits, tracker), "vanilla").state == "new"
 
 
+def test_a_dropped_run_starts_anew_and_stays_on_record(plan: Plan, options: Options, digits: DataSet) -> None:
+    tracker = Tracker(options.runs)
+    found = survey(plan, options, digits, tracker)
+    one = entry(found, "vanilla")
+    run_id = track(tracker, found, "vanilla", digits)
+    tracker.end(run_id, "KILLED", failure="pruned")
+    one.state, one.run_id, one.epochs_done, one.logged, one.reason = "dropped", run_id, 3, {1, 2, 3}, "pruned"
+    assert not one.is_open
+    found.look()
+    assert (one.state, one.run_id, one.epochs_done, one.logged, one.reason) == ("new", None, 0, set(), "")
+    again = track(tracker, found, "vanilla", digits)
+    tracker.end(again, "KILLED")
+    assert entry(survey(plan, options, digits, tracker), "vanilla").run_id == again  # that one was only interrupted
+
+
 def test_a_finished_run_is_found_in_any_experiment(plan: Plan, options: Options, digits: DataSet) -> None:
     tracker = Tracker(options.runs)
     run_id = track(tracker, survey(plan, options, digits, tracker), "vanilla", digits)

@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,24 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark import checkpoint, train
+from benchmark import checkpoint, results, train
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
+from benchmark.engine import local
 from benchmark.engine.local import CohortCrashed, CohortEnded, LocalEngine
 from benchmark.errors import UserError
-from benchmark.jobs import CohortJob, EpochDone, Event, LaneFailed, LaneFinished, Stopped, TeacherFile
+from benchmark.jobs import (
+    CohortJob,
+    EpochDone,
+    Event,
+    LaneDropped,
+    LaneFailed,
+    LaneFinished,
+    Progress,
+    Started,
+    Stopped,
+    TeacherFile,
+)
 from benchmark.lane import Lane
 from tests.conftest import make_config, make_job
 
@@ -252,3 +267,117 @@ def test_validation_is_measured_only_when_there_is_a_split(tmp_path: Path, digit
     events = run(make_job(tmp_path / "b", {"b": make_config()}), digits)
     rows = next(event.history for event in events if isinstance(event, LaneFinished))
     assert not any("val/top1" in row for row in rows)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A test set of which nobody may look at an image."""
+
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(self, order: list[Tensor], device: torch.device) -> None:
+        raise AssertionError("the test set was looked at")
+
+
+def test_a_tuning_run_never_looks_at_the_test_set(
+    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    data = make_config().data.model_copy(update={"val_fraction": 0.1})
+    tuning, usual = configs("vanilla", "kd", data=data, tuning=True), configs("vanilla", "kd", data=data)
+    job = make_job(tmp_path / "tuning", tuning, teacher_file)
+    hidden = replace(digits, test=Unseen(digits.test.targets))  # type: ignore[arg-type]
+    finished = {e.signature: e for e in run(job, hidden) if isinstance(e, LaneFinished)}
+    beside = make_job(tmp_path / "usual", usual, teacher_file)
+    expected = {e.signature: e.history for e in run(beside, digits) if isinstance(e, LaneFinished)}
+    for name, event in finished.items():
+        shown = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in event.history]
+        assert shown == [{k: row[k] for k in row if not k.startswith(("time/", "test/"))} for row in expected[name]]
+        assert "val/top1" in shown[0]
+        assert results.selections(event.history) == {"final/val": event.history[-1]["val/top1"]}
+        counts = torch.bincount(digits.train.targets[train.splits(digits, data).val])
+        right = (torch.tensor(event.per_class) / 100 * counts).sum() / counts.sum()
+        assert 100 * float(right) == pytest.approx(event.history[-1]["val/top1"], abs=1e-4)
+        assert_equal(weights(job, name), weights(beside, name))
+    again = [e for e in run(job, hidden) if isinstance(e, LaneFinished)]  # its last checkpoint is there
+    assert [e.per_class for e in again] == [finished[e.signature].per_class for e in again]
+
+
+@pytest.mark.parametrize(
+    ("moment", "epochs"),
+    [(lambda e: isinstance(e, EpochDone), 1), (lambda e: isinstance(e, Progress) and (e.epoch, e.step) == (2, 1), 1),
+     (lambda e: isinstance(e, Started), 0)],
+    ids=["between epochs", "within an epoch", "at once"],
+)  # fmt: skip
+def test_a_dropped_lane_leaves_no_trace_in_the_others(
+    moment: Callable[[Event], bool],
+    epochs: int,
+    four: CohortJob,
+    tmp_path: Path,
+    teacher_file: TeacherFile,
+    digits: DataSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(train, "PROGRESS_SECONDS", 0.0)
+    job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    unwanted: set[str] = {"someone else"}
+    events: list[Event] = []
+
+    def report(event: Event) -> None:
+        events.append(event)
+        if moment(event) and "kd" not in unwanted:
+            assert job.lanes[1].checkpoint.exists() == (epochs > 0)
+            unwanted.add("kd")
+
+    train.train_cohort(job, report, data=digits, unwanted=unwanted)
+    (dropped,) = (e for e in events if isinstance(e, LaneDropped))
+    assert (dropped.signature, [row["epoch"] for row in dropped.history]) == ("kd", [1.0][:epochs])
+    assert not job.lanes[1].checkpoint.exists()
+    assert not job.lanes[1].weights.exists()
+    assert [list(e.rows) for e in events if isinstance(e, EpochDone)][-1] == ["vanilla", "sdd_dkd", "sdd_mlkd"]
+    assert not [e for e in events if isinstance(e, LaneFailed)]
+    for method in ("vanilla", "sdd_dkd", "sdd_mlkd"):
+        assert_equal(weights(job, method), weights(four, method))
+
+
+def test_a_lane_is_dropped_in_its_worker_which_goes_on(tmp_path: Path) -> None:
+    job = make_job(tmp_path, configs("vanilla", recipe={"epochs": 500}))
+    short = make_job(tmp_path / "short", configs("vanilla"))
+    engine = LocalEngine(workers=1)
+    seen: list[tuple[CohortJob, type]] = []
+    try:
+        engine.submit(job)
+        engine.submit(short)
+        for which, event in engine.events():
+            seen.append((which, type(event)))
+            if isinstance(event, EpochDone) and which is job:
+                engine.drop(job, "vanilla")  # of every epoch until it has left: those that come too late do no harm
+            if isinstance(event, LaneDropped):
+                assert 1 <= len(event.history) < 500
+                engine.drop(job, "vanilla")
+    finally:
+        engine.close()
+    assert [kind for which, kind in seen if which is job][-2:] == [LaneDropped, CohortEnded]
+    assert [kind for which, kind in seen if which is short][-2:] == [LaneFinished, CohortEnded]
+
+
+def test_a_worker_that_trains_hears_stop_drop_exit_and_that_its_parent_is_gone() -> None:
+    ours, theirs = Pipe()
+    inbox = local._Inbox(theirs)
+    assert not inbox.must_stop()
+    ours.send(local._Drop("a"))
+    assert not inbox.must_stop()
+    assert (inbox.unwanted, inbox.is_exiting) == ({"a"}, False)
+    ours.send(local._STOP)
+    ours.send(local._Drop("b"))
+    assert inbox.must_stop()
+    assert inbox.must_stop()
+    assert (inbox.unwanted, inbox.is_exiting) == ({"a", "b"}, False)
+    for end in (lambda: ours.send(local._EXIT), ours.close):
+        inbox = local._Inbox(theirs)
+        end()
+        assert inbox.must_stop()
+        assert inbox.is_exiting

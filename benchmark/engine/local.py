@@ -29,6 +29,13 @@ _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
+class _Drop:
+    """A message: the lane of this signature is not wanted any more."""
+
+    signature: str
+
+
+@dataclass(frozen=True)
 class CohortEnded:
     """A worker is through with a cohort; what became of each lane was reported before."""
 
@@ -97,6 +104,16 @@ class LocalEngine:
                     yield self._died(worker)
             self._dispatch()
 
+    def drop(self, job: CohortJob, signature: str) -> None:
+        """End a lane of a cohort that runs: it leaves after a step or two, and `LaneDropped` says so.
+
+        It is too late for a lane that has made its last step, which finishes, and too early for a cohort that waits.
+        """
+        for worker in self._workers:
+            if worker.job is job:
+                with contextlib.suppress(OSError):  # one that died is reported as such
+                    worker.channel.send(_Drop(signature))
+
     def _stop(self) -> None:
         self._stopping = True
         self._waiting.clear()
@@ -161,6 +178,30 @@ def _main_module_hidden() -> Iterator[None]:
         main.update(hidden)
 
 
+class _Inbox:
+    """What comes down a worker's channel while it trains a cohort."""
+
+    def __init__(self, channel: Connection) -> None:
+        self._channel = channel
+        self._is_stopping = self.is_exiting = False
+        #: signatures of lanes to drop
+        self.unwanted: set[str] = set()
+
+    def must_stop(self) -> bool:
+        """Read what has come; whether the cohort has to stop."""
+        while not self.is_exiting and self._channel.poll():
+            try:
+                message = self._channel.recv()
+            except (EOFError, OSError):  # the parent is gone
+                message = _EXIT
+            if isinstance(message, _Drop):
+                self.unwanted.add(message.signature)
+            else:
+                self._is_stopping = True
+                self.is_exiting = message == _EXIT
+        return self._is_stopping
+
+
 def _work(channel: Connection) -> None:
     """Train what comes down the channel, until told to exit or until the parent is gone."""
     for number in _SIGNALS:
@@ -174,15 +215,18 @@ def _work(channel: Connection) -> None:
         job = channel.recv()
         if job == _EXIT:
             return
-        if job == _STOP:
+        if not isinstance(job, CohortJob):  # meant for a cohort that had ended when it came
             continue
+        inbox = _Inbox(channel)
         try:
-            train_cohort(job, channel.send, channel.poll)
+            train_cohort(job, channel.send, inbox.must_stop, unwanted=inbox.unwanted)
             channel.send(CohortEnded())
         except UserError as error:
             channel.send(CohortCrashed(str(error), is_user_error=True))
         except Exception:
             channel.send(CohortCrashed(traceback.format_exc(limit=-3).strip(), is_user_error=False))
+        if inbox.is_exiting:
+            return
 
 
 def _die_with_parent() -> None:
