@@ -12,7 +12,7 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench status ui teachers perf test lint clean
+.PHONY: help install bench study dashboard status ui teachers perf test lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,13 @@ install: $(VENV)/.installed  ## create .venv from the lock file
 
 bench: install  ## train a suite, track it, tabulate it
 	@$(BIN)/python -m benchmark.run $(DATASET) $(choices) $(ARGS)
+
+study: install  ## answer a question with a search, tracked and resumable: STUDY=sdd_beta
+	@$(BIN)/python -m benchmark.study $(STUDY) $(if $(SUITE),--suite $(SUITE)) $(if $(PAIR),--pair $(PAIR)) \
+		$(foreach assignment,$(SET),--set $(assignment)) $(if $(DATA),--data $(DATA)) $(places) $(ARGS)
+
+dashboard: install  ## browse studies in Optuna's dashboard: STORAGE=file or URL (default: the newest under runs/)
+	@$(BIN)/optuna-dashboard $(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1)) $(ARGS)
 
 status: install  ## what of a suite is done, missing, failed
 	@$(BIN)/python -m benchmark status $(DATASET) $(choices) $(ARGS)

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 
 import distillers
 import models
+import studies
 from benchmark import atomic, command_line, datasets, environment, prepare, results, run, suite, teachers, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, among, nearest
@@ -23,7 +24,7 @@ from benchmark.plan import make_plan
 from benchmark.survey import Options
 from distillers.base import Convention, Parameters
 
-KINDS = ("methods", "models", "datasets", "suites")
+KINDS = ("methods", "models", "datasets", "suites", "studies")
 
 
 def parser() -> command_line.Parser:
@@ -31,7 +32,7 @@ def parser() -> command_line.Parser:
     made = command_line.Parser("python -m benchmark", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command_line.Parser)
 
-    listing = commands.add_parser("list", help="methods, models, data sets and suites by name")
+    listing = commands.add_parser("list", help="methods, models, data sets, suites and studies by name")
     listing.add_argument("kind", nargs="?", choices=KINDS, metavar="|".join(KINDS))
 
     show = commands.add_parser("show", help="one of them in full: fields, ranges, defaults, sources")
@@ -108,6 +109,7 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
             (name, first_line(sys.modules[datasets.registry.get(name).__module__].__doc__)) for name in datasets.names()
         ],
         "suites": [(name, suite.load(name).title) for name in suite.names()],
+        "studies": [(name, studies.registry.get(name).question) for name in studies.names()],
     }
     for kind in [given.kind] if given.kind else KINDS:
         console.print(f"{kind}", style="bold")

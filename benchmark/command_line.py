@@ -77,7 +77,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", nargs="?", default="digits", help="a suite's name or a path to its .yaml")
     parser.add_argument("--pairs", type=_words, default=[], metavar="T:S,...", help="teacher:student pairs")
     parser.add_argument("--methods", type=_words, default=[], metavar="M,...", help="distillers")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="repetitions per method")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="repetitions per method")
     parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
     parser.add_argument(
         "--set",
@@ -135,7 +135,7 @@ def _words(text: str) -> list[str]:
     return [word for word in text.replace(",", " ").split() if word]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
     return int(text)
@@ -146,13 +146,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="cohorts side by side (default: one per core on a CPU, one on a GPU)",
     )
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="threads per worker; numbers are bit-equal at equal threads (default: 1)",

@@ -227,6 +227,10 @@ class Tracker:
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
+    def metric(self, run_id: str, name: str) -> float:
+        """Return the last value of a run's metric. Raises KeyError when there is none."""
+        return float(self.client.get_run(run_id).data.metrics[name])
+
     def epochs_logged(self, run_id: str) -> set[int]:
         """Return the epochs whose metrics were logged."""
         return {int(point.step) for point in self.client.get_metric_history(run_id, "lr")}
