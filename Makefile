@@ -34,12 +34,14 @@ install: $(VENV)/.installed  ## create .venv from the lock file
 bench: install  ## train a suite, track it, tabulate it
 	@$(BIN)/python -m benchmark.run $(DATASET) $(choices) $(ARGS)
 
-study: install  ## answer a question with a search, tracked and resumable: STUDY=sdd_beta
+study: install  ## answer a question with a search: STUDY=sdd_beta (without: list them)
 	@$(BIN)/python -m benchmark.study $(STUDY) $(if $(SUITE),--suite $(SUITE)) $(if $(PAIR),--pair $(PAIR)) \
 		$(foreach assignment,$(SET),--set $(assignment)) $(if $(DATA),--data $(DATA)) $(places) $(ARGS)
 
 dashboard: install  ## browse studies in Optuna's dashboard: STORAGE=file or URL (default: the newest under runs/)
-	@$(BIN)/optuna-dashboard $(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1)) $(ARGS)
+	@storage="$(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1))"; \
+	test -n "$$storage" || { echo "error: no study under $(or $(RUNS),runs): make study STUDY=sdd_beta begins one" >&2; exit 2; }; \
+	$(BIN)/optuna-dashboard "$$storage" $(ARGS)
 
 status: install  ## what of a suite is done, missing, failed
 	@$(BIN)/python -m benchmark status $(DATASET) $(choices) $(ARGS)

@@ -12,6 +12,7 @@ import platform
 import re
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -276,7 +278,11 @@ def pruner_of(kind: Pruner, warmup_steps: int) -> BasePruner:
         return MedianPruner(n_startup_trials=4, n_warmup_steps=warmup_steps)
     if kind == "hyperband":
         return HyperbandPruner(min_resource=max(1, warmup_steps))
-    return WilcoxonPruner(n_startup_steps=WILCOXON_SEEDS) if kind == "wilcoxon" else NopPruner()
+    if kind == "wilcoxon":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # asked for by name
+            return WilcoxonPruner(n_startup_steps=WILCOXON_SEEDS)
+    return NopPruner()
 
 
 def slug(title: str) -> str:
