@@ -203,9 +203,12 @@ class Search:
             self.study.tell(trial, state=TrialState.PRUNED)
 
     def abandon(self, trials: Sequence[Trial]) -> None:
-        """Put trials back that this worker stops in the middle of."""
+        """Put trials back that this worker stops in the middle of; those that were told stay so."""
         with named_errors(self.place), self.exclusive():
+            running = {one.number for one in self.trials() if one.state == TrialState.RUNNING}
             for trial in trials:
+                if trial.number not in running:
+                    continue
                 trial.set_user_attr("lost", True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})

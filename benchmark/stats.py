@@ -1,4 +1,4 @@
-"""What a few seeds allow one to say: spread, paired differences with t intervals, and what they could have missed."""
+"""What a few seeds allow one to say: spread, intervals, paired tests and what they could have missed, average ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import pandas as pd
 from scipy import special, stats
 
@@ -14,6 +15,9 @@ CONFIDENCE = 0.95
 POWER = 0.8
 #: below this many seeds no interval is given: its half-width would be 9 standard deviations at two
 MIN_SEEDS = 3
+#: from this many seeds the interval is a bootstrap's, which assumes no distribution
+MIN_SEEDS_FOR_BOOTSTRAP = 8
+NUM_RESAMPLES = 9999
 
 Interval = tuple[float, float]
 
@@ -31,6 +35,29 @@ class PairedDifference:
     correlation: float | None
     #: see `minimum_detectable_effect`; None below three seeds
     detectable: float | None
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """What the seeds that two methods share say of the mean of a - b."""
+
+    difference: PairedDifference
+    #: 95%: t below `MIN_SEEDS_FOR_BOOTSTRAP` seeds, BCa from there; None below three
+    interval: Interval | None
+    #: of the two-sided paired t test; None below three seeds or when all differences are equal
+    p: float | None
+
+
+@dataclass(frozen=True)
+class AverageRanks:
+    """How methods rank over pairs."""
+
+    #: mean rank by method, best (1) first; equal values share the mean of their ranks
+    ranks: pd.Series[float]
+    #: pairs that have a value of every method
+    num_pairs: int
+    #: Friedman's, corrected for ties, by the chi-square approximation; None below three methods or two pairs
+    p: float | None
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -82,6 +109,75 @@ def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDiffere
         correlation=float(both["a"].corr(both["b"])) if has_spread else None,
         detectable=minimum_detectable_effect(std, num) if std is not None else None,
     )
+
+
+def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the bias-corrected and accelerated bootstrap interval of the mean, or None below eight values.
+
+    The resamples are drawn from a fixed seed over the sorted values: equal values give an equal interval.
+    """
+    if len(values) < MIN_SEEDS_FOR_BOOTSTRAP:
+        return None
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if ordered[0] == ordered[-1]:  # every resample has this mean, and its acceleration is 0 / 0
+        return float(ordered[0]), float(ordered[0])
+    found = stats.bootstrap(
+        (ordered,),
+        np.mean,
+        n_resamples=NUM_RESAMPLES,
+        confidence_level=confidence,
+        method="BCa",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the interval of a mean that so many values allow: BCa from eight, t from three, None below."""
+    return bca_interval(values, confidence) or t_interval(values, confidence)
+
+
+def paired_p(differences: Sequence[float]) -> float | None:
+    """Return p of the two-sided paired t test of no difference; None below three values or when all are equal."""
+    if len(differences) < MIN_SEEDS or len(set(differences)) == 1:
+        return None
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def paired_test(a: pd.Series[float], b: pd.Series[float]) -> PairedTest | None:
+    """Return what the shared seeds (index: repetition) say of a - b, or None when they share none."""
+    difference = paired_difference(a, b)
+    if difference is None:
+        return None
+    both = pd.concat({"a": a, "b": b}, axis=1, join="inner").dropna()
+    differences = (both["a"] - both["b"]).tolist()
+    return PairedTest(difference, interval(differences), paired_p(differences))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p adjusted for testing all of them (Holm's step-down), in the order given; None is no test, and stays."""
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    reached = 0.0
+    for num_before, (p, place) in enumerate(tested):
+        reached = max(reached, min(1.0, (len(tested) - num_before) * p))
+        adjusted[place] = reached
+    return adjusted
+
+
+def average_ranks(values: pd.DataFrame) -> AverageRanks | None:
+    """Return the methods' (columns) mean ranks over the pairs (rows), the largest value first; None without a pair.
+
+    Only pairs with a value of every method count.
+    """
+    whole = values.dropna()
+    if whole.empty or not len(whole.columns):
+        return None
+    ranks = whole.rank(axis=1, ascending=False, method="average").mean().sort_values(kind="stable")
+    p = None
+    if len(whole.columns) >= 3 and len(whole) >= 2 and (whole.nunique(axis=1) > 1).any():
+        p = float(stats.friedmanchisquare(*(whole[method] for method in whole.columns)).pvalue)
+    return AverageRanks(ranks, len(whole), p)
 
 
 @cache

@@ -217,8 +217,12 @@ def work(search: Search, ground: Ground, trainer: Trainer, timeout: float | None
         trials = search.ask()
         if not trials:
             return True
-        if not Batch(search, ground, trials).train(trainer):
-            return False
+        try:
+            if not Batch(search, ground, trials).train(trainer):
+                return False
+        except BaseException:  # interrupted between two trainings, a data set that cannot be read, ...
+            search.abandon([trial for trial, _ in trials])
+            raise
     return True
 
 

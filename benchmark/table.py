@@ -1,12 +1,12 @@
-"""Tables: one object with writers for Markdown, CSV, LaTeX and the terminal."""
+"""Tables: one object with writers for Markdown, CSV, LaTeX, the terminal, and typst (as data)."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import rich.table
 from rich import box
@@ -39,6 +39,8 @@ class Cell:
     text: str
     run_ids: tuple[str, ...] = ()
     bold: bool = False
+    #: the second best, where the best is bold
+    underlined: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,9 @@ class Table:
         rule = "|" + "|".join(" :--- " if column.align == "left" else " ---: " for column in self.columns) + "|"
         blocks = [f"## {self.title}", self.subtitle]
         for section in self.sections:
-            rows = (
-                _markdown_row(f"**{cell.text}**" if cell.bold else cell.text for cell in row.cells)
-                for row in section.rows
-            )
-            blocks += [f"### {section.title}", section.subtitle, "\n".join([header, rule, *rows])]
+            rows = (_markdown_row(map(_markdown, row.cells)) for row in section.rows)
+            heading = f"### {section.title}" if section.title else ""
+            blocks += [heading, section.subtitle, "\n".join([header, rule, *rows])]
         blocks.append("\n".join(f"- {note}" for note in self.notes))
         return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -100,10 +100,10 @@ class Table:
         lines.append(_latex_row(_latex(column.header) for column in self.columns))
         for section in self.sections:
             heading = ", ".join(filter(None, (section.title, section.subtitle)))
-            lines += [r"\midrule", rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{_latex(heading)}}}}} \\"]
-            for row in section.rows:
-                cells = (rf"\textbf{{{_latex(cell.text)}}}" if cell.bold else _latex(cell.text) for cell in row.cells)
-                lines.append(_latex_row(cells))
+            lines.append(r"\midrule")
+            if heading:
+                lines.append(rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{_latex(heading)}}}}} \\")
+            lines += [_latex_row(map(_latex_cell, row.cells)) for row in section.rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\footnotesize {_latex(note)}" for note in self.notes]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -121,9 +121,54 @@ class Table:
         for section in self.sections:
             shown.add_row(Text.assemble((section.title, "bold"), "\n", (section.subtitle, "dim")))
             for row in section.rows:
-                shown.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in row.cells))
+                shown.add_row(*(Text(cell.text, style=_style(cell)) for cell in row.cells))
             shown.add_section()
         return shown
+
+    def to_typst(self, link: Callable[[tuple[str, ...]], str | None] = lambda run_ids: None) -> dict[str, Any]:
+        """Return the table as data that a typst template lays out: no text of it is ever read as markup.
+
+        `link` gives the address of the runs behind a cell, where there is one.
+        """
+        return {
+            "title": self.title,
+            "subtitle": self.subtitle,
+            "columns": [{"header": column.header, "align": column.align} for column in self.columns],
+            "sections": [
+                {
+                    "title": section.title,
+                    "subtitle": section.subtitle,
+                    "rows": [
+                        [
+                            {
+                                "text": cell.text,
+                                "bold": cell.bold,
+                                "underlined": cell.underlined,
+                                "link": link(cell.run_ids) if cell.run_ids else None,
+                            }
+                            for cell in row.cells
+                        ]
+                        for row in section.rows
+                    ],
+                }
+                for section in self.sections
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _markdown(cell: Cell) -> str:
+    text = f"<u>{cell.text}</u>" if cell.underlined else cell.text
+    return f"**{text}**" if cell.bold else text
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = rf"\underline{{{_latex(cell.text)}}}" if cell.underlined else _latex(cell.text)
+    return rf"\textbf{{{text}}}" if cell.bold else text
+
+
+def _style(cell: Cell) -> str:
+    return " ".join(["bold"] * cell.bold + ["underline"] * cell.underlined)
 
 
 def _markdown_row(texts: Iterable[str]) -> str:

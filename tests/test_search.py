@@ -174,7 +174,10 @@ def test_the_number_of_drawn_trials_can_be_raised(tmp_path: Path) -> None:
 
 def test_what_a_worker_stops_in_the_middle_of_is_put_back(tmp_path: Path) -> None:
     search = opened(tmp_path)
-    search.abandon([trial for trial, _ in search.ask()])
+    (first, _), (second, _) = search.ask()
+    search.tell(first, -9.0)
+    search.abandon([first, second])
+    assert [trial.state.name for trial in search.trials()[:2]] == ["COMPLETE", "FAIL"]
     answer(search)
     assert points(search) == Counter(range(9))
 
