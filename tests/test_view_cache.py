@@ -224,7 +224,9 @@ def trained(
     events: list[Event] = []
     train.train_cohort(job, events.append, data=data)
     notes = [event.text for event in events if isinstance(event, Note)]
-    assert bool(notes) == (limit is not None), notes
+    assert [note.partition(": ")[2] for note in notes] == (
+        [] if limit is None else ["the teacher is run on every batch, and rounded as the cache would"]
+    )
     return {lane.signature: load_file(lane.weights) for lane in job.lanes}
 
 
