@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
@@ -52,6 +53,7 @@ def parser() -> command_line.Parser:
     made.add_argument(
         "--storage", metavar="URL", help="postgresql+psycopg://... for several machines (default: a journal)"
     )
+    made.add_argument("--resume", action="store_true", help="go on where the study was, which it does without as well")
     made.add_argument("--fresh", action="store_true", help="start the study again; its trained runs are kept")
     made.add_argument("--show", action="store_true", help="print the trials and what is left; train nothing")
     made.add_argument(
@@ -171,6 +173,12 @@ def run(
     confirmed_runs = given.confirm * (1 + len(search.definition.baselines()))
     with progress.view(console, unfinished(search) * search.definition.seeds + confirmed_runs) as view:
         trainer = Trainer(search.title, data, options, tracker, view)
+        teacher = ground.pair.partition(":")[0]
+        if trainer.has_seen_everything(teacher) and not given.join:
+            view.say(
+                f"The weights of teacher {teacher} were imported: it has seen the validation images too, which flatters"
+                " every trial; they are tagged teacher_saw_val."
+            )
         if not stopped:
             stopped = not work(search, ground, trainer, given.timeout)
         if given.join:
@@ -445,6 +453,17 @@ def figures(search: Search) -> dict[str, bytes]:
     }
 
 
+def importances(search: Search) -> dict[str, float]:
+    """Return the importance of every parameter by PED-ANOVA, as metrics; nothing where it is not computed."""
+    from studies.figures import why_no_importance
+
+    if why_no_importance(search.study) is not None:
+        return {}
+    evaluator = PedAnovaImportanceEvaluator()
+    found = get_param_importances(search.study, evaluator=evaluator)
+    return {f"importance/{name}": value for name, value in found.items()}
+
+
 def log(search: Search, trainer: Trainer, files: dict[str, bytes]) -> None:
     """Complete the study's run in MLflow."""
     if trainer.run_id is None:
@@ -460,7 +479,7 @@ def log(search: Search, trainer: Trainer, files: dict[str, bytes]) -> None:
     }
     if best is not None:
         about |= {"best_trial": str(best.number), "best_choice": best.user_attrs.get("choice", "")}
-        trainer.tracker.summarise(trainer.run_id, {"study/best_value": best.value or 0.0})
+        trainer.tracker.summarise(trainer.run_id, {"study/best_value": best.value or 0.0, **importances(search)})
     trainer.tracker.tag(trainer.run_id, about)
     trainer.tracker.artifacts(trainer.run_id, files)
 

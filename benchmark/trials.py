@@ -11,6 +11,7 @@ import torch
 from optuna.trial import Trial
 
 import distillers
+from benchmark import teachers
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -87,16 +88,21 @@ class Trainer:
         #: of the study's own run in MLflow, once something was trained
         self.run_id: str | None = None
 
+    def has_seen_everything(self, teacher: str) -> bool:
+        """Whether a teacher's weights were imported: they were trained on all images, those of the ranking too."""
+        found = teachers.find(self.options.teachers, self.data, teacher, signature="")
+        return found is not None and found[1].signature is None
+
     def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: OnEpoch | None = None) -> list[Entry]:
         """Train the runs, of which the plans know the teachers; return one entry per run, in order.
 
         A run that another process is training is waited for.
         """
-        teachers: dict[str, RunConfig] = {}
+        recipes: dict[str, RunConfig] = {}
         for plan in plans:
-            teachers |= plan.teachers
+            recipes |= plan.teachers
         suite = plans[0].suite.model_copy(update={"name": f"studies {plans[0].suite.name}", "rebuilds": []})
-        whole = replace(plans[0], suite=suite, profile=None, runs=tuple(runs), teachers=teachers)
+        whole = replace(plans[0], suite=suite, profile=None, runs=tuple(runs), teachers=recipes)
         while True:
             survey = Survey(whole, self.options, self.data, self.tracker)
             survey.look()
@@ -125,6 +131,7 @@ class Batch:
         self._reasons: dict[int, str] = {}
         self._pruned: set[int] = set()
         self._last_beat = time.time()
+        self._tags = {"study": search.title}
 
     def train(self, trainer: Trainer) -> bool:
         """Train all, tell each; False when stopped, with what is not told put back.
@@ -132,6 +139,8 @@ class Batch:
         With several seeds and a pruner, the seeds are the steps: each is trained for all trials that are left before
         the next, and a trial that the pruner gives up trains no further. With one seed the epochs are the steps.
         """
+        if trainer.has_seen_everything(self.ground.pair.partition(":")[0]):
+            self._tags["teacher_saw_val"] = "true"
         prunes = self.search.definition.pruner != "none"
         stages = [[seed] for seed in range(1, self.seeds + 1)] if prunes else [list(range(1, self.seeds + 1))]
         for stage in stages:
@@ -158,7 +167,7 @@ class Batch:
             replace(
                 run,
                 title=f"trial {number}, seed {run.config.repetition}",
-                tags={"study": self.search.title, "trial": str(number)},
+                tags={**self._tags, "trial": str(number)},
             )
             for run in self.plans[number].runs
             if run.config.repetition in stage
@@ -202,6 +211,7 @@ class Batch:
             "values": {str(seed): value for seed, value in self._values[number].items()},
             "num_seeds": len(values),
             "std": statistics.stdev(values) if len(values) > 1 else None,
+            **({"teacher_saw_val": True} if "teacher_saw_val" in self._tags else {}),
         }
         if number in self._reasons:
             self.search.tell(trial, None, **about, reason=self._reasons[number])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,19 @@ class Played:
     score: Score
     fails: frozenset[int] = frozenset()
     stops: bool = False
+    imported: bool = False
     was_stopped: bool = False
     #: (trial, seed, epochs) in the order of training
     trained: list[tuple[int, int, int]] = field(default_factory=list)
+    tags: list[Mapping[str, str]] = field(default_factory=list)
 
     @property
     def tracker(self) -> Played:
         return self
+
+    def has_seen_everything(self, teacher: str) -> bool:
+        assert teacher == "resnet8"
+        return self.imported
 
     def metric(self, run_id: str, name: str) -> float:
         assert name == "final/val"
@@ -76,6 +82,7 @@ class Played:
         entries = []
         for run in runs:
             number, seed, epochs = int(run.tags["trial"]), run.config.repetition, run.config.recipe.epochs
+            self.tags.append(run.tags)
             assert run.config.tuning
             assert run.config.data.val_fraction == 0.1
             entry = Entry(run.config, "student", run.label, "", tags=run.tags, title=run.title)
@@ -166,6 +173,16 @@ def test_wilcoxon_gives_up_a_trial_that_loses_by_every_seed(tmp_path: Path, grou
     seeds = [trial.user_attrs.get("num_seeds") for trial in search.trials()[:4]]
     assert seeds[0] == 8
     assert all(count is not None and 4 <= count < 8 for count in seeds[2:])
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_trials_beside_a_teacher_that_saw_the_validation_images_are_tagged(
+    imported: bool, tmp_path: Path, ground: Ground
+) -> None:
+    played = Played(score, imported=imported)
+    search, _ = batch(tmp_path, ground, played)
+    assert search.trials()[0].user_attrs.get("teacher_saw_val", False) is imported
+    assert {"teacher_saw_val" in tags for tags in played.tags} == {imported}
 
 
 def test_a_failed_run_fails_its_trial_alone(tmp_path: Path, ground: Ground) -> None:
