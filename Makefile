@@ -12,12 +12,12 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard status ui teachers perf test lint clean
+.PHONY: help install bench study dashboard report status ui teachers perf test lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo '  variables of bench and status: DATASET=digits|cifar100|cub|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
+	@echo '  variables of bench, report and status: DATASET=digits|cifar100|cub|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
 	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder ARGS="--dry-run ..."'
 
 # the stamp changes with the lock file, so a pull that moves a version reinstalls
@@ -42,6 +42,9 @@ dashboard: install  ## browse studies in Optuna's dashboard: STORAGE=file or URL
 	@storage="$(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1))"; \
 	test -n "$$storage" || { echo "error: no study under $(or $(RUNS),runs): make study STUDY=sdd_beta begins one" >&2; exit 2; }; \
 	$(BIN)/optuna-dashboard "$$storage" $(ARGS)
+
+report: install  ## a suite's tables and figures as a PDF, rebuilt from what is tracked
+	@$(BIN)/python -m reports $(DATASET) $(choices) $(ARGS)
 
 status: install  ## what of a suite is done, missing, failed
 	@$(BIN)/python -m benchmark status $(DATASET) $(choices) $(ARGS)

@@ -1,0 +1,121 @@
+"""Rebuild a suite's tables and figures as a PDF from what is tracked: `python -m reports cub --sections comparison`."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmark import command_line, tracking
+from benchmark.plan import Plan, make_plan
+from benchmark.suite import load
+from reports import build
+from reports.base import Context, in_order
+from reports.compare import compared
+
+
+def parser() -> command_line.Parser:
+    """Return the command's arguments."""
+    made = command_line.Parser("python -m reports", description=__doc__)
+    command_line.add_choices(made)
+    command_line.add_places(made)
+    made.add_argument("--list", action="store_true", help="list the sections; make nothing")
+    made.add_argument(
+        "--sections",
+        type=lambda text: [word for word in text.replace(",", " ").split() if word],
+        default=[],
+        metavar="A,B",
+        help="only these sections",
+    )
+    made.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two suites, or two git commits of one suite, side by side in one table",
+    )
+    made.add_argument("--open", action="store_true", help="show the PDF when it is made")
+    made.add_argument("--server", metavar="URL", help="address of the tracking UI that numbers link to")
+    made.add_argument("--out", type=Path, metavar="DIR", help="folder for reports (default: RUNS/reports)")
+    return made
+
+
+def main(arguments: Sequence[str] | None, console: Console) -> int:
+    """Run the command; return its exit code."""
+    given = parser().parse_args(arguments)
+    if given.list:
+        for one in in_order():
+            console.print(f"{one.name:{max(len(section.name) for section in in_order())}}  {one.title}")
+        return 0
+    chosen = build.chosen_sections(given.sections)
+    runs, out = given.runs.resolve(), (given.out or given.runs / "reports").resolve()
+    tracker = tracking.open_existing(runs)
+
+    def context_of(suite: str) -> Context:
+        return build.gather(
+            plans_of(given, suite),
+            tracker,
+            runs,
+            given.data.resolve(),
+            server=given.server or (tracker.uri if tracker is not None and not tracker.is_local else None),
+            arguments=chosen_arguments(given, suite),
+        )
+
+    if given.compare:
+        a, b = given.compare
+        report = compared(a, b, given.suite, context_of)
+        path = build.write(report, out)
+        unlogged = None
+    else:
+        context = context_of(given.suite)
+        report = build.make(context, chosen)
+        path = build.write(report, out)
+        unlogged = build.log(context, path)
+    for problem in [*report.problems, *([unlogged] if unlogged else [])]:
+        console.print(f"note: {problem}", soft_wrap=True)
+    for fault in report.faults:
+        console.print(f"failed: {fault}", style="red", soft_wrap=True)
+    console.print(f"{report.subtitle}.", soft_wrap=True)
+    console.print(f"Tables, figures and cells.csv: {out / report.slug}", soft_wrap=True)
+    console.print(f"Report: {path}", soft_wrap=True)
+    if given.open:
+        webbrowser.open(path.as_uri())
+    return 1 if report.faults else 0
+
+
+def plans_of(given: command_line.Choices, suite: str) -> list[Plan]:
+    """Resolve what the command line chose, for every device that its runs may have had."""
+    chosen = load(suite)
+    either = [chosen]
+    if chosen.teacher_precision is None:  # resolved by the device that trained, which need not be this one
+        either = [chosen.model_copy(update={"teacher_precision": precision}) for precision in ("fp32", "bf16")]
+    return [
+        make_plan(
+            one,
+            profile=given.profile,
+            methods=given.methods,
+            pairs=given.pairs,
+            seeds=given.seeds,
+            assignments=given.assignments,
+        )
+        for one in either
+    ]
+
+
+def chosen_arguments(given: argparse.Namespace, suite: str) -> list[str]:
+    """Return what chooses the same runs on the command line, pairs and methods left out."""
+    words = [suite]
+    words += ["--profile", given.profile] if given.profile else []
+    words += ["--seeds", str(given.seeds)] if given.seeds else []
+    for assignment in given.assignments:
+        words += ["--set", assignment]
+    for name in ("runs", "data"):
+        folder = getattr(given, name)
+        words += [f"--{name}", str(folder)] if folder != Path(name) else []
+    return words
+
+
+if __name__ == "__main__":
+    command_line.run(main)

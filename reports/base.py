@@ -1,0 +1,115 @@
+"""What a section is: a function from what is known of a suite to blocks that every writer can write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmark import results
+from benchmark.plan import Plan, PlannedRun
+from benchmark.registry import Registry
+from benchmark.table import Table
+from benchmark.teachers import Manifest
+from benchmark.tracking import Tracked, Tracker
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph of plain text: never markup."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its caption; `name` is that of its files."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table; `name` is that of its files."""
+
+    name: str
+    table: Table
+
+
+Block = Text | Drawing | Listing
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that is known of a suite when its report is made. Looking changes nothing."""
+
+    plan: Plan
+    #: name of the data as it was run, e.g. `cub200[50 classes]`
+    dataset: str
+    #: of this plan's runs and of others on the same images (studies, ablations), finished or not
+    tracked: Sequence[Tracked]
+    #: one row per run as `results.frame` gives it, and one column per parameter, prefixed `param.`
+    frame: pd.DataFrame
+    #: stored teachers by model
+    teachers: Mapping[str, Manifest]
+    #: the runs folder: stored weights, caches
+    runs: Path
+    data_root: Path
+    tracker: Tracker | None = None
+    #: address of the tracking server for links to runs; None: no links
+    server: str | None = None
+    #: what could not be read, one line each
+    problems: tuple[str, ...] = field(default=())
+    #: of the images; "" when no run and no teacher says which they are
+    data_digest: str = ""
+    #: every run of the plan with its signature; None while its teacher is not known
+    planned: tuple[tuple[PlannedRun, str | None], ...] = ()
+    #: what chooses this plan on the command line, the suite first: `cub --profile smoke`
+    arguments: tuple[str, ...] = ()
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """One row per run, epoch and metric of the plan's runs: signature, run_id, epoch, metric, value."""
+        columns = ["signature", "run_id", "epoch", "metric", "value"]
+        if self.tracker is None:
+            return pd.DataFrame(columns=columns)
+        wanted = set(self.frame["run_id"])
+        return results.epochs(self.tracker, [run for run in self.tracked if run.run_id in wanted])
+
+
+Make = Callable[[Context], Sequence[Block]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A named part of the report."""
+
+    name: str
+    title: str
+    #: where it stands in the report
+    place: int
+    make: Make
+
+
+registry: Registry[Section] = Registry("section")
+
+
+def section(title: str, *, place: int) -> Callable[[Make], Make]:
+    """Decorator: register a function as the section of its own name."""
+
+    def add(make: Make) -> Make:
+        registry.add(make.__name__, Section(make.__name__, title, place, make))
+        return make
+
+    return add
+
+
+def in_order() -> list[Section]:
+    """Return every section in the order of the report."""
+    return sorted((registry.get(name) for name in registry.names()), key=lambda one: one.place)

@@ -1,0 +1,209 @@
+"""Two suites, or two git commits of one suite, side by side: one table, method x pair."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark import environment, stats, suite
+from benchmark.errors import UserError, among
+from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
+from benchmark.tracking import Tracked, flat
+from reports.base import Context, Listing, Text
+from reports.build import Report, linker
+from reports.pdf import Link, Part
+from reports.sections.comparison import signed
+from reports.sections.cover import MISSING
+from reports.sections.literature import title_of
+
+#: (teacher, student, method); the teacher is "" where there is none
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: what it is called, its results by key, and where links lead."""
+
+    name: str
+    about: str
+    #: finished runs: one row per repetition
+    runs: Mapping[Key, pd.DataFrame]
+    link: Link
+    timestamp: int
+    problems: tuple[str, ...]
+
+
+def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Context]) -> Report:
+    """Return the report of two suites (names or .yaml files) or of two commits of `suite_name`.
+
+    Raises:
+        UserError: when a name is neither a suite nor a commit that has runs.
+    """
+    if _is_suite(a) and _is_suite(b):
+        contexts = [context_of(name) for name in (a, b)]
+        sides = [_suite_side(context) for context in contexts]
+        paired = contexts[0].data_digest == contexts[1].data_digest != ""
+        title = f"{sides[0].name} beside {sides[1].name}"
+    else:
+        context = context_of(suite_name)
+        sides = [_commit_side(context, name) for name in (a, b)]
+        paired = True
+        title = f"{context.plan.name}: commit {sides[0].name} beside {sides[1].name}"
+    table = _table(sides[0], sides[1], paired)
+    commit, dirty = environment.git_state()
+
+    def link(run_ids: tuple[str, ...]) -> str | None:
+        return sides[0].link(run_ids) or sides[1].link(run_ids)
+
+    text = Text(f"A is {sides[0].about}. B is {sides[1].about}.")
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", f"compare-{sides[0].name}-{sides[1].name}")
+    return Report(
+        slug=slug,
+        title=title,
+        subtitle=f"{sum(len(part.rows) for part in table.sections)} pairs and methods side by side",
+        head=title,
+        commit=f"report made at {commit[:12]}" + (" (changed)" if dirty else ""),
+        about={"A": sides[0].about, "B": sides[1].about},
+        parts=(Part("compare", "Side by side", [text, Listing("compare", table)]),),
+        link=link,
+        timestamp=max(side.timestamp for side in sides),
+        problems=tuple(dict.fromkeys(problem for side in sides for problem in side.problems)),
+        faults=(),
+    )
+
+
+def _is_suite(name: str) -> bool:
+    return name in suite.names() or (name.endswith((".yaml", ".yml")) and Path(name).exists())
+
+
+def _suite_side(context: Context) -> Side:
+    frame = context.frame
+    about = f"suite {context.plan.name} on {context.dataset}, {len(frame)} runs"
+    return Side(context.plan.slug, about, _by_key(frame), linker(context), _newest(context.tracked), context.problems)
+
+
+def _commit_side(context: Context, commit: str) -> Side:
+    """Return the runs of the suite that were trained at a commit, under the settings of the plan where both say them.
+
+    Signatures of another version may differ for the same settings, so parameters decide here.
+    """
+    mine = [run for run in context.tracked if run.tags.get("suite") == context.plan.suite.name]
+    known = sorted({run.tags.get("git_commit", "") for run in mine} - {""})
+    fits = [full for full in known if full.startswith(commit)]
+    if len(commit) < 4 or not fits:
+        raise UserError(
+            f"--compare {commit}: neither a suite nor a commit with runs of {context.plan.name}"
+            f"{among(commit, [*suite.names(), *(full[:12] for full in known)])}"
+        )
+    settings: dict[tuple[Key, int], Mapping[str, object]] = {}
+    for planned in context.plan.runs:
+        config = planned.config
+        settings[(config.teacher or "", config.student, config.method), config.repetition] = flat(
+            config.model_dump(mode="json")
+        )
+    rows = [
+        _row(run)
+        for run in mine
+        if run.tags.get("git_commit") in fits
+        and run.status == "FINISHED"
+        and _agrees(run, settings.get((_key(run), int(run.tags["seed"]))))
+    ]
+    frame = pd.DataFrame(rows, columns=["teacher", "student", "method", "repetition", "status", "run_id", "last"])
+    about = f"commit {fits[0][:12]}, {len(frame)} runs of {context.plan.name}"
+    return Side(fits[0][:12], about, _by_key(frame), linker(context), _newest(context.tracked), ())
+
+
+def _key(run: Tracked) -> Key:
+    return run.tags.get("teacher", ""), run.tags["student"], run.tags["distiller"]
+
+
+def _agrees(run: Tracked, settings: Mapping[str, object] | None) -> bool:
+    return settings is not None and all(
+        run.params[name] == str(value) for name, value in settings.items() if name in run.params
+    )
+
+
+def _row(run: Tracked) -> tuple[object, ...]:
+    return *_key(run), int(run.tags["seed"]), run.status, run.run_id, run.metrics.get("final/last", math.nan)
+
+
+def _newest(tracked: Sequence[Tracked]) -> int:
+    return max((run.start_time for run in tracked), default=0) // 1000
+
+
+def _by_key(frame: pd.DataFrame) -> dict[Key, pd.DataFrame]:
+    done = frame[(frame["status"] == "FINISHED") & frame["last"].notna()]
+    teacher = done["teacher"].where(done["teacher"].notna(), "")
+    found: dict[Key, pd.DataFrame] = {}
+    for key, group in done.groupby([teacher, done["student"], done["method"]], sort=False):
+        of, student, method = map(str, key)
+        found[of, student, method] = group.drop_duplicates("repetition").sort_values("repetition")
+    return found
+
+
+def _table(a: Side, b: Side, paired: bool) -> Table:
+    keys = sorted({*a.runs, *b.runs})
+    pairs = list(dict.fromkeys(key[:2] for key in keys))
+    sections = tuple(
+        Section(
+            f"{teacher}:{student}" if teacher else f"{student} alone",
+            "",
+            tuple(_rows(a, b, [key for key in keys if key[:2] == (teacher, student)], paired)),
+        )
+        for teacher, student in pairs
+    )
+    how = "paired over the seeds that both have" if paired else "of means, on different images"
+    columns = (Column("Method", "left"), Column("A"), Column("n"), Column("B"), Column("n"), Column("B − A [95%]"))
+    notes = (
+        f"A: {a.about}. B: {b.about}.",
+        "Mean ± standard deviation of the accuracy after the last epoch.",
+        f"Difference: {how}; with its 95% t interval from {stats.MIN_SEEDS} seeds on. One that holds 0 is no"
+        " evidence of a difference.",
+        f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} shared seeds. {MISSING} no finished run.",
+    )
+    return Table("Side by side.", "Top-1 accuracy on the test set in percent.", columns, sections, notes)
+
+
+def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
+    for key in keys:
+        values, ids, cells = [], [], [Cell(title_of(key[2]))]
+        for side in (a, b):
+            runs = side.runs.get(key)
+            one = pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)
+            values.append(one)
+            ids.append(() if runs is None else tuple(runs["run_id"]))
+            cells += [Cell(_spread(one), ids[-1]), Cell(str(len(one)))]
+        text, difference = _difference(values[0], values[1], paired)
+        cells.append(Cell(text, ids[0] + ids[1] if difference is not None else ()))
+        means = [one.mean() if len(one) else None for one in values]
+        fields = {
+            "teacher": key[0], "student": key[1], "method": key[2], "a": means[0], "n_a": len(values[0]),
+            "b": means[1], "n_b": len(values[1]), "difference": difference,
+        }  # fmt: skip
+        yield Row(tuple(cells), fields)
+
+
+def _spread(values: pd.Series[float]) -> str:
+    if not len(values):
+        return MISSING
+    mean, std = stats.mean_std(values.tolist())
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def _difference(a: pd.Series[float], b: pd.Series[float], paired: bool) -> tuple[str, float | None]:
+    if not len(a) or not len(b):
+        return MISSING, None
+    if not paired:
+        mean = float(b.mean() - a.mean())
+        return signed(mean), mean
+    gain = stats.paired_difference(b, a)
+    if gain is None:
+        return f"{MISSING} (no shared seed)", None
+    if gain.interval is None:
+        return f"{signed(gain.mean)} {FEW_SEEDS}", gain.mean
+    return f"{signed(gain.mean)} [{', '.join(map(signed, gain.interval))}]", gain.mean

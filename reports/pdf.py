@@ -1,0 +1,92 @@
+"""A report as a typst document: content goes in as JSON, never as markup; the same data gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import typst
+
+from benchmark.errors import UserError
+from reports.base import Block, Drawing, Listing, Text
+
+#: files that a document is compiled from, beside its figures
+SOURCE, DATA = "report.typ", "report.json"
+
+#: the address of the runs behind a number, where there is one
+Link = Callable[[tuple[str, ...]], str | None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section as it was made, with names of files that are unique in the report."""
+
+    name: str
+    title: str
+    blocks: Sequence[Block]
+
+
+def template() -> bytes:
+    """Return the layout of every report."""
+    return (resources.files("reports") / "template.typ").read_bytes()
+
+
+def content(
+    title: str, subtitle: str, head: str, commit: str, about: Mapping[str, str], parts: Sequence[Part], link: Link
+) -> dict[str, Any]:
+    """Return all that a report says, as the template reads it."""
+    return {
+        "title": title,
+        "subtitle": subtitle,
+        "head": head,
+        "commit": commit,
+        "about": [list(pair) for pair in about.items()],
+        "sections": [
+            {"name": part.name, "title": part.title, "blocks": [_block(block, link) for block in part.blocks]}
+            for part in parts
+        ],
+    }
+
+
+def _block(block: Block, link: Link) -> dict[str, Any]:
+    match block:
+        case Text(text):
+            return {"kind": "text", "text": text}
+        case Drawing(name, figure, caption):
+            width = float(figure.get_size_inches()[0])
+            return {"kind": "figure", "path": figure_path(name), "width": width, "caption": caption}
+        case Listing(name, table):
+            return {"kind": "table", "name": name, **table.to_typst(link)}
+
+
+def figure_path(name: str) -> str:
+    """Return where a figure lies in the folder of a report."""
+    return f"figures/{name}.svg"
+
+
+def compiled(folder: Path, timestamp: int) -> bytes:
+    """Return the PDF of a folder that holds the source, the data and the figures; offline, with fonts of its own.
+
+    Raises:
+        UserError: when typst refuses it, with the first reason.
+    """
+    made_at = datetime.fromtimestamp(timestamp, UTC)
+    return cast(bytes, _compile(folder, format="pdf", timestamp=made_at))
+
+
+def pages(folder: Path, dots_per_inch: float = 110) -> list[bytes]:
+    """Return every page as PNG, to be looked at."""
+    made = _compile(folder, format="png", ppi=dots_per_inch)
+    return [made] if isinstance(made, bytes) else cast(list[bytes], made)
+
+
+def _compile(folder: Path, **options: Any) -> Any:
+    compiler = typst.Compiler(folder / SOURCE, root=folder, ignore_system_fonts=True)
+    try:
+        return compiler.compile(**options)
+    except RuntimeError as error:
+        raise UserError(f"typst cannot compile {folder / SOURCE}: {str(error).strip().splitlines()[0]}") from error

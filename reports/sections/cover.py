@@ -1,0 +1,154 @@
+"""Where the numbers come from: suite, data, code, machines, teachers, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from benchmark import published
+from benchmark.plan import Plan
+from benchmark.suite import Pair
+from benchmark.table import Cell, Column, Row, Section, Table
+from reports.base import Block, Context, Listing, Text, section
+from reports.sections.coverage import State, states
+
+MISSING = "—"
+
+
+@section("Where the numbers come from", place=0)
+def cover(context: Context) -> Sequence[Block]:
+    """Provenance, teachers and problems."""
+    blocks: list[Block] = [Text(_summary(context)), Listing("provenance", _provenance(context))]
+    if context.plan.teachers:
+        blocks.append(Listing("teachers", _teachers(context)))
+    if context.problems:
+        blocks.append(Listing("problems", _problems(context)))
+    return blocks
+
+
+def _summary(context: Context) -> str:
+    count = dict.fromkeys(State, 0)
+    for one in states(context):
+        count[one.state] += 1
+    open_ones = [f"{number} {state.value}" for state, number in count.items() if number and state is not State.DONE]
+    left = f"Missing: {', '.join(open_ones)}." if open_ones else "Nothing is missing."
+    is_small = f" This is the {context.plan.profile} profile: a small slice, not a result." * bool(context.plan.profile)
+    return (
+        f"{count[State.DONE]} of {sum(count.values())} planned runs are finished. {left}{is_small} What is concluded"
+        " here holds for these teachers, this data set and this recipe."
+    )
+
+
+def _provenance(context: Context) -> Table:
+    plan, frame = context.plan, context.frame
+    changed = frame["git_dirty"].astype(str).str.lower().eq("true")
+    mine = set(frame["run_id"])
+    ran = {run.run_id: run.tags for run in context.tracked if run.run_id in mine}
+    versions: dict[str, set[str]] = {}
+    for tags in ran.values():
+        for tag, version in tags.items():
+            if tag.startswith("version."):
+                versions.setdefault(tag.removeprefix("version."), set()).add(version)
+    recipe = [run.config.recipe for run in plan.runs]
+    facts: dict[str, tuple[str, tuple[str, ...]]] = {
+        "Suite": (f"{plan.name}: {plan.suite.title}", ()),
+        "Rebuilds": (", ".join(tables_of(plan)) or "no published table", ()),
+        "Changed from the suite": (", ".join(plan.changes) or "nothing", ()),
+        "Data": (context.dataset, ()),
+        "Data digest": (context.data_digest or "not known", ()),
+        "Validation split": (f"{100 * plan.data.val_fraction:g}% of the training set" if plan.data.val_fraction
+                             else "none: trained on the full training set, so there is no best_val", ()),
+        "Pairs": (", ".join(pair.name for pair in plan.pairs), ()),
+        "Methods": (", ".join(plan.methods), ()),
+        "Seeds planned": (f"1 to {plan.seeds}" if plan.seeds > 1 else "1", ()),
+        "Epochs": (", ".join(map(str, sorted({one.epochs for one in recipe}))), ()),
+        "Convention": (plan.suite.convention, ()),
+        "Precision": (", ".join(sorted({f"students {run.config.precision}, teachers {run.config.teacher_precision}"
+                                        for run in plan.runs if run.config.teacher})) or plan.suite.precision, ()),
+        "Code of the runs": _counted(frame, "git_commit", 12),
+        "From changed checkouts": (f"{int(changed.sum())} of {len(frame)} runs", tuple(frame.loc[changed, "run_id"])),
+        "Devices": _counted(frame, "device"),
+        "Training time": (_hours(frame), tuple(frame["run_id"])),
+        "Versions": (", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in sorted(versions.items()))
+                     or MISSING, ()),
+    }  # fmt: skip
+    rows = tuple(
+        Row((Cell(name), Cell(text, ids)), {"fact": name, "value": text}) for name, (text, ids) in facts.items()
+    )
+    return Table(
+        "What was run.",
+        "Of the runs of this plan.",
+        (Column("", "left"), Column("", "left")),
+        (Section("", "", rows),),
+    )
+
+
+def tables_of(plan: Plan) -> list[str]:
+    """Return the ids of the published tables that a plan's pairs are compared with, the suite's own first."""
+    named = [*plan.suite.rebuilds, *(table for pair in plan.pairs for table in pair.tables)]
+    return list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
+
+
+def _holds(table: str, pair: Pair) -> bool:
+    return pair.name in published.load(table).pairs
+
+
+def _counted(frame: pd.DataFrame, column: str, length: int | None = None) -> tuple[str, tuple[str, ...]]:
+    counts = frame[column].dropna().astype(str).value_counts(sort=False).sort_index()
+    words = [f"{str(value)[:length]} ({count} run{'s' if count > 1 else ''})" for value, count in counts.items()]
+    return ", ".join(words) or MISSING, tuple(frame["run_id"])
+
+
+def _hours(frame: pd.DataFrame) -> str:
+    timed = frame.dropna(subset="train_seconds")
+    by_device = timed.groupby(timed["device"].fillna("unknown device"))["train_seconds"].sum()
+    words = [
+        f"{seconds / 3600:.1f} hours on {device}" if seconds >= 3600 else f"{seconds / 60:.1f} minutes on {device}"
+        for device, seconds in by_device.items()
+    ]
+    untimed = int((frame["status"] == "FINISHED").sum()) - len(timed)
+    if untimed > 0:
+        words.append(f"{untimed} finished runs without a time")
+    return ", ".join(words) or MISSING
+
+
+def _teachers(context: Context) -> Table:
+    rows = []
+    for model in context.plan.teachers:
+        manifest = context.teachers.get(model)
+        pairs = [pair for pair in context.plan.pairs if pair.teacher == model]
+        tables = [(pair, pair.tables or context.plan.suite.rebuilds) for pair in pairs]
+        printed = next(filter(None, (published.lookup_teacher(ids, pair.name) for pair, ids in tables)), None)
+        ids = (manifest.mlflow_run,) if manifest is not None and manifest.mlflow_run else ()
+        texts = [MISSING] * 5
+        if manifest is not None:
+            best = MISSING if manifest.best_test_top1 is None else f"{manifest.best_test_top1:.2f}"
+            texts = [f"{manifest.test_top1:.2f}", best, manifest.origin, manifest.git_commit[:8]
+                     + (" (changed)" if manifest.git_dirty else ""), manifest.checksum[:16]]  # fmt: skip
+        shown = [f"{printed.value:.2f}" if printed else MISSING]
+        cells = (Cell(model), Cell(texts[0], ids), *map(Cell, texts[1:2]), *map(Cell, shown), *map(Cell, texts[2:]))
+        fields = {
+            "model": model,
+            "test_top1": manifest.test_top1 if manifest else None,
+            "best_test_top1": manifest.best_test_top1 if manifest else None,
+            "published": printed.value if printed else None,
+            "origin": manifest.origin if manifest else None,
+            "checksum": manifest.checksum if manifest else None,
+        }
+        rows.append(Row(cells, fields))
+    columns = (Column("Teacher", "left"), Column("top-1"), Column("best epoch"), Column("published"),
+               Column("origin", "left"), Column("commit", "left"), Column("checksum", "left"))  # fmt: skip
+    notes = ["top-1: of the stored weights on the test set, in percent; these weights taught every student here."]
+    if len(context.teachers) < len(context.plan.teachers):
+        notes.append(f"{MISSING}: this runs folder holds no such teacher; the first run of the suite trains it.")
+    return Table("Teachers.", f"On {context.dataset}.", columns, (Section("", "", tuple(rows)),), tuple(notes))
+
+
+def _problems(context: Context) -> Table:
+    rows = tuple(
+        Row((Cell(str(number)), Cell(problem)), {"number": number, "problem": problem})
+        for number, problem in enumerate(context.problems, start=1)
+    )
+    columns = (Column("", "right"), Column("Problem", "left"))
+    return Table("Problems.", "What could not be read or does not fit.", columns, (Section("", "", rows),))

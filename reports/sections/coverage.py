@@ -1,0 +1,151 @@
+"""What of the plan is done, failed and missing, and the command that fills each gap."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from benchmark.plan import PlannedRun
+from benchmark.suite import Pair
+from benchmark.table import Cell, Column, Row, Table, Value
+from benchmark.table import Section as Group
+from reports.base import Block, Context, Listing, Text, section
+
+#: a longer list of failures is cut: all of them are in `python -m benchmark status`
+_MAX_FAILURES = 60
+
+
+class State(Enum):
+    """Where a planned run stands."""
+
+    DONE = "done"
+    FAILED = "failed"
+    RUNNING = "running or interrupted"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A planned run and where it stands."""
+
+    run: PlannedRun
+    state: State
+    run_id: str | None = None
+    reason: str = ""
+
+    def is_of(self, pair: Pair, method: str) -> bool:
+        """Whether the run counts for this pair and method: one without a teacher counts for every pair."""
+        config = self.run.config
+        return (config.student, config.method) == (pair.student, method) and config.teacher in (None, pair.teacher)
+
+
+def states(context: Context) -> list[Standing]:
+    """Return where every planned run stands."""
+    known = {row.signature: row for row in context.frame.itertuples()}
+    found = []
+    for run, signature in context.planned:
+        row = known.get(signature)
+        if row is None:
+            found.append(Standing(run, State.MISSING))
+            continue
+        words = {"FINISHED": State.DONE, "FAILED": State.FAILED, "KILLED": State.RUNNING, "RUNNING": State.RUNNING}
+        reason = row.failure if isinstance(row.failure, str) else ""
+        found.append(Standing(run, words[str(row.status)], str(row.run_id), reason))
+    return found
+
+
+@section("Coverage", place=90)
+def coverage(context: Context) -> Sequence[Block]:
+    """Planned, done, failed and missing runs by pair and method."""
+    standing = states(context)
+    blocks: list[Block] = [Listing("coverage", _table(context, standing))]
+    gaps = _gaps(context, standing)
+    if gaps is None:
+        blocks.append(Text("Every planned run is finished: there is no gap to fill."))
+    else:
+        blocks.append(Listing("gaps", gaps))
+    failed = [one for one in standing if one.state is State.FAILED]
+    if failed:
+        blocks.append(Listing("failures", _failures(failed)))
+    return blocks
+
+
+def _table(context: Context, standing: Sequence[Standing]) -> Table:
+    groups = []
+    for pair in context.plan.pairs:
+        rows = []
+        for method in context.plan.methods:
+            mine = [one for one in standing if one.is_of(pair, method)]
+            counts = [sum(one.state is state for one in mine) for state in State]
+            ids = tuple(one.run_id for one in mine if one.run_id is not None)
+            cells = (Cell(method), Cell(str(len(mine))), *(Cell(str(count), ids) for count in counts))
+            fields: dict[str, Value] = {"pair": pair.name, "method": method, "planned": len(mine)}
+            fields |= {state.name.lower(): count for state, count in zip(State, counts, strict=True)}
+            rows.append(Row(cells, fields))
+        groups.append(Group(pair.name, "", tuple(rows)))
+    return Table(
+        "Planned and done.",
+        "Runs by pair and method; a student alone is one run for all pairs it is in.",
+        (Column("Method", "left"), Column("planned"), *(Column(state.value) for state in State)),
+        tuple(groups),
+    )
+
+
+def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
+    rows = []
+    for pair in context.plan.pairs:
+        by_method = {m: [one for one in standing if one.is_of(pair, m)] for m in context.plan.methods}
+        for state, flags in ((State.MISSING, []), (State.RUNNING, []), (State.FAILED, ["--retry-failed"])):
+            open_ones = {m: [one for one in mine if one.state is state] for m, mine in by_method.items()}
+            methods = [method for method, mine in open_ones.items() if mine]
+            if not methods:
+                continue
+            command = command_for(context, pair, methods, flags)
+            count = sum(map(len, open_ones.values()))
+            cells = (Cell(pair.name), Cell(f"{count} {state.value}"), Cell(command))
+            fields: dict[str, Value] = {
+                "pair": pair.name,
+                "state": state.name.lower(),
+                "count": count,
+                "command": command,
+            }
+            rows.append(Row(cells, fields))
+    if not rows:
+        return None
+    return Table(
+        "Commands that fill the gaps.",
+        "What is finished is not trained again; what was interrupted goes on.",
+        (Column("Pair", "left"), Column("runs", "left"), Column("command", "left")),
+        (Group("", "", tuple(rows)),),
+        ("A failed run ended with a loss that was not finite, or with an error; see its reason first.",)
+        if any("--retry-failed" in str(row.fields["command"]) for row in rows)
+        else (),
+    )
+
+
+def command_for(context: Context, pair: Pair, methods: Iterable[str], flags: Sequence[str] = ()) -> str:
+    """Return the command that trains what is open of these methods of a pair."""
+    suite, *rest = context.arguments or (context.plan.suite.name,)
+    chosen = list(methods)
+    words = ["--pairs", pair.name]
+    if tuple(chosen) != tuple(context.plan.suite.methods):  # all of the suite's need not be named
+        words += ["--methods", ",".join(chosen)]
+    return shlex.join(["python", "-m", "benchmark.run", suite, *words, *rest, *flags])
+
+
+def _failures(failed: Sequence[Standing]) -> Table:
+    rows = []
+    for one in failed[:_MAX_FAILURES]:
+        ids = (one.run_id,) if one.run_id else ()
+        reason = one.reason or "no reason was recorded"
+        rows.append(Row((Cell(one.run.label, ids), Cell(reason)), {"run": one.run.label, "reason": reason}))
+    rest = len(failed) - len(rows)
+    return Table(
+        "Failed runs.",
+        "With the reason that was recorded.",
+        (Column("Run", "left"), Column("reason", "left")),
+        (Group("", "", tuple(rows)),),
+        (f"And {rest} more.",) if rest else (),
+    )

@@ -1,0 +1,71 @@
+"""Two suites, or two commits of one, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from benchmark import suite
+from benchmark.errors import UserError
+from benchmark.plan import Plan, make_plan
+from benchmark.table import Table
+from benchmark.tracking import Tracked, Tracker
+from reports import build
+from reports.base import Context, Listing
+from reports.compare import compared
+from tests.reports import pdf_text, synthetic
+
+NEW, OLD = "a" * 40, "b" * 40
+
+
+def plan_of(name: str) -> Plan:
+    return make_plan(suite.load(name), methods=["vanilla", "kd"])
+
+
+def context_of(name: str, runs: list[Tracked], folder: Path) -> Context:
+    plan = plan_of(name)
+    return build.gather([plan], cast(Tracker, synthetic.Store(runs, plan.slug)), **synthetic.nowhere(folder))
+
+
+def table_of(report: build.Report) -> Table:
+    return next(block.table for block in report.parts[0].blocks if isinstance(block, Listing))
+
+
+def test_two_commits(tmp_path: Path) -> None:
+    plan = plan_of("digits")
+    old = [
+        run
+        for run in synthetic.tracked(plan, metrics={"final/last": 50.0}, commit=OLD)
+        if run.tags["distiller"] == "kd"
+    ]
+    changed = synthetic.tracked(plan, metrics={"final/last": 1.0}, commit=OLD)[0]
+    changed.params["recipe.lr"] = "9.9"  # type: ignore[index]
+    runs = [*synthetic.tracked(plan, commit=NEW), *old, changed]
+    report = compared(OLD[:7], NEW[:7], "digits", lambda name: context_of(name, runs, tmp_path))
+    rows = {row.fields["method"]: row for section in table_of(report).sections for row in section.rows}
+    mean = sum(synthetic.accuracy("resnet8_half", "kd", seed) for seed in (1, 2, 3)) / 3
+    assert rows["kd"].fields["difference"] == pytest.approx(mean - 50)
+    assert (rows["kd"].fields["n_a"], rows["kd"].fields["n_b"]) == (3, 3)
+    assert (rows["vanilla"].fields["n_a"], rows["vanilla"].fields["difference"]) == (0, None)  # other settings
+    path = build.write(report, tmp_path)
+    assert path.name == f"compare-{OLD[:12]}-{NEW[:12]}.pdf"
+    text = pdf_text.text(path.read_bytes())
+    assert "50.00 ± 0.00" in text
+    assert f"commit {OLD[:12]}, 3 runs of digits" in text
+
+
+def test_two_suites(tmp_path: Path) -> None:
+    held = {name: synthetic.tracked(plan_of(name)) for name in ("digits", "cub")}
+    report = compared("digits", "cub", "digits", lambda name: context_of(name, held[name], tmp_path))
+    rows = [row for section in table_of(report).sections for row in section.rows]
+    assert len(rows) == 2 + 5 + 3
+    assert all(row.fields["difference"] is None for row in rows)
+    assert "suite cub on cub200" in pdf_text.text(build.write(report, tmp_path).read_bytes())
+
+
+def test_neither_suite_nor_commit(tmp_path: Path) -> None:
+    runs = synthetic.tracked(plan_of("digits"), commit=NEW)
+    with pytest.raises(UserError, match=r"--compare cubb: neither a suite nor a commit .*did you mean 'cub'"):
+        compared("cubb", "digits", "digits", lambda name: context_of(name, runs, tmp_path))

@@ -1,0 +1,292 @@
+"""Reports of nothing, of one run, of bad runs: what the PDF says, and that it says it the same way twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from benchmark import published, suite
+from benchmark.errors import UserError
+from benchmark.plan import Plan, make_plan
+from benchmark.table import Cell, Column, Row, Section, Table
+from benchmark.tracking import Tracked, Tracker
+from reports import build, pdf, style
+from reports.__main__ import main
+from reports.base import Block, Context, Drawing, Listing, Text
+from reports.sections.comparison import Finished
+from reports.sections.coverage import State, states
+from tests.conftest import SMALL_SUITE
+from tests.reports import pdf_text, synthetic
+
+OWN = ["cover", "comparison", "literature", "coverage"]
+MARKUP = ' #panic("x") _a_ $x$ <y> *b* @c \\ "q" [z] `r` // ~ = - 100%'
+
+
+def small(**choices: Any) -> Plan:
+    return make_plan(suite.Suite(name="small", **SMALL_SUITE), **choices)
+
+
+def gathered(plan: Plan, runs: Sequence[Tracked], folder: Path, **changes: Any) -> Context:
+    store = cast(Tracker, synthetic.Store(runs, plan.slug))
+    return build.gather([plan], store, **synthetic.nowhere(folder), arguments=[plan.suite.name], **changes)
+
+
+def written(context: Context, folder: Path, names: Sequence[str] = OWN) -> tuple[build.Report, Path]:
+    report = build.make(context, build.chosen_sections(names))
+    assert not report.faults
+    return report, build.write(report, folder / "out")
+
+
+def of_blocks(context: Context, blocks: Sequence[Block], folder: Path) -> str:
+    """Return the text of a report of these blocks."""
+    from reports import base
+
+    made = build.make(context, [base.Section("one", "One", 0, lambda _: blocks)])
+    return pdf_text.text(build.write(made, folder / "out").read_bytes())
+
+
+def run_command(*arguments: str) -> tuple[int, str]:
+    console = Console(markup=False, highlight=False, width=140, record=True, quiet=False, file=None)
+    with console.capture() as capture:
+        code = main(arguments, console)
+    return code, capture.get()
+
+
+def test_of_no_database_says_what_is_published_and_what_is_missing(tmp_path: Path) -> None:
+    code, output = run_command(
+        "cub", "--runs", str(tmp_path / "runs"), "--data", str(tmp_path / "data"), "--sections", ",".join(OWN)
+    )
+    assert code == 0
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    text = pdf_text.text((tmp_path / "runs" / "reports" / "cub.pdf").read_bytes())
+    table = published.load("sdd/table5")
+    for values in table.rows.values():
+        assert all(f"{value:.2f}" in text for value in values if value is not None)
+    assert "0 of 129 planned runs are finished" in text
+    assert "Nothing is tracked under" in text
+    assert "The images of cub200 are not here" in text
+    assert "note: Nothing is tracked" in output
+    assert "--pairs vgg13:vgg8" in text
+
+
+def test_values_of_tables_are_those_of_the_runs(tmp_path: Path) -> None:
+    plan = make_plan(suite.load("cub"))
+    context = gathered(plan, synthetic.tracked(plan), tmp_path, server="http://tracking:5000/")
+    report, path = written(context, tmp_path)
+    text = pdf_text.text(path.read_bytes())
+    finished = Finished(context.frame)
+    for pair in plan.pairs:
+        for method in plan.methods:
+            values = finished.of(pair, method, "last")
+            assert values.mean == pytest.approx(
+                math.fsum(synthetic.accuracy(pair.student, method, seed) for seed in (1, 2, 3)) / 3
+            )
+            assert values.text(3) in text
+    links = pdf_text.links(path.read_bytes())
+    assert any(link.startswith("http://tracking:5000/#/compare-runs?runs=") for link in links)
+    rows = list(csv.DictReader((path.with_suffix("") / "cells.csv").open()))
+    assert {row["table"] for row in rows} >= {"comparison", "comparison-sdd-table5", "coverage"}
+    known = set(context.frame["run_id"])
+    assert all(set(row["run_ids"].split()) <= known for row in rows)
+    assert {"comparison.md", "comparison.tex", "comparison.csv"} <= {
+        file.name for file in (path.with_suffix("") / "tables").iterdir()
+    }
+    assert report.timestamp == max(run.start_time for run in context.tracked) // 1000
+
+
+def test_is_the_same_bytes_for_the_same_data(tmp_path: Path) -> None:
+    plan = small()
+    runs = synthetic.tracked(plan)
+    paths = []
+    for name in ("first", "second"):
+        with style.style():
+            figure = style.canvas(3, 2)
+            figure.subplots().plot([1, 2], [3, 4], **style.look("sdd_kd").options())
+        context = gathered(plan, runs, tmp_path)
+        report = build.make(context, build.chosen_sections(OWN))
+        drawn = pdf.Part("drawn", "Drawn", [Drawing("curve", figure, "A curve")])
+        report = replace(report, parts=(*report.parts, drawn))
+        paths.append(build.write(report, tmp_path / name))
+    first, second = (
+        {file.relative_to(path.parent): file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
+        for path in paths
+    )
+    assert first == second
+    assert Path("small/figures/curve.svg") in first
+    assert Path("small/figures/curve.png") in first
+
+
+def test_of_one_run_has_no_statistics(tmp_path: Path) -> None:
+    context = gathered(small(), synthetic.tracked(small(), only=1), tmp_path)
+    _, path = written(context, tmp_path)
+    text = pdf_text.text(path.read_bytes())
+    assert f"{synthetic.accuracy('resnet8_half', 'vanilla', 1):.2f} n=1 †" in text
+    assert "1 of 10 planned runs are finished" in text
+
+
+def test_numbers_that_are_none_are_dashes_and_problems(tmp_path: Path) -> None:
+    plan = small(methods=["kd"], pairs=["resnet8:resnet8_half"], seeds=3)
+    broken = synthetic.tracked(plan, metrics={"final/last": math.nan})
+    broken[1].metrics.pop("final/best_test")  # type: ignore[attr-defined]
+    broken[2] = synthetic.tracked(plan, metrics={"final/best_test": math.inf})[2]
+    context = gathered(plan, broken, tmp_path)
+    text = pdf_text.text(written(context, tmp_path)[1].read_bytes())
+    assert len(context.problems) == 3
+    assert "has no number for last and best_test" in text
+    assert "nan" not in text.lower().split()
+    assert "inf" not in text.lower().split()
+
+
+def test_runs_of_another_origin_are_left_out(tmp_path: Path) -> None:
+    plan = small()
+    runs = synthetic.tracked(plan)
+    runs[0].tags.pop("distiller")  # type: ignore[attr-defined]
+    runs[1].tags["seed"] = "two"  # type: ignore[index]
+    context = gathered(plan, runs, tmp_path)
+    assert len(context.frame) == len(plan.runs) - 2
+    assert any("has no tag distiller" in problem for problem in context.problems)
+
+
+def test_markup_is_text(tmp_path: Path) -> None:
+    context = gathered(small(), synthetic.tracked(small(), tags={"device": MARKUP, "dataset": MARKUP}), tmp_path)
+    row = Row((Cell(MARKUP, bold=True), Cell("1", underlined=True)), {"a": MARKUP})
+    table = Table(MARKUP, MARKUP, (Column(MARKUP, "left"), Column("#b")), (Section(MARKUP, "", (row,)),), (MARKUP,))
+    figure = style.canvas(2, 1)
+    blocks = [Text(MARKUP), Listing("../a b#", table), Drawing("x/y", figure, MARKUP)]
+    text = of_blocks(context, blocks, tmp_path)
+    assert text.count(" ".join(MARKUP.split())) >= 8
+    names = {file.name for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert {"a-b.md", "x-y.svg", "small.pdf"} <= names
+    assert {file.name for file in tmp_path.iterdir()} == {"out"}
+    written(context, tmp_path)
+
+
+def test_wide_and_long_tables_stay_on_the_page(tmp_path: Path) -> None:
+    columns = tuple(Column(f"column {number}") for number in range(16))
+    row = Row(tuple(Cell(f"{number}.123 ± 0.12") for number in range(16)), {})
+    table = Table("Wide.", "", columns, (Section("part", "", (row,) * 120),))
+    path = tmp_path / "out"
+    text = of_blocks(gathered(small(), [], tmp_path), [Listing("wide", table)], tmp_path)
+    made = next(path.glob("*.pdf")).read_bytes()
+    assert b"/MediaBox[0 0 841" in made.replace(b" [", b"[")  # turned
+    assert text.count("column 15") >= 3  # the header is on every page
+    assert text.count("15.123 ± 0.12") == 120
+
+
+def test_failures_and_gaps_come_with_their_commands(tmp_path: Path) -> None:
+    plan = small()
+    runs = synthetic.tracked(plan, only=8)
+    runs[0] = synthetic.tracked(plan, status="FAILED", tags={"failure_reason": "loss was nan"})[0]
+    context = gathered(plan, runs, tmp_path)
+    count = {state: sum(one.state is state for one in states(context)) for state in State}
+    assert count == {State.DONE: 7, State.FAILED: 1, State.RUNNING: 0, State.MISSING: 2}
+    text = pdf_text.text(written(context, tmp_path, ["coverage"])[1].read_bytes())
+    assert "loss was nan" in text
+    assert "--methods vanilla --retry-failed" in text
+    assert "--pairs resnet20:resnet8_half --methods sdd_kd" in text
+
+
+def test_a_section_that_fails_does_not_take_the_others(tmp_path: Path) -> None:
+    from reports import base
+
+    def broken(context: Context) -> Sequence[Block]:
+        raise ZeroDivisionError("no #seeds")
+
+    chosen = [base.Section("bad", "Bad", 0, broken), *build.chosen_sections(["coverage"])]
+    report = build.make(gathered(small(), [], tmp_path), chosen)
+    assert report.faults == ("bad: ZeroDivisionError: no #seeds",)
+    text = pdf_text.text(build.write(report, tmp_path).read_bytes())
+    assert "no #seeds" in text
+    assert "Planned and done" in text
+
+
+def test_what_an_earlier_report_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    context = gathered(small(), [], tmp_path)
+    _, path = written(context, tmp_path)
+    folder = path.with_suffix("")
+    (folder / "tables" / "mine.md").write_text("kept")
+    written(context, tmp_path, ["literature"])
+    assert not (folder / "tables" / "coverage.md").exists()
+    assert (folder / "tables" / "mine.md").exists()
+    (folder / pdf.DATA).write_text(json.dumps({"files": ["tables/../../../x", 1]}))
+    written(context, tmp_path, ["literature"])
+
+
+def test_is_an_artifact_of_the_suite_logged_once(tmp_path: Path) -> None:
+    plan = small()
+    tracker = Tracker(tmp_path / "runs")
+    context = replace(gathered(plan, [], tmp_path), tracker=tracker)
+    path = written(context, tmp_path)[1]
+    assert build.log(context, path) is None
+    assert not tracker.experiments()  # to look at nothing makes no experiment
+    experiment = tracker.experiment(plan.slug, {"suite": "small"})
+    for _ in range(2):
+        assert build.log(context, path) is None
+    (run,) = tracker.client.search_runs([experiment])
+    assert (run.info.run_name, run.info.status) == ("report", "FINISHED")
+    assert {file.path for file in tracker.client.list_artifacts(run.info.run_id)} == {"small.pdf", "small-cells.csv"}
+    assert tracker.runs_in([experiment]) == []
+
+
+def test_database_of_another_schema_is_a_users_error(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("create table alembic_version (version_num varchar)")
+        database.execute("insert into alembic_version values ('deadbeef')")
+        database.commit()
+    with pytest.raises(UserError, match="cannot open the tracking store"):
+        run_command("digits", "--runs", str(tmp_path))
+
+
+def test_list_and_unknown_section(tmp_path: Path) -> None:
+    code, output = run_command("--list")
+    assert code == 0
+    assert all(name in output for name in OWN)
+    with pytest.raises(UserError, match=r"unknown section 'coverige'; did you mean 'coverage'\?"):
+        run_command("cub", "--runs", str(tmp_path), "--sections", "coverige")
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_that_runs_answer_to_is_the_one_reported(tmp_path: Path) -> None:
+    chosen = suite.load("cub")
+    plans = [
+        make_plan(chosen.model_copy(update={"teacher_precision": precision}), methods=["kd"])
+        for precision in ("fp32", "bf16")
+    ]
+    runs = synthetic.tracked(plans[1])
+    context = build.gather(plans, cast(Tracker, synthetic.Store(runs, "cub")), **synthetic.nowhere(tmp_path))
+    assert context.plan is plans[1]
+    assert len(context.frame) == len(runs)
+
+
+def test_ours_bolds_the_best_and_underlines_the_second(tmp_path: Path) -> None:
+    plan = make_plan(suite.load("cub"), pairs=["vgg13:vgg8"], methods=["kd", "sdd_kd", "vanilla"])
+    context = gathered(plan, synthetic.tracked(plan), tmp_path)
+    report = build.make(context, build.chosen_sections(["comparison"]))
+    table = next(block.table for part in report.parts for block in part.blocks if isinstance(block, Listing))
+    last = next(section for section in table.sections if section.title == "After the last epoch")
+    means = {str(row.fields["method"]): cast(float, row.fields["vgg13:vgg8 mean"]) for row in last.rows}
+    order = sorted(means, key=lambda method: -means[method])
+    marks = {str(row.fields["method"]): (row.cells[1].bold, row.cells[1].underlined) for row in last.rows}
+    assert [marks[method] for method in order] == [(True, False), (False, True), (False, False)]
+    gain = means["sdd_kd"] - means["kd"]
+    shown = next(row.cells[1].text for row in last.rows if row.fields["method"] == "sdd_kd")
+    assert f"({gain:+.2f})".replace("-", "−") in shown
+    val = next(section for section in table.sections if "validation" in section.title)
+    assert [cell.text for cell in val.rows[0].cells] == ["Every method", "—"]
+
+
+def test_styles_tell_methods_apart() -> None:
+    looks = {method: style.look(method) for method in ("vanilla", "kd", "sdd_kd", "dkd", "sdd_dkd", "nkd", "mlkd")}
+    assert len({(look.marker, look.line, look.filled) for look in looks.values()}) == len(looks)
+    assert looks["kd"].colour == looks["sdd_kd"].colour
+    assert style.look("of-nobody") == style.look("of-nobody")
