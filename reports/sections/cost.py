@@ -1,0 +1,132 @@
+"""What training costs: time of a step, images per second, hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+import distillers
+from benchmark import published, stats
+from benchmark.plan import Plan
+from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
+from benchmark.tracking import Tracked
+from reports import scores
+from reports.base import Block, Context, Listing, Text, section
+from reports.scores import MISSING, pair_title, rounded
+
+STEP = "time/step_ms"
+BATCH = "param.recipe.batch_size"
+TABLE = "sdd/table9"
+
+
+@section("Cost", place=70)
+def cost(context: Context) -> list[Block]:
+    """Times of the plan's finished runs, and the paper's beside."""
+    made = table(context.plan, with_steps(context.frame, context.tracked))
+    printed = Listing("cost_published", published_times())
+    if made is None:
+        missing = (
+            "Missing: no finished run has its times; this trains them:"
+            f" {scores.command(context.runs, context.plan)}. The paper's times stand below."
+        )
+        return [Text(missing), printed]
+    return [Listing("cost", made), printed]
+
+
+def with_steps(frame: pd.DataFrame, tracked: Iterable[Tracked]) -> pd.DataFrame:
+    """Return the frame with the time of a step in the last epoch, which no warm-up touches."""
+    steps = {run.run_id: run.metrics[STEP] for run in tracked if STEP in run.metrics}
+    wanted = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "run_id"])))
+    return wanted.assign(step_ms=wanted["run_id"].map(steps).astype(float))
+
+
+def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
+    """Return times by pair, device and method; None without one. `frame` has a column `step_ms`."""
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "device", "step_ms", "train_seconds", BATCH])))
+    sections: list[Section] = []
+    total, counted = 0.0, set[str]()
+    few = False
+    for pair in plan.pairs:
+        ids = {run_id for method in plan.methods for run_id in scores.scores(frame, pair, method, "last").run_ids}
+        of_pair = frame[frame["run_id"].isin(ids)]
+        for device in sorted(of_pair["device"].fillna("unknown device").unique()):
+            rows = []
+            here = of_pair[of_pair["device"].fillna("unknown device") == device]
+            for method in plan.methods:
+                runs = here[here["method"] == method]
+                steps = scores.as_scores(runs, "step_ms")
+                seconds = scores.as_scores(runs, "train_seconds")
+                if steps.mean is None and seconds.mean is None:
+                    continue
+                batch = pd.to_numeric(runs[BATCH], errors="coerce").dropna().unique()
+                rate = 1000 * batch[0] / steps.mean if steps.mean and len(batch) == 1 else None
+                hours = seconds.mean / 3600 if seconds.mean is not None else None
+                spent = sum(seconds.values) / 3600
+                # a run without a teacher stands in every pair of its student, and is paid for once
+                new = set(seconds.run_ids) - counted
+                total += sum(v for v, i in zip(seconds.values, seconds.run_ids, strict=True) if i in new) / 3600
+                counted |= new
+                few |= len(steps.values) < stats.MIN_SEEDS
+                num = max(len(steps.values), len(seconds.values))
+                cells = (
+                    Cell(scores.title(method)),
+                    Cell(scores.spread(steps.values), steps.run_ids),
+                    Cell(MISSING if rate is None else f"{rate:,.0f}", steps.run_ids if rate is not None else ()),
+                    Cell(_hours(hours), seconds.run_ids),
+                    Cell(_hours(spent) if seconds.values else MISSING, seconds.run_ids),
+                    Cell(str(num)),
+                )
+                fields: dict[str, Value] = {
+                    "pair": pair.name, "device": str(device), "method": method, "step_ms": rounded(steps.mean),
+                    "images_per_second": rounded(rate), "hours_per_run": rounded(hours),
+                    "hours_in_total": rounded(spent) if seconds.values else None, "num_runs": num,
+                }  # fmt: skip
+                rows.append(Row(cells, fields))
+            if rows:
+                sections.append(Section(pair_title(pair.name), str(device), tuple(rows)))
+    if not sections:
+        return None
+    notes = [
+        "On a CPU, of the student's own steps: forward, loss, backward, update; the teacher's pass and augmentation are"
+        " shared by the runs that train side by side, and are not in it. On a GPU, an equal share of the epoch that"
+        " those runs spent together, so that it does not tell their methods apart (`make perf` does).",
+        "step: in the last epoch, mean ± standard deviation over runs; memory is not tracked by runs"
+        " (`make perf` measures it too).",
+        f"All finished runs of the plan: {_hours(total)} hours of training.",
+    ]
+    if few:
+        notes.append(f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} runs.")
+    columns = (
+        Column("Method", "left"),
+        Column("step (ms)"),
+        Column("images/s"),
+        Column("hours per run"),
+        Column("hours in total"),
+        Column("runs"),
+    )
+    return Table("Time of training", "Times of runs that shared a machine with others are upper bounds.",
+                 columns, tuple(sections), tuple(notes))  # fmt: skip
+
+
+def published_times() -> Table:
+    """Return the paper's Table 9."""
+    series = published.ablation(TABLE)
+    sections = []
+    for number, line in enumerate(series.rows):
+        rows = []
+        for level, value in zip(series.levels, line.values, strict=True):
+            if value is not None:
+                method = str(level)
+                title = scores.title(method) if method in distillers.registry else method
+                fields: dict[str, Value] = {"row": number, "method": method, "step_ms": value, "table": TABLE}
+                rows.append(Row((Cell(title), Cell(f"{value:g}")), fields))
+        sections.append(Section(pair_title(line.pair or str(line)), "", tuple(rows)))
+    return Table(f"Published: {series.title}", f"{series.source}; {series.metric} in {series.unit}.",
+                 (Column("Method", "left"), Column("step (ms)")), tuple(sections), series.notes)  # fmt: skip
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return MISSING
+    return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}"

@@ -1,0 +1,168 @@
+"""How far the choice of the reported epoch moves each accuracy and each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+
+import pandas as pd
+
+from benchmark import stats
+from benchmark.plan import Plan
+from benchmark.table import Cell, Column, Row, Section, Table, Value
+from reports import scores
+from reports.base import Block, Context, Listing, Text, section
+from reports.scores import MISSING, Comparison, Scores, pair_title, rounded, signed, spread
+
+SELECTIONS: Mapping[str, str] = {
+    "last": "last",
+    "best_val": "best on validation",
+    "best_test": "best on test",
+}
+#: of `best_val` where the whole training set was trained on
+NO_SPLIT_NOTE = (
+    f"{MISSING} under best on validation: the whole training set was trained on, no split was left to choose by."
+)
+
+
+@section("The choice of the epoch", place=40)
+def selection(context: Context) -> list[Block]:
+    """Accuracy and gain of every method by each way to choose the epoch."""
+    held = all_scores(context.plan, context.frame)
+    made = accuracies(context.plan, held)
+    if made is None:
+        return [
+            Text(
+                "Missing: no run has finished, so that no epoch can be chosen; this trains them:"
+                f" {scores.command(context.runs, context.plan)}"
+            )
+        ]
+    moved = claims(context.plan, held)
+    if moved is None:
+        return [Listing("selection", made), Text("Missing: no method and its base have finished under the same seed.")]
+    return [Text(summary(context.plan, held)), Listing("selection", made), Listing("selection_gains", moved)]
+
+
+#: by pair, method and selection
+Held = Mapping[tuple[str, str, str], Scores]
+
+
+def all_scores(plan: Plan, frame: pd.DataFrame) -> Held:
+    """Return every method's accuracies on every pair by each selection."""
+    return {
+        (pair.name, method, name): scores.scores(frame, pair, method, name)
+        for pair in plan.pairs
+        for method in plan.methods
+        for name in SELECTIONS
+    }
+
+
+def accuracies(plan: Plan, held: Held) -> Table | None:
+    """Return the mean accuracy of every method by each selection; None without a finished run."""
+    sections = []
+    for pair in plan.pairs:
+        rows = []
+        for method in plan.methods:
+            found = {name: held[pair.name, method, name] for name in SELECTIONS}
+            if not any(one.run_ids for one in found.values()):
+                continue
+            shift = stats.paired_difference(found["best_test"].by_seed, found["last"].by_seed)
+            fields: dict[str, Value] = {"pair": pair.name, "method": method}
+            for name, one in found.items():
+                fields |= {f"{name}_mean": rounded(one.mean), f"{name}_num_seeds": len(one.values)}
+            fields["best_test_minus_last"] = rounded(shift.mean) if shift else None
+            cells = [Cell(scores.title(method)), *(Cell(spread(one.values), one.run_ids) for one in found.values())]
+            rows.append(Row((*cells, Cell(signed(shift.mean if shift else None), found["last"].run_ids)), fields))
+        if rows:
+            sections.append(Section(pair_title(pair.name), "", tuple(rows)))
+    if not sections:
+        return None
+    all_rows = [row.fields for part in sections for row in part.rows]
+    notes = ["Test accuracy in percent, mean ± standard deviation over seeds (n - 1)."]
+    if any(not row["best_val_num_seeds"] for row in all_rows):
+        notes.append(NO_SPLIT_NOTE)
+    if any(0 < int(row[f"{name}_num_seeds"] or 0) < stats.MIN_SEEDS for row in all_rows for name in SELECTIONS):
+        notes.append(scores.FEW_SEEDS_NOTE)
+    columns = (Column("Method", "left"), *map(Column, SELECTIONS.values()), Column("best on test − last"))
+    return Table("Accuracy by the choice of the epoch", "Best on test looks at what it reports, as others do.",
+                 columns, tuple(sections), tuple(notes))  # fmt: skip
+
+
+def gains(held: Held, comparison: Comparison) -> dict[str, stats.PairedDifference | None]:
+    """Return the gain over the base by each selection, paired over the seeds."""
+    pair, method, base = comparison.pair.name, comparison.method, comparison.base
+    return {
+        name: stats.paired_difference(held[pair, method, name].by_seed, held[pair, base, name].by_seed)
+        for name in SELECTIONS
+    }
+
+
+def claims(plan: Plan, held: Held) -> Table | None:
+    """Return each gain by each selection, and how far the choice moves it; None without a shared seed."""
+    rows: list[tuple[str, Row]] = []
+    for comparison in scores.comparisons(plan):
+        found = gains(held, comparison)
+        if all(gain is None for gain in found.values()):
+            continue
+        means = {name: gain.mean if gain else None for name, gain in found.items()}
+        moved = move(means)
+        ids = tuple(
+            run_id
+            for method in (comparison.method, comparison.base)
+            for run_id in held[comparison.pair.name, method, "last"].run_ids
+        )
+        cells = (
+            Cell(comparison.label),
+            *(Cell(signed(mean), ids if mean is not None else ()) for mean in means.values()),
+            Cell(MISSING if moved is None else f"{moved:.2f}"),
+            Cell("yes" if changes_sign(means) else "no"),
+        )
+        fields: dict[str, Value] = {
+            "pair": comparison.pair.name, "method": comparison.method, "base": comparison.base,
+            **{f"gain_{name}": rounded(mean) for name, mean in means.items()},
+            "moved": rounded(moved), "changes_sign": changes_sign(means),
+        }  # fmt: skip
+        rows.append((comparison.pair.name, Row(cells, fields)))
+    if not rows:
+        return None
+    sections = tuple(
+        Section(pair_title(name), "", tuple(row for _, row in part))
+        for name, part in groupby(rows, key=lambda named: named[0])
+    )
+    columns = (
+        Column("Gain", "left"),
+        *map(Column, SELECTIONS.values()),
+        Column("moved by at most"),
+        Column("changes sign", "left"),
+    )
+    return Table("Gains by the choice of the epoch", "Difference to the base method in points, paired over seeds.",
+                 columns, sections, ("moved: the largest gain less the smallest.",))  # fmt: skip
+
+
+def move(means: Mapping[str, float | None]) -> float | None:
+    """Return how far the choice moves a gain; None when there is one choice or none."""
+    known = [mean for mean in means.values() if mean is not None]
+    return max(known) - min(known) if len(known) > 1 else None
+
+
+def changes_sign(means: Mapping[str, float | None]) -> bool:
+    """Whether one choice has the method above its base and another below."""
+    known = [mean for mean in means.values() if mean is not None]
+    return bool(known) and min(known) < 0 < max(known)
+
+
+def summary(plan: Plan, held: Held) -> str:
+    """Return in a sentence how far the choice moves the gains."""
+    means = [
+        {name: gain.mean if gain else None for name, gain in gains(held, comparison).items()}
+        for comparison in scores.comparisons(plan)
+    ]
+    moves = [moved for moved in map(move, means) if moved is not None]
+    if not moves:
+        return "Each gain is known by one choice of the epoch only."
+    turned = sum(map(changes_sign, means))
+    return (
+        f"The choice of the epoch moves {len(moves)} gain{'s' if len(moves) > 1 else ''} by"
+        f" {sum(moves) / len(moves):.2f} points on average and by {max(moves):.2f} at most; {turned or 'none'} of them"
+        f" change{'s' if turned == 1 else ''} sign."
+    )
