@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from benchmark.plan import Plan
 from benchmark.published import VANILLA
 from benchmark.suite import Pair
 from benchmark.table import FEW_SEEDS, Value
+from reports.base import Context
 
 MISSING = "—"
 FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no interval, and no evidence of a difference."
@@ -109,10 +111,10 @@ def pair_title(pair: str) -> str:
     return pair.replace(":", " → ")
 
 
-def command(context_runs: object, plan: Plan, *more: str) -> str:
-    """Return the command that runs a plan, as a person types it."""
-    profile = ["--profile", plan.profile] if plan.profile else []
-    return " ".join(["python -m benchmark.run", plan.suite.name, *profile, *more, "--runs", str(context_runs)])
+def command(context: Context, *more: str) -> str:
+    """Return the command that runs the plan, or the part of it that `more` chooses, as a person types it."""
+    suite, *rest = context.arguments or (context.plan.suite.name,)
+    return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])
 
 
 def spread(values: Sequence[float]) -> str:

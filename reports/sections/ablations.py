@@ -117,10 +117,7 @@ def ablations(context: Context) -> list[Block]:
 def missing(factor: Factor, context: Context) -> str:
     """Return which runs make an ablation, and the commands that train them."""
     method = next((name for name in context.plan.methods if name.startswith("sdd_")), "sdd_kd")
-    commands = [
-        scores.command(context.runs, context.plan, "--methods", method, "--set", setting)
-        for setting in PARTS[factor].settings
-    ]
+    commands = [scores.command(context, "--methods", method, "--set", setting) for setting in PARTS[factor].settings]
     return f"No pair has finished runs that differ in it alone; these train them: {'; '.join(commands)}"
 
 

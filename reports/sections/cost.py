@@ -28,7 +28,7 @@ def cost(context: Context) -> list[Block]:
     if made is None:
         missing = (
             "Missing: no finished run has its times; this trains them:"
-            f" {scores.command(context.runs, context.plan)}. The paper's times stand below."
+            f" {scores.command(context)}. The paper's times stand below."
         )
         return [Text(missing), printed]
     return [Listing("cost", made), printed]

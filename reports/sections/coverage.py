@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +11,7 @@ from benchmark.suite import Pair
 from benchmark.table import Cell, Column, Row, Table, Value
 from benchmark.table import Section as Group
 from reports.base import Block, Context, Listing, Text, section
+from reports.scores import command
 
 #: a longer list of failures is cut: all of them are in `python -m benchmark status`
 _MAX_FAILURES = 60
@@ -102,14 +102,14 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
             methods = [method for method, mine in open_ones.items() if mine]
             if not methods:
                 continue
-            command = command_for(context, pair, methods, flags)
+            line = command_for(context, pair, methods, flags)
             count = sum(map(len, open_ones.values()))
-            cells = (Cell(pair.name), Cell(f"{count} {state.value}"), Cell(command))
+            cells = (Cell(pair.name), Cell(f"{count} {state.value}"), Cell(line))
             fields: dict[str, Value] = {
                 "pair": pair.name,
                 "state": state.name.lower(),
                 "count": count,
-                "command": command,
+                "command": line,
             }
             rows.append(Row(cells, fields))
     if not rows:
@@ -127,12 +127,11 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
 
 def command_for(context: Context, pair: Pair, methods: Iterable[str], flags: Sequence[str] = ()) -> str:
     """Return the command that trains what is open of these methods of a pair."""
-    suite, *rest = context.arguments or (context.plan.suite.name,)
     chosen = list(methods)
     words = ["--pairs", pair.name]
     if tuple(chosen) != tuple(context.plan.suite.methods):  # all of the suite's need not be named
         words += ["--methods", ",".join(chosen)]
-    return shlex.join(["python", "-m", "benchmark.run", suite, *words, *rest, *flags])
+    return command(context, *words, *flags)
 
 
 def _failures(failed: Sequence[Standing]) -> Table:

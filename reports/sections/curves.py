@@ -31,10 +31,7 @@ SHORT = 9
 def curves(context: Context) -> list[Block]:
     """One panel per pair: the mean over seeds of every method, with a band."""
     points = test_points(context)
-    missing = (
-        "Missing: no finished run has test accuracies by epoch; this trains them:"
-        f" {scores.command(context.runs, context.plan)}"
-    )
+    missing = f"Missing: no finished run has test accuracies by epoch; this trains them: {scores.command(context)}"
     drawn = drawings(context.plan, context.frame, points)
     return list(drawn) if drawn else [Text(missing)]
 

@@ -34,7 +34,7 @@ def selection(context: Context) -> list[Block]:
         return [
             Text(
                 "Missing: no run has finished, so that no epoch can be chosen; this trains them:"
-                f" {scores.command(context.runs, context.plan)}"
+                f" {scores.command(context)}"
             )
         ]
     moved = claims(context.plan, held)

@@ -52,7 +52,7 @@ def significance(context: Context) -> list[Block]:
         return [
             Text(
                 "Missing: no method and its base have finished under the same seed, so that nothing can be compared;"
-                f" this trains them: {scores.command(context.runs, context.plan)}"
+                f" this trains them: {scores.command(context)}"
             )
         ]
     blocks: list[Block] = [

@@ -79,7 +79,7 @@ def verdict(context: Context) -> list[Block]:
     blocks: list[Block] = [Text(RULE), Text(summary(found)), Listing("verdict", table(found))]
     untested = [claim.factor for claim in found if claim.factor and not claim.evidence]
     if any(not claim.factor and all(one.test is None for one in claim.evidence) for claim in found):
-        blocks.append(Text(f"Not run for some claims; this trains the methods: {scores.command(context.runs, plan)}"))
+        blocks.append(Text(f"Not run for some claims; this trains the methods: {scores.command(context)}"))
     blocks += [Text(f"{PARTS[factor].title}: {missing(factor, context)}") for factor in untested]
     return [*blocks, Text(scope(plan, context.teachers))]
 
