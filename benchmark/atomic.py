@@ -38,6 +38,19 @@ def locked(path: Path, way_out: str = "make it writable, or use another folder")
         lock.release()
 
 
+def is_free(lock_file: Path) -> bool:
+    """Return whether no process holds the lock of this file; one that is not there is nobody's."""
+    if not lock_file.exists():
+        return True
+    lock = filelock.FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return False
+    lock.release()
+    return True
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that becomes `path` when the block ends well, synced and in one step, and vanishes otherwise.

@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from benchmark import atomic
 from benchmark.errors import UserError
 from studies.base import Choice, Pruner, Sampler, Study
 
@@ -66,16 +67,7 @@ class Worker:
             return name is None
         if host != self.host:
             return time.time() - float(trial.user_attrs.get("beat", 0.0)) > SILENT_SECONDS
-        path = self._file(name)
-        if not path.exists():
-            return True
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        lock.release()
-        return True
+        return atomic.is_free(self._file(name))
 
     def _file(self, name: str) -> Path:
         return self._folder / f"worker-{name}.lock"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from benchmark import atomic, checkpoint, teachers
 from benchmark.batches import splits
@@ -146,16 +146,7 @@ class Survey:
 
     def is_free(self, signature: str) -> bool:
         """Whether no process trains this run."""
-        path = self.options.lock_file(signature)
-        if not path.exists():
-            return True
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        lock.release()
-        return True
+        return atomic.is_free(self.options.lock_file(signature))
 
     def _tracked(self) -> dict[str, Tracked]:
         """Return what MLflow knows of runs on these images, by signature; notes those that were killed."""

@@ -7,78 +7,31 @@ set, another split, and the best epoch on it.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmark.style import COLOURS, FAINT, MARKERS, canvas, saved, style
 from studies.base import PublishedLine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, told apart by everyone and in grey; each goes with a marker of its own
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "D")
 PUBLISHED_COLOURS = ("#333333", "#8C8C8C", "#56B4E9")
 PUBLISHED_MARKERS = ("s", "D", "v")
-FAINT = "#8C8C8C"
+
+__all__ = ["bars", "by_panel", "canvas", "history", "importance", "line_with_errors", "saved", "style", "timeline"]
 
 ACCURACY = "validation top-1 accuracy (%)"
 PUBLISHED_ACCURACY = "published test top-1 (%)"
 #: below this many trials the best tenth, by which importances are computed, is less than two of them
 MIN_TRIALS_FOR_IMPORTANCE = 20
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.markersize": 5,
-    "lines.linewidth": 1.2,
-    "svg.hashsalt": "studies",
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw inside of this: fonts and lines of all figures of studies."""
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
-        yield
-
-
-def canvas(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that makes room for all its texts."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def saved(figure: Figure) -> dict[str, bytes]:
-    """Return the figure as `png` and `svg`: the same bytes for the same figure."""
-    files = {}
-    for kind, options in (("png", {"dpi": 200, "metadata": {"Software": None}}), ("svg", {"metadata": {"Date": None}})):
-        buffer = io.BytesIO()
-        with style():
-            figure.savefig(buffer, format=kind, **options)
-        files[kind] = buffer.getvalue()
-    return files
 
 
 def completed(frame: pd.DataFrame, *parameters: str) -> pd.DataFrame:
