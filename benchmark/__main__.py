@@ -16,7 +16,6 @@ from rich.table import Table as RichTable
 
 import distillers
 import models
-import studies
 from benchmark import atomic, command_line, datasets, environment, prepare, results, run, suite, teachers, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, among, nearest
@@ -93,6 +92,8 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 def list_names(given: argparse.Namespace, console: Console) -> int:
     """Print what is registered, by kind."""
+    import studies  # brings Optuna, which no other command here needs
+
     rows = {
         "methods": [
             (name, f"{distillers.registry.get(name).title}: {first_line(distillers.registry.get(name).__doc__)}")

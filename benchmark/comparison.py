@@ -206,12 +206,12 @@ def _cells(line: _Line) -> list[Cell]:
     difference = line.mean("best_test") - value.value if best and value else None
     return [
         Cell(title),
-        Cell(_spread(line.values("last")), ids),
-        Cell(_spread(best), ids),
-        Cell(_gain(gain) if gain else MISSING, ids + line.base_run_ids if gain else ()),
+        Cell(spread(line.values("last")), ids),
+        Cell(spread(best), ids),
+        Cell(gain_text(gain) if gain else MISSING, ids + line.base_run_ids if gain else ()),
         Cell(f"{gain.detectable:.2f}" if gain and gain.detectable is not None else MISSING, ids if gain else ()),
         Cell(_published(value) if value else MISSING),
-        Cell(MISSING if difference is None else _signed(difference), ids if difference is not None else ()),
+        Cell(signed(difference), ids if difference is not None else ()),
         Cell(_count(line), tuple(line.runs["run_id"])),
     ]
 
@@ -291,7 +291,8 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
     return notes
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Write mean and standard deviation; fewer than three seeds are marked."""
     if not values:
         return MISSING
     mean, std = stats.mean_std(values)
@@ -299,14 +300,16 @@ def _spread(values: Sequence[float]) -> str:
     return text if len(values) >= stats.MIN_SEEDS else f"{text} {FEW_SEEDS}"
 
 
-def _gain(gain: stats.PairedDifference) -> str:
+def gain_text(gain: stats.PairedDifference) -> str:
+    """Write a paired difference with its interval; without one, marked as of too few seeds."""
     if gain.interval is None:
-        return f"{_signed(gain.mean)} {FEW_SEEDS}"
-    return f"{_signed(gain.mean)} [{', '.join(map(_signed, gain.interval))}]"
+        return f"{signed(gain.mean)} {FEW_SEEDS}"
+    return f"{signed(gain.mean)} [{', '.join(map(signed, gain.interval))}]"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def signed(value: float | None) -> str:
+    """Write a difference with its sign."""
+    return MISSING if value is None else f"{value:+.2f}".replace("-", "−")
 
 
 def _published(value: PublishedValue) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from rich.console import Console
 
 import studies
@@ -139,8 +139,6 @@ def title_of(definition: Study, ground: Ground) -> str:
 
 def check(definition: Study, ground: Ground) -> None:
     """Raise UserError, before anything is trained, when the suite refuses a point or a baseline of the study."""
-    from optuna.trial import FixedTrial
-
     choices = [definition.suggest(FixedTrial(dict(point))) for point in definition.grid()]
     varied = {key for choice in choices for key in choice.settings}
     for assignment in ground.assignments:
@@ -325,8 +323,6 @@ def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
 
 def best_choice(search: Search) -> Choice | None:
     """Return what the winner is, or None while no trial is complete."""
-    from optuna.trial import FixedTrial
-
     best = search.best()
     return None if best is None else search.definition.suggest(FixedTrial(dict(best.params)))
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark import environment, stats, suite
+from benchmark.comparison import MISSING, gain_text, signed
 from benchmark.errors import UserError, among
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, linker
 from reports.pdf import Link, Part
-from reports.sections.comparison import signed
-from reports.sections.cover import MISSING
 from reports.sections.literature import title_of
 
 #: (teacher, student, method); the teacher is "" where there is none
@@ -204,6 +203,4 @@ def _difference(a: pd.Series[float], b: pd.Series[float], paired: bool) -> tuple
     gain = stats.paired_difference(b, a)
     if gain is None:
         return f"{MISSING} (no shared seed)", None
-    if gain.interval is None:
-        return f"{signed(gain.mean)} {FEW_SEEDS}", gain.mean
-    return f"{signed(gain.mean)} [{', '.join(map(signed, gain.interval))}]", gain.mean
+    return gain_text(gain), gain.mean

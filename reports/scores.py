@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ import pandas as pd
 
 import distillers
 from benchmark import stats
+from benchmark.comparison import MISSING, signed
 from benchmark.plan import Plan
 from benchmark.published import VANILLA
 from benchmark.suite import Pair
 from benchmark.table import FEW_SEEDS, Value
 from reports.base import Context
 
-MISSING = "—"
 FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no interval, and no evidence of a difference."
 
 
@@ -115,20 +115,6 @@ def command(context: Context, *more: str) -> str:
     """Return the command that runs the plan, or the part of it that `more` chooses, as a person types it."""
     suite, *rest = context.arguments or (context.plan.suite.name,)
     return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Write mean and standard deviation; fewer than three seeds are marked."""
-    if not values:
-        return MISSING
-    mean, std = stats.mean_std(values)
-    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
-    return text if len(values) >= stats.MIN_SEEDS else f"{text} {FEW_SEEDS}"
-
-
-def signed(value: float | None) -> str:
-    """Write a difference with its sign."""
-    return MISSING if value is None else f"{value:+.2f}".replace("-", "−")
 
 
 def bracketed(interval: stats.Interval | None) -> str:

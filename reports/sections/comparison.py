@@ -9,13 +9,14 @@ import pandas as pd
 
 import distillers
 from benchmark import published, stats
+from benchmark.comparison import MISSING, signed
 from benchmark.comparison import comparison as detailed
 from benchmark.plan import Plan
 from benchmark.published import VANILLA, PublishedTable
 from benchmark.suite import Pair
 from benchmark.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
 from reports.base import Block, Context, Listing, section
-from reports.sections.cover import MISSING, tables_of
+from reports.sections.cover import tables_of
 from reports.sections.literature import title_of
 
 #: how a run's epoch is chosen, the headline first
@@ -277,8 +278,3 @@ def _notes(
         yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
     yield f"Source: {table.source}. Selection: {table.selection}."
     yield from table.notes
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign, two decimals."""
-    return f"{value:+.2f}".replace("-", "−")

@@ -8,12 +8,13 @@ import pandas as pd
 
 import distillers
 from benchmark import published, stats
+from benchmark.comparison import MISSING, spread
 from benchmark.plan import Plan
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
 from benchmark.tracking import Tracked
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import MISSING, pair_title, rounded
+from reports.scores import pair_title, rounded
 
 STEP = "time/step_ms"
 BATCH = "param.recipe.batch_size"
@@ -71,7 +72,7 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
                 num = max(len(steps.values), len(seconds.values))
                 cells = (
                     Cell(scores.title(method)),
-                    Cell(scores.spread(steps.values), steps.run_ids),
+                    Cell(spread(steps.values), steps.run_ids),
                     Cell(MISSING if rate is None else f"{rate:,.0f}", steps.run_ids if rate is not None else ()),
                     Cell(_hours(hours), seconds.run_ids),
                     Cell(_hours(spent) if seconds.values else MISSING, seconds.run_ids),

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmark import published
+from benchmark.comparison import MISSING
 from benchmark.plan import Plan
 from benchmark.suite import Pair
 from benchmark.table import Cell, Column, Row, Section, Table
 from reports.base import Block, Context, Listing, Text, section
 from reports.sections.coverage import State, states
-
-MISSING = "—"
 
 
 @section("Where the numbers come from", place=0)

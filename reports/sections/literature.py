@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import distillers
 from benchmark import published
+from benchmark.comparison import MISSING
 from benchmark.published import PublishedTable
 from benchmark.table import UNSURE, Cell, Column, Row, Section, Table, Value
 from reports.base import Block, Context, Listing, Text, section
-from reports.sections.cover import MISSING, tables_of
+from reports.sections.cover import tables_of
 
 
 @section("Published numbers", place=80)

@@ -8,11 +8,12 @@ from itertools import groupby
 import pandas as pd
 
 from benchmark import stats
+from benchmark.comparison import MISSING, signed, spread
 from benchmark.plan import Plan
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import MISSING, Comparison, Scores, pair_title, rounded, signed, spread
+from reports.scores import Comparison, Scores, pair_title, rounded
 
 SELECTIONS: Mapping[str, str] = {
     "last": "last",

@@ -10,12 +10,13 @@ from typing import Literal
 import pandas as pd
 
 from benchmark import stats
+from benchmark.comparison import MISSING, signed
 from benchmark.plan import Plan
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.teachers import Manifest
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import MISSING, Comparison, bracketed, pair_title, rounded, signed
+from reports.scores import Comparison, bracketed, pair_title, rounded
 
 ALPHA = 1 - stats.CONFIDENCE
 

@@ -11,13 +11,14 @@ from typing import Literal
 import pandas as pd
 
 from benchmark import published, stats
+from benchmark.comparison import MISSING, signed
 from benchmark.plan import Plan
 from benchmark.published.entry import Level
 from benchmark.suite import Pair
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import MISSING, Scores, bracketed, pair_title, rounded, signed
+from reports.scores import Scores, bracketed, pair_title, rounded
 from reports.sections.ablations import PARTS, Ablation, Factor, find, level_text, missing, tracked_frame
 from reports.sections.significance import scope
 
