@@ -26,15 +26,20 @@ Interval = tuple[float, float]
 class PairedDifference:
     """The mean of a - b over the seeds that both have, in the unit of the values."""
 
+    #: by seed
+    differences: tuple[float, ...]
     mean: float
-    #: seeds that both have
-    num_seeds: int
     #: two-sided 95% t interval of the mean; None below three seeds
     interval: Interval | None
     #: Pearson's, between a and b over the seeds: how much pairing helps; None below three seeds or without spread
     correlation: float | None
     #: see `minimum_detectable_effect`; None below three seeds
     detectable: float | None
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds that both have."""
+        return len(self.differences)
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDiffere
     mean, std = mean_std(differences)
     has_spread = num >= MIN_SEEDS and both["a"].nunique() > 1 and both["b"].nunique() > 1
     return PairedDifference(
+        differences=tuple(differences),
         mean=mean,
-        num_seeds=num,
         interval=t_interval(differences),
         correlation=float(both["a"].corr(both["b"])) if has_spread else None,
         detectable=minimum_detectable_effect(std, num) if std is not None else None,
@@ -149,9 +154,7 @@ def paired_test(a: pd.Series[float], b: pd.Series[float]) -> PairedTest | None:
     difference = paired_difference(a, b)
     if difference is None:
         return None
-    both = pd.concat({"a": a, "b": b}, axis=1, join="inner").dropna()
-    differences = (both["a"] - both["b"]).tolist()
-    return PairedTest(difference, interval(differences), paired_p(differences))
+    return PairedTest(difference, interval(difference.differences), paired_p(difference.differences))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
