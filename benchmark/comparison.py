@@ -33,7 +33,7 @@ def comparison(
     teachers' by model, in percent; `dataset_name` what the loaded images are called, e.g. `cub200[5 classes]`.
     """
     name = dataset_name or plan.data.name
-    is_slice = bool(plan.changes) or "[" in name or plan.data.num_train is not None or plan.data.num_test is not None
+    is_slice = _is_slice(plan, name)
     runs = frame.reindex(columns=list(RUN_COLUMNS))
     methods = [VANILLA] * (VANILLA in plan.methods) + [method for method in plan.methods if method != VANILLA]
     by_pair = [(pair, [_line(plan, pair, method, runs) for method in methods]) for pair in plan.pairs]
@@ -56,11 +56,20 @@ def comparison(
         subtitle=f"Suite {plan.name}, data set {name}, top-1 accuracy in percent.",
         columns=_shown(columns, hidden),
         sections=tuple(
-            _section(plan, name, is_slice, hidden, pair, lines, teacher_accuracy.get(pair.teacher))
-            for pair, lines in by_pair
+            _section(plan, name, hidden, pair, lines, teacher_accuracy.get(pair.teacher)) for pair, lines in by_pair
         ),
         notes=tuple(_notes(plan, name, is_slice, [line for _, lines in by_pair for line in lines])),
     )
+
+
+def is_comparable(plan: Plan, dataset_name: str) -> bool:
+    """Whether published values may be set against these runs: the suite as it is, on all of its images."""
+    return plan.profile is None and not _is_slice(plan, dataset_name)
+
+
+def _is_slice(plan: Plan, dataset_name: str) -> bool:
+    is_part = "[" in dataset_name or plan.data.num_train is not None or plan.data.num_test is not None
+    return bool(plan.changes) or is_part
 
 
 #: places of cells
@@ -164,7 +173,6 @@ def _by_repetition(runs: pd.DataFrame) -> pd.Series[float]:
 def _section(
     plan: Plan,
     dataset: str,
-    is_slice: bool,
     hidden: Set[int],
     pair: Pair,
     lines: Sequence[_Line],
@@ -189,9 +197,8 @@ def _section(
         cells = _cells(line)
         if best is not None and complete.get(line.config.method) == best:
             cells[_LAST] = replace(cells[_LAST], bold=True)
-        comparable = plan.profile is None and not is_slice
-        rows.append(Row(_shown(cells, hidden), {**shared, **_fields(line, comparable)}))
-    teacher = f"teacher {MISSING if teacher_accuracy is None else f'{teacher_accuracy:.2f}'}"
+        rows.append(Row(_shown(cells, hidden), {**shared, **_fields(line, is_comparable(plan, dataset))}))
+    teacher = f"teacher {two_decimals(teacher_accuracy)}"
     if printed:
         teacher += f" (published {_published(printed)})"
     return Section(pair.name, teacher, tuple(rows))
@@ -209,7 +216,7 @@ def _cells(line: _Line) -> list[Cell]:
         Cell(spread(line.values("last")), ids),
         Cell(spread(best), ids),
         Cell(gain_text(gain) if gain else MISSING, ids + line.base_run_ids if gain else ()),
-        Cell(f"{gain.detectable:.2f}" if gain and gain.detectable is not None else MISSING, ids if gain else ()),
+        Cell(two_decimals(gain.detectable if gain else None), ids if gain else ()),
         Cell(_published(value) if value else MISSING),
         Cell(signed(difference), ids if difference is not None else ()),
         Cell(_count(line), tuple(line.runs["run_id"])),
@@ -291,20 +298,34 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
     return notes
 
 
-def spread(values: Sequence[float]) -> str:
-    """Write mean and standard deviation; fewer than three seeds are marked."""
+def unmarked_spread(values: Sequence[float]) -> str:
+    """Write mean and standard deviation."""
     if not values:
         return MISSING
     mean, std = stats.mean_std(values)
-    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
-    return text if len(values) >= stats.MIN_SEEDS else f"{text} {FEW_SEEDS}"
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write mean and standard deviation; fewer than three seeds are marked."""
+    return unmarked_spread(values) + (f" {FEW_SEEDS}" if 0 < len(values) < stats.MIN_SEEDS else "")
 
 
 def gain_text(gain: stats.PairedDifference) -> str:
     """Write a paired difference with its interval; without one, marked as of too few seeds."""
     if gain.interval is None:
         return f"{signed(gain.mean)} {FEW_SEEDS}"
-    return f"{signed(gain.mean)} [{', '.join(map(signed, gain.interval))}]"
+    return f"{signed(gain.mean)} {bracketed(gain.interval)}"
+
+
+def bracketed(interval: stats.Interval | None) -> str:
+    """Write an interval of a difference."""
+    return MISSING if interval is None else f"[{', '.join(map(signed, interval))}]"
+
+
+def two_decimals(value: float | None) -> str:
+    """Write a number."""
+    return MISSING if value is None else f"{value:.2f}"
 
 
 def signed(value: float | None) -> str:

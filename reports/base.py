@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from benchmark.registry import Registry
 from benchmark.table import Table
 from benchmark.teachers import Manifest
 from benchmark.tracking import Tracked, Tracker
+
+#: metric of the test accuracy after an epoch, in percent
+ACCURACY = "test/top1"
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,12 @@ class Listing:
 Block = Text | Drawing | Listing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
-    """Everything that is known of a suite when its report is made. Looking changes nothing."""
+    """Everything that is known of a suite when its report is made. Looking changes nothing.
+
+    Hashed by identity, so that what two sections look up is looked up once.
+    """
 
     plan: Plan
     #: name of the data as it was run, e.g. `cub200[50 classes]`
@@ -75,12 +81,20 @@ class Context:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """One row per run, epoch and metric of the plan's runs: signature, run_id, epoch, metric, value."""
-        columns = ["signature", "run_id", "epoch", "metric", "value"]
+        """The test accuracies of the plan's finished runs: signature, run_id, epoch, metric, value.
+
+        Of one metric only: a store is asked run by run and metric by metric.
+        """
         if self.tracker is None:
-            return pd.DataFrame(columns=columns)
-        wanted = set(self.frame["run_id"])
-        return results.epochs(self.tracker, [run for run in self.tracked if run.run_id in wanted])
+            return pd.DataFrame(columns=["signature", "run_id", "epoch", "metric", "value"])
+        wanted = set(self.frame.reindex(columns=["run_id"])["run_id"])
+        narrow = [
+            replace(run, metrics={ACCURACY: run.metrics[ACCURACY]})
+            for run in self.tracked
+            if run.run_id in wanted and run.status == "FINISHED" and ACCURACY in run.metrics
+        ]
+        with self.tracker.named_errors():
+            return results.epochs(self.tracker, narrow)
 
 
 Make = Callable[[Context], Sequence[Block]]

@@ -21,7 +21,7 @@ from benchmark.plan import Plan, PlannedRun
 from benchmark.table import Table
 from benchmark.teachers import Manifest
 from benchmark.tracking import Tracked, Tracker
-from reports import pdf, sections, style
+from reports import pdf, scores, sections, style
 from reports.base import Block, Context, Drawing, Listing, Section, Text, in_order
 from reports.pdf import Part
 
@@ -244,9 +244,7 @@ def _frame(match: _Match, problems: list[str]) -> pd.DataFrame:
             f"Run {row.run_id} ({row.student}, {row.method}, seed {row.repetition}) is finished, but has no number for"
             f" {' and '.join(name for name in _HEADLINE if math.isnan(getattr(row, name)))}: it is not counted there."
         )
-    by_run = {run.run_id: run.params for run in match.tracked}
-    params = pd.DataFrame([dict(by_run[run_id]) for run_id in frame["run_id"]], index=frame.index)
-    return pd.concat([frame, params.add_prefix("param.")], axis=1)
+    return scores.with_parameters(frame, match.tracked)
 
 
 def _missing_data(plan: Plan, data_root: Path, runs: Path) -> list[str]:
@@ -293,8 +291,7 @@ def make(context: Context, chosen: Sequence[Section]) -> Report:
         parts.append(Part(one.name, one.title, [unique.named(block) for block in blocks]))
         faults += [fault] if fault else []
     plan = context.plan
-    commit, dirty = environment.git_state()
-    made_from = commit[:12] + (" (changed)" if dirty else "")
+    made_from = checkout()
     return Report(
         slug=plan.file_name,
         title=plan.suite.title,
@@ -304,10 +301,21 @@ def make(context: Context, chosen: Sequence[Section]) -> Report:
         about=_about(context, made_from),
         parts=tuple(parts),
         link=linker(context),
-        timestamp=max((run.start_time for run in context.tracked), default=0) // 1000,
+        timestamp=newest(context.tracked),
         problems=context.problems,
         faults=tuple(faults),
     )
+
+
+def checkout() -> str:
+    """Return the commit that reports are made from now, in words."""
+    commit, dirty = environment.git_state()
+    return commit[:12] + (" (changed)" if dirty else "")
+
+
+def newest(tracked: Sequence[Tracked]) -> int:
+    """Return when the newest run began, in seconds since 1970; 0 without one."""
+    return max((run.start_time for run in tracked), default=0) // 1000
 
 
 def _blocks(one: Section, context: Context) -> tuple[Sequence[Block], str | None]:

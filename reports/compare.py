@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark import environment, stats, suite
-from benchmark.comparison import MISSING, gain_text, signed
+from benchmark import stats, suite
+from benchmark.comparison import MISSING, gain_text, signed, unmarked_spread
 from benchmark.errors import UserError, among
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
-from reports.build import Report, linker
+from reports.build import Report, checkout, linker, newest
 from reports.pdf import Link, Part
-from reports.sections.literature import title_of
+from reports.scores import title_of
 
 #: (teacher, student, method); the teacher is "" where there is none
 Key = tuple[str, str, str]
@@ -54,7 +54,6 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         paired = True
         title = f"{context.plan.name}: commit {sides[0].name} beside {sides[1].name}"
     table = _table(sides[0], sides[1], paired)
-    commit, dirty = environment.git_state()
 
     def link(run_ids: tuple[str, ...]) -> str | None:
         return sides[0].link(run_ids) or sides[1].link(run_ids)
@@ -66,7 +65,7 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         title=title,
         subtitle=f"{sum(len(part.rows) for part in table.sections)} pairs and methods side by side",
         head=title,
-        commit=f"report made at {commit[:12]}" + (" (changed)" if dirty else ""),
+        commit=f"report made at {checkout()}",
         about={"A": sides[0].about, "B": sides[1].about},
         parts=(Part("compare", "Side by side", [text, Listing("compare", table)]),),
         link=link,
@@ -83,7 +82,7 @@ def _is_suite(name: str) -> bool:
 def _suite_side(context: Context) -> Side:
     frame = context.frame
     about = f"suite {context.plan.name} on {context.dataset}, {len(frame)} runs"
-    return Side(context.plan.slug, about, _by_key(frame), linker(context), _newest(context.tracked), context.problems)
+    return Side(context.plan.slug, about, _by_key(frame), linker(context), newest(context.tracked), context.problems)
 
 
 def _commit_side(context: Context, commit: str) -> Side:
@@ -114,7 +113,7 @@ def _commit_side(context: Context, commit: str) -> Side:
     ]
     frame = pd.DataFrame(rows, columns=["teacher", "student", "method", "repetition", "status", "run_id", "last"])
     about = f"commit {fits[0][:12]}, {len(frame)} runs of {context.plan.name}"
-    return Side(fits[0][:12], about, _by_key(frame), linker(context), _newest(context.tracked), ())
+    return Side(fits[0][:12], about, _by_key(frame), linker(context), newest(context.tracked), ())
 
 
 def _key(run: Tracked) -> Key:
@@ -129,10 +128,6 @@ def _agrees(run: Tracked, settings: Mapping[str, object] | None) -> bool:
 
 def _row(run: Tracked) -> tuple[object, ...]:
     return *_key(run), int(run.tags["seed"]), run.status, run.run_id, run.metrics.get("final/last", math.nan)
-
-
-def _newest(tracked: Sequence[Tracked]) -> int:
-    return max((run.start_time for run in tracked), default=0) // 1000
 
 
 def _by_key(frame: pd.DataFrame) -> dict[Key, pd.DataFrame]:
@@ -176,7 +171,7 @@ def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
             one = pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)
             values.append(one)
             ids.append(() if runs is None else tuple(runs["run_id"]))
-            cells += [Cell(_spread(one), ids[-1]), Cell(str(len(one)))]
+            cells += [Cell(unmarked_spread(one.tolist()), ids[-1]), Cell(str(len(one)))]
         text, difference = _difference(values[0], values[1], paired)
         cells.append(Cell(text, ids[0] + ids[1] if difference is not None else ()))
         means = [one.mean() if len(one) else None for one in values]
@@ -185,13 +180,6 @@ def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
             "b": means[1], "n_b": len(values[1]), "difference": difference,
         }  # fmt: skip
         yield Row(tuple(cells), fields)
-
-
-def _spread(values: pd.Series[float]) -> str:
-    if not len(values):
-        return MISSING
-    mean, std = stats.mean_std(values.tolist())
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
 def _difference(a: pd.Series[float], b: pd.Series[float], paired: bool) -> tuple[str, float | None]:

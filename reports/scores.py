@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,11 +12,13 @@ import pandas as pd
 
 import distillers
 from benchmark import stats
-from benchmark.comparison import MISSING, signed
+from benchmark.comparison import MISSING
 from benchmark.plan import Plan
 from benchmark.published import VANILLA
 from benchmark.suite import Pair
-from benchmark.table import FEW_SEEDS, Value
+from benchmark.table import FEW_SEEDS, Cell, Value
+from benchmark.teachers import Manifest
+from benchmark.tracking import Tracked
 from reports.base import Context
 
 FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no interval, and no evidence of a difference."
@@ -40,6 +42,11 @@ class Scores:
         """The mean, None without a run."""
         return stats.mean_std(self.values)[0] if len(self.by_seed) else None
 
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation, None below two runs."""
+        return stats.mean_std(self.values)[1] if len(self.by_seed) else None
+
 
 class Comparison(NamedTuple):
     """Two methods of which the first is claimed to be better."""
@@ -61,7 +68,15 @@ def scores(frame: pd.DataFrame, pair: Pair, method: str, column: str = "last") -
     mine = (frame["status"] == "FINISHED") & (frame["student"] == pair.student) & (frame["method"] == method)
     if distillers.registry.get(method).needs_teacher:
         mine &= frame["teacher"] == pair.teacher
-    return as_scores(frame[mine], column)
+    # of these columns only: a frame has fifty more, whose rows would be copied at every call
+    return as_scores(frame.loc[mine, ["repetition", "run_id", column]], column)
+
+
+def with_parameters(frame: pd.DataFrame, tracked: Iterable[Tracked]) -> pd.DataFrame:
+    """Return a frame of these runs with one column per parameter, prefixed `param.`."""
+    of_run = {run.run_id: run.params for run in tracked}
+    params = pd.DataFrame([dict(of_run[run_id]) for run_id in frame["run_id"]], index=frame.index)
+    return pd.concat([frame, params.add_prefix("param.")], axis=1)
 
 
 def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
@@ -69,7 +84,7 @@ def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
     kept: dict[int, tuple[float, str]] = {}
     # plain Python: a report asks this a thousand times, of a few runs each
     for value, repetition, run_id in zip(runs[column], runs["repetition"], runs["run_id"], strict=True):
-        number = _finite(value)
+        number = finite(value)
         if number is not None:  # of a run that was trained again, the newer stands first
             kept.setdefault(int(repetition), (number, str(run_id)))
     seeds = sorted(kept)
@@ -77,7 +92,8 @@ def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
     return Scores(by_seed, tuple(kept[seed][1] for seed in seeds))
 
 
-def _finite(value: object) -> float | None:
+def finite(value: object) -> float | None:
+    """Return what a value or its text says as a number; None for what is not finite, and for no number."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -94,6 +110,13 @@ def comparisons(plan: Plan) -> Iterator[Comparison]:
                 yield Comparison(pair, method, base)
 
 
+def teacher_cell(manifest: Manifest | None) -> Cell:
+    """Return a stored teacher's accuracy, with the run that trained it."""
+    if manifest is None:
+        return Cell(MISSING)
+    return Cell(f"{manifest.test_top1:.2f}", (manifest.mlflow_run,) if manifest.mlflow_run else ())
+
+
 def base_of(method: str) -> str:
     """Return what a method's gain is over; nothing when it is the student alone."""
     if method == VANILLA:
@@ -102,8 +125,13 @@ def base_of(method: str) -> str:
 
 
 def title(method: str) -> str:
-    """Return a method as the papers print it."""
-    return "student" if method == VANILLA else distillers.registry.get(method).title
+    """Return a method as the papers print it, the student alone as `student`; a printed name stays as it is."""
+    return "student" if method == VANILLA else title_of(method)
+
+
+def title_of(method: str) -> str:
+    """Return the title of a registered method; a printed name stays as it is."""
+    return distillers.registry.get(method).title if method in distillers.registry else method
 
 
 def pair_title(pair: str) -> str:
@@ -115,11 +143,6 @@ def command(context: Context, *more: str) -> str:
     """Return the command that runs the plan, or the part of it that `more` chooses, as a person types it."""
     suite, *rest = context.arguments or (context.plan.suite.name,)
     return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])
-
-
-def bracketed(interval: stats.Interval | None) -> str:
-    """Write an interval of a difference."""
-    return MISSING if interval is None else f"[{', '.join(map(signed, interval))}]"
 
 
 def rounded(value: float | None) -> Value:

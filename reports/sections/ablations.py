@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark import published, results, stats
-from benchmark.comparison import MISSING, spread
+from benchmark.comparison import spread, two_decimals
 from benchmark.plan import Plan
 from benchmark.published import PublishedSeries
 from benchmark.published.entry import Level
@@ -62,9 +62,9 @@ class Part:
 
 
 def _beta(run: pd.Series[Any]) -> Level | None:
-    beta = _number(run[BETA])
+    beta = scores.finite(run[BETA])
     # at 0 the complementary regions are gone: that is the terms' ablation
-    return beta if beta and _number(run[CONSISTENT]) == 1 else None
+    return beta if beta and scores.finite(run[CONSISTENT]) == 1 else None
 
 
 def _scales(run: pd.Series[Any]) -> Level | None:
@@ -73,7 +73,7 @@ def _scales(run: pd.Series[Any]) -> Level | None:
 
 
 def _terms(run: pd.Series[Any]) -> Level | None:
-    beta, consistent = _number(run[BETA]), _number(run[CONSISTENT])
+    beta, consistent = scores.finite(run[BETA]), scores.finite(run[CONSISTENT])
     if beta is None or consistent is None:
         return None
     if beta and consistent:
@@ -103,7 +103,7 @@ PARTS: dict[Factor, Part] = {
 @section("Ablations", place=30)
 def ablations(context: Context) -> list[Block]:
     """Accuracy over each part, the paper's points beside."""
-    found = find(context.plan, tracked_frame(context.tracked))
+    found = find_all(context)
     blocks: list[Block] = []
     for factor, part in PARTS.items():
         mine = [one for one in found if one.factor == factor]
@@ -122,13 +122,16 @@ def missing(factor: Factor, context: Context) -> str:
     return f"No pair has finished runs that differ in it alone; these train them: {'; '.join(commands)}"
 
 
+@lru_cache(maxsize=1)
+def find_all(context: Context) -> list[Ablation]:
+    """Return every ablation on a pair of the plan and its images; the verdict asks again for those of the section."""
+    return find(context.plan, tracked_frame(context.tracked))
+
+
 def tracked_frame(tracked: Iterable[Tracked]) -> pd.DataFrame:
     """Return the student runs that saw the test set as `results.frame` has them, with their parameters."""
     runs = [run for run in tracked if run.tags.get("role") == "student" and run.params.get("tuning") != "True"]
-    frame = results.frame(runs)
-    params = {run.run_id: {f"param.{key}": value for key, value in run.params.items()} for run in runs}
-    rows = [params[run_id] for run_id in frame["run_id"]]
-    return pd.concat([frame, pd.DataFrame(rows, index=frame.index)], axis=1)
+    return scores.with_parameters(results.frame(runs), runs)
 
 
 def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
@@ -156,20 +159,23 @@ def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
 
 def _on_the_same_images(plan: Plan, frame: pd.DataFrame) -> pd.Series[bool]:
     """Which runs trained on as many images and with the same split as the plan's; an unknown number is not wrong."""
-    same = pd.Series(True, index=frame.index)
-    for key in ("num_train", "num_test", "val_fraction"):
-        if (column := f"param.data.{key}") in frame:
-            same &= frame[column].isna() | (frame[column].map(str) == str(getattr(plan.data, key)))
-    return same
+    keys = ("num_train", "num_test", "val_fraction")
+    return _agree(frame, {f"param.data.{key}": getattr(plan.data, key) for key in keys})
 
 
 def _by_the_same_recipe(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame) -> pd.Series[bool]:
     """Which runs of a method trained as the plan's do; all of them where the plan has none."""
-    same = pd.Series(True, index=frame.index)
     configs = (run.config for run in plan.runs if run.config.method == method and run.config.student == pair.student)
     config = next((one for one in configs if one.teacher in (None, pair.teacher)), None)
-    for key, value in (config.recipe.model_dump(mode="json") if config else {}).items():
-        if (column := f"param.recipe.{key}") in frame:
+    recipe = config.recipe.model_dump(mode="json") if config else {}
+    return _agree(frame, {f"param.recipe.{key}": value for key, value in recipe.items()})
+
+
+def _agree(frame: pd.DataFrame, settings: Mapping[str, object]) -> pd.Series[bool]:
+    """Which runs have these settings, as far as it is known."""
+    same = pd.Series(True, index=frame.index)
+    for column, value in settings.items():
+        if column in frame:
             same &= frame[column].isna() | (frame[column].map(str) == str(value))
     return same
 
@@ -236,14 +242,6 @@ def _order(level: Level) -> tuple[int, tuple[float, ...]]:
     return (len(level), level) if isinstance(level, tuple) else (0, (level,))
 
 
-def _number(value: object) -> float | None:
-    try:
-        number = float(str(value))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def level_text(level: Level) -> str:
     """Write a level as a person reads it."""
     if isinstance(level, tuple):
@@ -275,7 +273,7 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
                 Cell(level_text(level)),
                 Cell(spread(of_level.values), of_level.run_ids),
                 Cell(str(len(of_level.values))),
-                Cell(MISSING if value is None else f"{value:.2f}"),
+                Cell(two_decimals(value)),
             )
             fields = {
                 "factor": factor, "pair": one.pair.name, "method": one.method, "setting": one.setting,

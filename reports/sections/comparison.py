@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 
 import distillers
 from benchmark import published, stats
-from benchmark.comparison import MISSING, signed
+from benchmark.comparison import MISSING, is_comparable, signed, two_decimals, unmarked_spread
 from benchmark.comparison import comparison as detailed
 from benchmark.plan import Plan
 from benchmark.published import VANILLA, PublishedTable
 from benchmark.suite import Pair
 from benchmark.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
 from reports.base import Block, Context, Listing, section
+from reports.scores import Scores, scores, teacher_cell, title_of
 from reports.sections.cover import tables_of
-from reports.sections.literature import title_of
+from reports.sections.literature import printed_text, unsure_mark
 
 #: how a run's epoch is chosen, the headline first
 SELECTIONS = {
@@ -25,6 +26,7 @@ SELECTIONS = {
     "best_val": "Epoch that is best on the validation split",
     "best_test": "Epoch that is best on the test set, as the literature reports",
 }
+_FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no evidence of a difference."
 
 
 @section("Comparison", place=10)
@@ -56,58 +58,18 @@ def _base(method: str) -> str | None:
     return distillers.registry.get(method).base
 
 
-@dataclass(frozen=True)
-class Values:
-    """One figure of the finished runs of a pair and method."""
-
-    #: by repetition
-    values: pd.Series[float]
-    run_ids: tuple[str, ...]
-
-    @property
-    def mean(self) -> float | None:
-        return stats.mean_std(self.values.tolist())[0] if len(self.values) else None
-
-    def text(self, planned: int) -> str:
-        """Return mean ± std, with the number of seeds where it is not the planned one, and a mark below three."""
-        if not len(self.values):
-            return MISSING
-        mean, std = stats.mean_std(self.values.tolist())
-        text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
-        return text + self.marks(planned)
-
-    def marks(self, planned: int) -> str:
-        """Return what is said of the number of seeds."""
-        num = len(self.values)
-        return (f" n={num}" if num != planned else "") + (f" {FEW_SEEDS}" if num < stats.MIN_SEEDS else "")
-
-
-class Finished:
-    """The finished runs of a plan by student, method and teacher, looked up once for all cells."""
-
-    def __init__(self, frame: pd.DataFrame) -> None:
-        done = frame[frame["status"] == "FINISHED"]
-        self._groups: dict[tuple[str, str, str | None], pd.DataFrame] = {}
-        teacher = done["teacher"].where(done["teacher"].notna(), "")
-        for key, group in done.groupby([done["student"], done["method"], teacher]):
-            student, method, of = map(str, key)
-            unique = group.sort_values(["repetition", "run_id"]).drop_duplicates("repetition")
-            self._groups[student, method, of or None] = unique
-
-    def of(self, pair: Pair, method: str, selection: str) -> Values:
-        """Return a figure of a pair and method; of a method without a teacher, the student's."""
-        found = self._groups.get((pair.student, method, pair.teacher))
-        if found is None:
-            found = self._groups.get((pair.student, method, None))
-        if found is None:
-            return Values(pd.Series(dtype=float), ())
-        known = found.dropna(subset=selection)
-        return Values(known.set_index("repetition")[selection].astype(float), tuple(known["run_id"]))
+def seeds_text(found: Scores, planned: int) -> str:
+    """Write mean ± std, with the number of seeds where it is not the planned one, and a mark below three."""
+    num = len(found.values)
+    if not num:
+        return MISSING
+    count = f" n={num}" if num != planned else ""
+    return unmarked_spread(found.values) + count + (f" {FEW_SEEDS}" if num < stats.MIN_SEEDS else "")
 
 
 def ours(context: Context) -> Table:
     """Return our own results by pair, under each way of choosing the epoch."""
-    plan, finished = context.plan, Finished(context.frame)
+    plan = context.plan
     sections = [Section("", "", (_teacher_row(context),))] if plan.teachers else []
     for selection, title in SELECTIONS.items():
         if selection == "best_val" and not plan.data.val_fraction:
@@ -115,15 +77,15 @@ def ours(context: Context) -> Table:
             dashes = Row((Cell("Every method"), *(Cell(MISSING) for _ in plan.pairs)), {"selection": selection})
             sections.append(Section(title, subtitle, (dashes,)))
             continue
-        sections.append(Section(title, "", tuple(_rows(plan, finished, selection))))
+        sections.append(Section(title, "", tuple(_rows(plan, context.frame, selection))))
     notes = [
         f"Mean ± standard deviation over {plan.seeds} seed{'s' * (plan.seeds > 1)} (n - 1); n where there are fewer."
         " In brackets: the gain over the row's own base"
         " (SD-X over X) in our runs, over the seeds that both have."
         " Bold: the best of a column, underlined: the second, among methods with all their seeds.",
     ]
-    if plan.seeds < stats.MIN_SEEDS or any("†" in c.text for s in sections for r in s.rows for c in r.cells):
-        notes.append(f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no evidence of a difference.")
+    if plan.seeds < stats.MIN_SEEDS or any(FEW_SEEDS in c.text for s in sections for r in s.rows for c in r.cells):
+        notes.append(_FEW_SEEDS_NOTE)
     if plan.profile:
         notes.append(f"{plan.profile} profile: a small slice, not a result.")
     return Table(
@@ -143,15 +105,14 @@ def _teacher_row(context: Context) -> Row:
     cells, fields = [Cell("Teacher")], dict[str, Value](selection="", method="teacher")
     for pair in context.plan.pairs:
         manifest = context.teachers.get(pair.teacher)
-        ids = (manifest.mlflow_run,) if manifest is not None and manifest.mlflow_run else ()
-        cells.append(Cell(MISSING if manifest is None else f"{manifest.test_top1:.2f}", ids))
+        cells.append(teacher_cell(manifest))
         fields[pair.name] = None if manifest is None else manifest.test_top1
     return Row(tuple(cells), fields)
 
 
-def _rows(plan: Plan, finished: Finished, selection: str) -> Iterator[Row]:
+def _rows(plan: Plan, frame: pd.DataFrame, selection: str) -> Iterator[Row]:
     methods = in_order(plan)
-    values = {(p.name, m): finished.of(p, m, selection) for p in plan.pairs for m in methods}
+    values = {(p.name, m): scores(frame, p, m, selection) for p in plan.pairs for m in methods}
     ranks = {pair.name: _ranks(plan, {m: values[pair.name, m] for m in methods}) for pair in plan.pairs}
     for method in methods:
         cells = [Cell(title_of(method) if method != VANILLA else "Student alone")]
@@ -159,21 +120,21 @@ def _rows(plan: Plan, finished: Finished, selection: str) -> Iterator[Row]:
         for pair in plan.pairs:
             mine, base = values[pair.name, method], _base(method)
             of_base = values.get((pair.name, base)) if base else None
-            gain = stats.paired_difference(mine.values, of_base.values) if of_base is not None else None
+            gain = stats.paired_difference(mine.by_seed, of_base.by_seed) if of_base is not None else None
             rank = ranks[pair.name].get(method)
-            text = mine.text(plan.seeds) + (f" ({signed(gain.mean)})" if gain else "")
+            text = seeds_text(mine, plan.seeds) + (f" ({signed(gain.mean)})" if gain else "")
             ids = mine.run_ids + (of_base.run_ids if gain and of_base is not None else ())
             cells.append(Cell(text, ids, bold=rank == 1, underlined=rank == 2))
             fields |= {
                 f"{pair.name} mean": mine.mean,
-                f"{pair.name} std": stats.mean_std(mine.values.tolist())[1] if len(mine.values) else None,
+                f"{pair.name} std": mine.std,
                 f"{pair.name} n": len(mine.values),
                 f"{pair.name} gain": gain.mean if gain else None,
             }
         yield Row(tuple(cells), fields)
 
 
-def _ranks(plan: Plan, values: Mapping[str, Values]) -> dict[str, int]:
+def _ranks(plan: Plan, values: Mapping[str, Scores]) -> dict[str, int]:
     """Return 1 and 2 for the best and second of what is printed, equals alike; nothing for a small profile."""
     means = {m: round(v.mean, 2) for m, v in values.items() if v.mean is not None and len(v.values) == plan.seeds}
     if plan.profile is not None or len(means) < 2:
@@ -184,16 +145,15 @@ def _ranks(plan: Plan, values: Mapping[str, Values]) -> dict[str, int]:
 
 def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> Table:
     """Return our results beside a published table, by the literature's choice of the epoch, with the difference."""
-    plan, finished = context.plan, Finished(context.frame)
+    plan = context.plan
     pairs = [pair for pair in plan.pairs if pair.name in table.pairs]
-    comparable = is_comparable(context)
+    comparable = is_comparable(plan, context.dataset)
     sections = [Section("Teacher", "", tuple(_teacher_rows(context, table, pairs, comparable)))]
     few = False
     for method in methods:
         value_of = {pair.name: table.value(pair.name, method) for pair in pairs}
-        values = {pair.name: finished.of(pair, method, "best_test") for pair in pairs}
+        values = {pair.name: scores(context.frame, pair, method, "best_test") for pair in pairs}
         few |= any(0 < len(one.values) < stats.MIN_SEEDS for one in values.values())
-        unsure = f" {UNSURE}" if table.confidence_of(method) == "unsure" else ""
         fields: dict[str, Value] = {"table": table.id, "method": method}
         differences: dict[str, float | None] = {}
         for pair in pairs:
@@ -207,8 +167,11 @@ def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> T
                 f"{pair.name} difference": differences[pair.name],
             }
         lines = [
-            [Cell("ours"), *(Cell(values[p.name].text(plan.seeds), values[p.name].run_ids) for p in pairs)],
-            [Cell(f"published{unsure}"), *(Cell(_printed(table, p, method)) for p in pairs)],
+            [Cell("ours"), *(Cell(seeds_text(values[p.name], plan.seeds), values[p.name].run_ids) for p in pairs)],
+            [
+                Cell(f"published{unsure_mark(table, method)}"),
+                *(Cell(printed_text(table, p.name, method)) for p in pairs),
+            ],
             [Cell("difference"), *(_difference(differences[p.name], values[p.name].run_ids) for p in pairs)],
         ]
         rows = tuple(Row(tuple(line), fields if place == 0 else {}) for place, line in enumerate(lines))
@@ -222,13 +185,6 @@ def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> T
     )
 
 
-def is_comparable(context: Context) -> bool:
-    """Whether these runs may be set against published values: all images, the suite's own settings."""
-    plan = context.plan
-    is_part = "[" in context.dataset or plan.data.num_train is not None or plan.data.num_test is not None
-    return plan.profile is None and not plan.changes and not is_part
-
-
 def _teacher_rows(
     context: Context, table: PublishedTable, pairs: Sequence[Pair], comparable: bool
 ) -> Iterator[Row]:  # fmt: skip
@@ -238,22 +194,14 @@ def _teacher_rows(
     ours_, published_, difference = [Cell("ours")], [Cell("published")], [Cell("difference")]
     for pair in pairs:
         manifest, value = own[pair.name], printed[pair.name]
-        ids = (manifest.mlflow_run,) if manifest is not None and manifest.mlflow_run else ()
         gap = manifest.test_top1 - value if comparable and manifest is not None and value is not None else None
-        ours_.append(Cell(MISSING if manifest is None else f"{manifest.test_top1:.2f}", ids))
-        published_.append(Cell(MISSING if value is None else f"{value:.2f}"))
-        difference.append(_difference(gap, ids))
+        ours_.append(teacher_cell(manifest))
+        published_.append(Cell(two_decimals(value)))
+        difference.append(_difference(gap, ours_[-1].run_ids))
         fields |= {f"{pair.name} ours": manifest.test_top1 if manifest else None, f"{pair.name} published": value}
     yield from (
         Row(tuple(line), fields if place == 0 else {}) for place, line in enumerate((ours_, published_, difference))
     )
-
-
-def _printed(table: PublishedTable, pair: Pair, method: str) -> str:
-    value, gain = table.value(pair.name, method), table.printed_gain(pair.name, method)
-    if value is None:
-        return MISSING
-    return f"{value:.2f}" + (f" ({signed(gain)})" if gain is not None else "")
 
 
 def _difference(value: float | None, ids: tuple[str, ...]) -> Cell:
@@ -273,7 +221,7 @@ def _notes(
             " published weights, but trained anew. Gains over the own base carry over, absolute differences less so."
         )
     if few:
-        yield f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no evidence of a difference."
+        yield _FEW_SEEDS_NOTE
     if table.confidence == "unsure" or table.unsure:
         yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
     yield f"Source: {table.source}. Selection: {table.selection}."

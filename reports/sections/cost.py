@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-import distillers
 from benchmark import published, stats
 from benchmark.comparison import MISSING, spread
 from benchmark.plan import Plan
@@ -119,9 +118,8 @@ def published_times() -> Table:
         for level, value in zip(series.levels, line.values, strict=True):
             if value is not None:
                 method = str(level)
-                title = scores.title(method) if method in distillers.registry else method
                 fields: dict[str, Value] = {"row": number, "method": method, "step_ms": value, "table": TABLE}
-                rows.append(Row((Cell(title), Cell(f"{value:g}")), fields))
+                rows.append(Row((Cell(scores.title(method)), Cell(f"{value:g}")), fields))
         sections.append(Section(pair_title(line.pair or str(line)), "", tuple(rows)))
     return Table(f"Published: {series.title}", f"{series.source}; {series.metric} in {series.unit}.",
                  (Column("Method", "left"), Column("step (ms)")), tuple(sections), series.notes)  # fmt: skip

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmark import published
-from benchmark.comparison import MISSING
+from benchmark.comparison import MISSING, two_decimals
 from benchmark.plan import Plan
 from benchmark.suite import Pair
 from benchmark.table import Cell, Column, Row, Section, Table
 from reports.base import Block, Context, Listing, Text, section
+from reports.scores import teacher_cell
 from reports.sections.coverage import State, states
 
 
@@ -119,14 +120,17 @@ def _teachers(context: Context) -> Table:
         pairs = [pair for pair in context.plan.pairs if pair.teacher == model]
         tables = [(pair, pair.tables or context.plan.suite.rebuilds) for pair in pairs]
         printed = next(filter(None, (published.lookup_teacher(ids, pair.name) for pair, ids in tables)), None)
-        ids = (manifest.mlflow_run,) if manifest is not None and manifest.mlflow_run else ()
-        texts = [MISSING] * 5
+        origin = [MISSING] * 3
         if manifest is not None:
-            best = MISSING if manifest.best_test_top1 is None else f"{manifest.best_test_top1:.2f}"
-            texts = [f"{manifest.test_top1:.2f}", best, manifest.origin, manifest.git_commit[:8]
-                     + (" (changed)" if manifest.git_dirty else ""), manifest.checksum[:16]]  # fmt: skip
-        shown = [f"{printed.value:.2f}" if printed else MISSING]
-        cells = (Cell(model), Cell(texts[0], ids), *map(Cell, texts[1:2]), *map(Cell, shown), *map(Cell, texts[2:]))
+            origin = [manifest.origin, manifest.git_commit[:8] + (" (changed)" if manifest.git_dirty else ""),
+                      manifest.checksum[:16]]  # fmt: skip
+        cells = (
+            Cell(model),
+            teacher_cell(manifest),
+            Cell(two_decimals(manifest.best_test_top1 if manifest else None)),
+            Cell(two_decimals(printed.value if printed else None)),
+            *map(Cell, origin),
+        )
         fields = {
             "model": model,
             "test_top1": manifest.test_top1 if manifest else None,

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark import results, stats
+from benchmark import stats
 from benchmark.plan import Plan
 from benchmark.table import FEW_SEEDS
 from reports import scores, style
-from reports.base import Block, Context, Drawing, Text, section
+from reports.base import ACCURACY, Block, Context, Drawing, Text, section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-METRIC = "test/top1"
 #: panels of one figure, so that each can be read in print
 PANELS = 4
 #: below so many epochs a training is shown whole
@@ -30,24 +28,9 @@ SHORT = 9
 @section("Training curves", place=60)
 def curves(context: Context) -> list[Block]:
     """One panel per pair: the mean over seeds of every method, with a band."""
-    points = test_points(context)
     missing = f"Missing: no finished run has test accuracies by epoch; this trains them: {scores.command(context)}"
-    drawn = drawings(context.plan, context.frame, points)
+    drawn = drawings(context.plan, context.frame, context.epochs)
     return list(drawn) if drawn else [Text(missing)]
-
-
-def test_points(context: Context) -> pd.DataFrame:
-    """Return the epochs of the test accuracy only: a store is asked run by run and metric by metric."""
-    if context.tracker is None:
-        return context.epochs
-    wanted = set(context.frame.reindex(columns=["run_id"])["run_id"])
-    narrow = [
-        replace(run, metrics={METRIC: run.metrics[METRIC]})
-        for run in context.tracked
-        if run.run_id in wanted and run.status == "FINISHED" and METRIC in run.metrics
-    ]
-    with context.tracker.named_errors():
-        return results.epochs(context.tracker, narrow)
 
 
 def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, method: str) -> pd.DataFrame:
@@ -56,7 +39,7 @@ def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, m
     An epoch counts when every seed has it: a mean over fewer would jump where one begins or ends.
     """
     ids = scores.scores(frame, plan.pairs[pair], method).run_ids
-    mine = points[points["run_id"].isin(ids) & (points["metric"] == METRIC)]
+    mine = points[points["run_id"].isin(ids) & (points["metric"] == ACCURACY)]
     mine = mine.assign(value=pd.to_numeric(mine["value"], errors="coerce"))
     mine = mine[np.isfinite(mine["value"].astype(float))].drop_duplicates(["run_id", "epoch"], keep="last")
     by = mine.groupby("epoch")["value"]

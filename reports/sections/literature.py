@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import distillers
 from benchmark import published
-from benchmark.comparison import MISSING
+from benchmark.comparison import signed, two_decimals
 from benchmark.published import PublishedTable
 from benchmark.table import UNSURE, Cell, Column, Row, Section, Table, Value
 from reports.base import Block, Context, Listing, Text, section
+from reports.scores import title_of
 from reports.sections.cover import tables_of
 
 
@@ -27,28 +27,19 @@ def literature(context: Context) -> Sequence[Block]:
     return blocks
 
 
-def title_of(method: str) -> str:
-    """Return a method's name as papers print it; a printed name stays as it is."""
-    return distillers.registry.get(method).title if method in distillers.registry else method
-
-
 def printed(table: PublishedTable) -> Table:
     """Return a published table as its source prints it: gains in brackets where it prints them."""
     alone = [("Teacher", "teacher", table.teacher), ("Student", "student", table.student)]
     networks = [
-        Row((Cell(name), *(Cell(_number(value)) for value in values)), _fields(table, key, values))
+        Row((Cell(name), *(Cell(two_decimals(value)) for value in values)), _fields(table, key, values))
         for name, key, values in alone
         if values is not None
     ]
     rows = []
     for method, values in table.rows.items():
-        unsure = f" {UNSURE}" if table.confidence_of(method) == "unsure" else ""
-        cells = [Cell(title_of(method) + unsure)]
-        for pair, value in zip(table.pairs, values, strict=True):
-            gain = table.printed_gain(pair, method)
-            text = _number(value) + (f" ({gain:+.2f})".replace("-", "−") if gain is not None else "")
-            cells.append(Cell(text))
-        rows.append(Row(tuple(cells), _fields(table, method, values)))
+        cells = (Cell(title_of(method) + unsure_mark(table, method)),
+                 *(Cell(printed_text(table, pair, method)) for pair in table.pairs))  # fmt: skip
+        rows.append(Row(cells, _fields(table, method, values)))
     confidence = {"read": "read in the named source", "unsure": "second-hand, derived or partly legible"}
     notes = [f"Source: {table.source}. Selection: {table.selection}. Confidence: {confidence[table.confidence]}."]
     if table.unsure:
@@ -62,8 +53,15 @@ def printed(table: PublishedTable) -> Table:
     )
 
 
-def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
+def printed_text(table: PublishedTable, pair: str, method: str) -> str:
+    """Write what a table prints of a method on a pair: its accuracy, with its gain in brackets where it prints one."""
+    value, gain = table.value(pair, method), table.printed_gain(pair, method)
+    return two_decimals(value) + (f" ({signed(gain)})" if value is not None and gain is not None else "")
+
+
+def unsure_mark(table: PublishedTable, method: str) -> str:
+    """Return the mark of a row of less confidence, or nothing."""
+    return f" {UNSURE}" if table.confidence_of(method) == "unsure" else ""
 
 
 def _fields(table: PublishedTable, name: str, values: Sequence[float | None]) -> dict[str, Value]:

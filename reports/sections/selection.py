@@ -8,7 +8,7 @@ from itertools import groupby
 import pandas as pd
 
 from benchmark import stats
-from benchmark.comparison import MISSING, signed, spread
+from benchmark.comparison import MISSING, signed, spread, two_decimals
 from benchmark.plan import Plan
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from reports import scores
@@ -115,7 +115,7 @@ def claims(plan: Plan, held: Held) -> Table | None:
         cells = (
             Cell(comparison.label),
             *(Cell(signed(mean), ids if mean is not None else ()) for mean in means.values()),
-            Cell(MISSING if moved is None else f"{moved:.2f}"),
+            Cell(two_decimals(moved)),
             Cell("yes" if changes_sign(means) else "no"),
         )
         fields: dict[str, Value] = {

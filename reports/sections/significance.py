@@ -10,13 +10,13 @@ from typing import Literal
 import pandas as pd
 
 from benchmark import stats
-from benchmark.comparison import MISSING, signed
+from benchmark.comparison import MISSING, bracketed, signed, two_decimals
 from benchmark.plan import Plan
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.teachers import Manifest
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import Comparison, bracketed, pair_title, rounded
+from reports.scores import Comparison, pair_title, rounded
 
 ALPHA = 1 - stats.CONFIDENCE
 
@@ -137,8 +137,8 @@ def _row(one: Tested) -> Row:
         Cell(bracketed(test.interval), one.run_ids if test.interval else ()),
         Cell(p_text(test.p)),
         Cell(p_text(one.adjusted_p), bold=one.reading in ("higher", "lower")),
-        Cell(MISSING if difference.correlation is None else signed(difference.correlation)),
-        Cell(MISSING if difference.detectable is None else f"{difference.detectable:.2f}"),
+        Cell(signed(difference.correlation)),
+        Cell(two_decimals(difference.detectable)),
         Cell(str(difference.num_seeds)),
         Cell(one.reading),
     )

@@ -11,15 +11,15 @@ from typing import Literal
 import pandas as pd
 
 from benchmark import published, stats
-from benchmark.comparison import MISSING, signed
+from benchmark.comparison import MISSING, bracketed, is_comparable, signed, two_decimals
 from benchmark.plan import Plan
 from benchmark.published.entry import Level
 from benchmark.suite import Pair
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import Scores, bracketed, pair_title, rounded
-from reports.sections.ablations import PARTS, Ablation, Factor, find, level_text, missing, tracked_frame
+from reports.scores import Scores, pair_title, rounded
+from reports.sections.ablations import PARTS, Ablation, Factor, find_all, level_text, missing
 from reports.sections.significance import scope
 
 Outcome = Literal["reproduced", "not reproduced", "not tested"]
@@ -75,8 +75,8 @@ class Claim:
 def verdict(context: Context) -> list[Block]:
     """The rule, and every claim by it."""
     plan = context.plan
-    found = [*method_claims(plan, context.frame, is_whole(plan, context.dataset)),
-             *ablation_claims(plan, find(plan, tracked_frame(context.tracked)), context.dataset)]  # fmt: skip
+    found = [*method_claims(plan, context.frame, is_comparable(plan, context.dataset)),
+             *ablation_claims(plan, find_all(context), context.dataset)]  # fmt: skip
     blocks: list[Block] = [Text(RULE), Text(summary(found)), Listing("verdict", table(found))]
     untested = [claim.factor for claim in found if claim.factor and not claim.evidence]
     if any(not claim.factor and all(one.test is None for one in claim.evidence) for claim in found):
@@ -117,12 +117,6 @@ def why(evidence: Evidence) -> str:
     if outcome(evidence) == "not reproduced":
         return "interval includes 0, the published gain is detectable"
     return "interval includes 0, the published gain is not detectable"
-
-
-def is_whole(plan: Plan, dataset: str) -> bool:
-    """Whether a published gain may be expected: the suite as it is, on all of its images."""
-    is_part = "[" in dataset or plan.data.num_train is not None or plan.data.num_test is not None
-    return plan.profile is None and not plan.changes and not is_part
 
 
 def void(plan: Plan) -> str:
@@ -198,7 +192,7 @@ def _ablation_text(factor: Factor, pair: Pair | None) -> str:
 def _ablation_claim(plan: Plan, one: Ablation, dataset: str) -> Claim:
     best = claimed_best(one.factor, one.pair)
     series = published.ablation(PARTS[one.factor].series)
-    comparable = is_whole(plan, dataset) and plan.data.name == series.data
+    comparable = is_comparable(plan, dataset) and plan.data.name == series.data
     printed = dict(series.points(one.pair.name)) if comparable else {}
     rivals: list[Level] = ["consistent", "complementary"] if one.factor == "terms" else list(series.levels)
     evidence = []
@@ -265,13 +259,13 @@ def _rows(claim: Claim) -> Iterator[Row]:
         interval = one.test.interval if one.test else None
         detectable = difference.detectable if difference else None
         because = claim.void or why(one)
-        mean = MISSING if difference is None else signed(difference.mean)
+        mean = signed(difference.mean if difference else None)
         cells = (
             Cell(claim.text if number == 0 else ""),
             Cell(claim.outcome if number == 0 else "", bold=number == 0),
             Cell(one.label),
             Cell(f"{mean} {bracketed(interval)}" if interval else mean, one.run_ids),
-            Cell(MISSING if detectable is None else f"{detectable:.2f}"),
+            Cell(two_decimals(detectable)),
             Cell(signed(one.published)),
             Cell(str(difference.num_seeds if difference else 0)),
             Cell(because),

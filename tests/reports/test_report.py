@@ -23,7 +23,8 @@ from benchmark.tracking import Tracked, Tracker
 from reports import build, pdf, style
 from reports.__main__ import main
 from reports.base import Block, Context, Drawing, Listing, Text
-from reports.sections.comparison import Finished
+from reports.scores import scores
+from reports.sections.comparison import seeds_text
 from reports.sections.coverage import State, states
 from tests.conftest import SMALL_SUITE
 from tests.reports import pdf_text, synthetic
@@ -84,14 +85,13 @@ def test_values_of_tables_are_those_of_the_runs(tmp_path: Path) -> None:
     context = gathered(plan, synthetic.tracked(plan), tmp_path, server="http://tracking:5000/")
     report, path = written(context, tmp_path)
     text = pdf_text.text(path.read_bytes())
-    finished = Finished(context.frame)
     for pair in plan.pairs:
         for method in plan.methods:
-            values = finished.of(pair, method, "last")
+            values = scores(context.frame, pair, method, "last")
             assert values.mean == pytest.approx(
                 math.fsum(synthetic.accuracy(pair.student, method, seed) for seed in (1, 2, 3)) / 3
             )
-            assert values.text(3) in text
+            assert seeds_text(values, 3) in text
     links = pdf_text.links(path.read_bytes())
     assert any(link.startswith("http://tracking:5000/#/compare-runs?runs=") for link in links)
     rows = list(csv.DictReader((path.with_suffix("") / "cells.csv").open()))
