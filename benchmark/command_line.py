@@ -75,8 +75,8 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a part of a suite."""
     parser.add_argument("suite", nargs="?", default="digits", help="a suite's name or a path to its .yaml")
-    parser.add_argument("--pairs", type=_words, default=[], metavar="T:S,...", help="teacher:student pairs")
-    parser.add_argument("--methods", type=_words, default=[], metavar="M,...", help="distillers")
+    parser.add_argument("--pairs", type=words, default=[], metavar="T:S,...", help="teacher:student pairs")
+    parser.add_argument("--methods", type=words, default=[], metavar="M,...", help="distillers")
     parser.add_argument("--seeds", type=positive, metavar="N", help="repetitions per method")
     parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
     parser.add_argument(
@@ -131,7 +131,8 @@ def _size(text: str) -> float:
     return size
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return names that are separated by commas or spaces."""
     return [word for word in text.replace(",", " ").split() if word]
 
 

@@ -116,10 +116,11 @@ def load_weights(file: TeacherFile) -> dict[str, Tensor]:
 
 def load_network(file: TeacherFile, data: DataSet) -> models.Network:
     """Return the stored teacher as a network. Raises UserError when it is damaged or does not fit the data set."""
-    return _network_with(file.model, load_weights(file), data, str(file.path))
+    return network_with(file.model, load_weights(file), data, str(file.path))
 
 
-def _network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: str) -> models.Network:
+def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: str) -> models.Network:
+    """Return a network with these weights, which come from `source`. Raises UserError when they do not fit."""
     with torch.random.fork_rng(devices=[]):
         network = models.create(model, data.num_classes, data.image_size)
     try:
@@ -207,7 +208,7 @@ def _import(path: Path, model: str, teachers: Path, data: DataSet, device: torch
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f'checkpoint {path} holds no weights under the key "model"')
-    network = _network_with(
+    network = network_with(
         model, {name.removeprefix("module."): value for name, value in state.items()}, data, str(path)
     )
     weights = weights_of(network)

@@ -23,13 +23,7 @@ def parser() -> command_line.Parser:
     command_line.add_choices(made)
     command_line.add_places(made)
     made.add_argument("--list", action="store_true", help="list the sections; make nothing")
-    made.add_argument(
-        "--sections",
-        type=lambda text: [word for word in text.replace(",", " ").split() if word],
-        default=[],
-        metavar="A,B",
-        help="only these sections",
-    )
+    made.add_argument("--sections", type=command_line.words, default=[], metavar="A,B", help="only these sections")
     made.add_argument(
         "--compare",
         nargs=2,
@@ -46,8 +40,10 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     if given.list:
-        for one in in_order():
-            console.print(f"{one.name:{max(len(section.name) for section in in_order())}}  {one.title}")
+        sections = in_order()
+        width = max(len(one.name) for one in sections)
+        for one in sections:
+            console.print(f"{one.name:{width}}  {one.title}")
         return 0
     chosen = build.chosen_sections(given.sections)
     runs, out = given.runs.resolve(), (given.out or given.runs / "reports").resolve()

@@ -273,13 +273,11 @@ def chosen_sections(names: Sequence[str]) -> list[Section]:
     Raises:
         UserError: for an unknown name, with the nearest.
     """
-    known = in_order()
+    known = {one.name: one for one in in_order()}
     for name in names:
-        if name not in (one.name for one in known):
-            raise UserError(
-                f"unknown section '{name}'{among(name, [one.name for one in known])} (`python -m reports --list`)"
-            )
-    return [one for one in known if not names or one.name in names]
+        if name not in known:
+            raise UserError(f"unknown section '{name}'{among(name, known)} (`python -m reports --list`)")
+    return [one for name, one in known.items() if not names or name in names]
 
 
 def make(context: Context, chosen: Sequence[Section]) -> Report:

@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmark import atomic, command_line, environment, progress
 from benchmark.errors import UserError, among
 from benchmark.perf import apart, measurements
-from benchmark.perf.base import Measurement, Setting, in_order, registry
+from benchmark.perf.base import Measurement, Setting, in_order
 from benchmark.perf.figure import ratio_bars
 from benchmark.perf.measure import cpu_seconds, machine_busy_seconds
 from benchmark.perf.report import Result, describe, machine, ratio_text, shown, slug, to_json, to_table
@@ -73,14 +73,14 @@ def selected(names: str | None) -> list[Measurement]:
     """
     if names is None:
         return in_order()
-    wanted = [name for name in names.replace(",", " ").split() if name]
-    known = [one.name for one in in_order()]
+    wanted = command_line.words(names)
+    known = {one.name: one for one in in_order()}
     for name in wanted:
-        if name not in registry:
+        if name not in known:
             raise UserError(f"--only: no measurement '{name}'{among(name, known)}")
     if not wanted:
         raise UserError(f"--only: name one or more of {', '.join(known)}")
-    return [one for one in in_order() if one.name in wanted]
+    return [one for name, one in known.items() if name in wanted]
 
 
 def writable(folder: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load as deserialize
 from scipy import stats as scipy_stats
 
@@ -163,14 +164,11 @@ def _student(context: Context, model: str, run_id: str, data: DataSet) -> models
         if not file.exists():
             raise UserError(f"run {run_id} has no artifact student.safetensors")
         content = file.read_bytes()
-    with torch.random.fork_rng(devices=[]):
-        network = models.create(model, data.num_classes, data.image_size)
     try:
-        network.load_state_dict(deserialize(content))
-    except Exception as error:  # safetensors and torch raise their own for damaged and for other weights
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"student.safetensors of run {run_id} does not fit {model}: {first}") from error
-    return network
+        weights = deserialize(content)
+    except SafetensorError as error:
+        raise UserError(f"student.safetensors of run {run_id} does not fit {model}: {error}") from error
+    return teachers.network_with(model, weights, data, f"student.safetensors of run {run_id}")
 
 
 def _members(data: DataSet, members: torch.Tensor, device: torch.device) -> torch.Tensor:
