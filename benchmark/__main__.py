@@ -54,7 +54,13 @@ def parser() -> command_line.Parser:
     )
     command_line.add_cache_limit(making)
     making.add_argument("--device", default="auto", help="--cache: what runs the teacher")
-    making.add_argument("--threads", type=int, default=environment.available_cores(), help="--cache: of a CPU")
+    making.add_argument(
+        "--threads",
+        type=command_line.positive,
+        default=environment.available_cores(),
+        metavar="N",
+        help="--cache: of a CPU",
+    )
     command_line.add_places(making)
 
     stored = commands.add_parser("teachers", help="list stored teachers, or import published checkpoints")
