@@ -149,9 +149,7 @@ def test_the_ui_needs_something_to_show(tmp_path: Path) -> None:
         (["prepare", "digits", "--threads", "0"], "--threads: must be a whole number of at least 1, got '0'"),
     ],
 )
-def test_mistyped_words_are_refused(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistyped_words_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         module.main(arguments, Console())
     assert stopped.value.code == 2
