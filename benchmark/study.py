@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from rich.console import Console
 
@@ -29,6 +28,7 @@ from benchmark.suite import load
 from benchmark.survey import Entry, Options
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from benchmark.trials import VAL_FRACTION, Batch, Ground, Trainer, confirmation_runs
+from studies import figures as drawing
 from studies.base import Choice, Study
 
 POLL_SECONDS = 1.0
@@ -435,8 +435,6 @@ def conclude(search: Search, confirmed: pd.DataFrame | None, trainer: Trainer, s
 
 def figures(search: Search) -> dict[str, bytes]:
     """Return the study's own figure, its history, importances and timeline, as PNG and SVG by file name."""
-    from studies import figures as drawing
-
     trials = frame(search.trials())
     drawn = {
         "answer": search.definition.figure(trials, search.title),
@@ -447,17 +445,6 @@ def figures(search: Search) -> dict[str, bytes]:
     return {
         f"{name}.{kind}": content for name, figure in drawn.items() for kind, content in drawing.saved(figure).items()
     }
-
-
-def importances(search: Search) -> dict[str, float]:
-    """Return the importance of every parameter by PED-ANOVA, as metrics; nothing where it is not computed."""
-    from studies.figures import why_no_importance
-
-    if why_no_importance(search.study) is not None:
-        return {}
-    evaluator = PedAnovaImportanceEvaluator()
-    found = get_param_importances(search.study, evaluator=evaluator)
-    return {f"importance/{name}": value for name, value in found.items()}
 
 
 def log(search: Search, trainer: Trainer, files: dict[str, bytes]) -> None:
@@ -475,7 +462,8 @@ def log(search: Search, trainer: Trainer, files: dict[str, bytes]) -> None:
     }
     if best is not None:
         about |= {"best_trial": str(best.number), "best_choice": best.user_attrs.get("choice", "")}
-        trainer.tracker.summarise(trainer.run_id, {"study/best_value": best.value or 0.0, **importances(search)})
+        shares = {f"importance/{name}": share for name, share in drawing.importances(search.study).items()}
+        trainer.tracker.summarise(trainer.run_id, {"study/best_value": best.value or 0.0, **shares})
     trainer.tracker.tag(trainer.run_id, about)
     trainer.tracker.artifacts(trainer.run_id, files)
 

@@ -105,9 +105,13 @@ class Study(ABC):
         Without settings, since those of a suite are the published ones of each of its pairs.
         """
 
-    @abstractmethod
     def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
-        """Return the study's own figure, with `lines` beside: all that its tables print when it is None.
+        """Return the study's own figure, with `lines` beside: all that its tables print when it is None."""
+        return self.draw(frame, title, self.published_lines() if lines is None else lines)
+
+    @abstractmethod
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
+        """Return the study's own figure, with published points beside.
 
         `frame` has one row per trial: `number`, `state` (Optuna's name, in any case), `value` (mean validation top-1 in
         percent), `std` and `num_seeds` over its seeds, and one column per parameter; nothing where there is nothing.

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 PUBLISHED_COLOURS = ("#333333", "#8C8C8C", "#56B4E9")
 PUBLISHED_MARKERS = ("s", "D", "v")
 
-__all__ = ["bars", "by_panel", "canvas", "history", "importance", "line_with_errors", "saved", "style", "timeline"]
+__all__ = [
+    "bars",
+    "by_panel",
+    "canvas",
+    "history",
+    "importance",
+    "importances",
+    "line_with_errors",
+    "saved",
+    "style",
+    "timeline",
+]
 
 ACCURACY = "validation top-1 accuracy (%)"
 PUBLISHED_ACCURACY = "published test top-1 (%)"
@@ -235,14 +246,21 @@ def why_no_importance(study: optuna.Study) -> str | None:
     return None
 
 
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Return how much each parameter decides which trials are the best, by PED-ANOVA; nothing where it is not told."""
+    if why_no_importance(study) is not None:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
 def importance(study: optuna.Study, title: str = "") -> Figure:
     """Return how much each parameter decides which trials are the best, by PED-ANOVA; or why that is not told."""
     reason = why_no_importance(study)
     with style():
         if reason is not None:
             return _note(f"Importance of the parameters is not computed: {reason}.")
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        shares = importances(study)
         num = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         figure = canvas(4.8, 1.1 + 0.32 * len(shares))
         axes = figure.subplots()

@@ -49,7 +49,7 @@ class KDTemperature(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_kd", {}), Choice("kd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         return figures.line_with_errors(
             frame,
             "kd.temperature",
@@ -58,5 +58,5 @@ class KDTemperature(Study):
             by_order=METHODS,
             named_by=as_title,
             title=title,
-            lines=self.published_lines() if lines is None else lines,
+            lines=lines,
         )

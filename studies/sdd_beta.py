@@ -58,10 +58,8 @@ class SDDBeta(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_kd", {}), Choice("kd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
-        return figures.line_with_errors(
-            frame, "sdd.beta", xlabel=XLABEL, title=title, lines=self.published_lines() if lines is None else lines
-        )
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
+        return figures.line_with_errors(frame, "sdd.beta", xlabel=XLABEL, title=title, lines=lines)
 
 
 @register
@@ -83,7 +81,7 @@ class SDDBetaContinuous(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_kd", {}), Choice("kd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         return figures.line_with_errors(
             frame,
             "sdd.beta",
@@ -91,5 +89,5 @@ class SDDBetaContinuous(Study):
             log=True,
             connected=False,
             title=title,
-            lines=self.published_lines() if lines is None else lines,
+            lines=lines,
         )

@@ -67,7 +67,7 @@ class SDDControls(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_kd", {}), Choice("kd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         return figures.bars(
             frame,
             "control",
@@ -75,5 +75,5 @@ class SDDControls(Study):
             ylabel="",
             reference="KD",
             title=title,
-            lines=self.published_lines() if lines is None else lines,
+            lines=lines,
         )

@@ -55,7 +55,7 @@ class SDDJoint(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_dkd", {}), Choice("dkd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         return figures.by_panel(
             frame,
             "sdd.beta",

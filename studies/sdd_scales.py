@@ -62,7 +62,7 @@ class SDDScales(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_kd", {}), Choice("kd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         return figures.bars(
             frame,
             "sdd.scales",
@@ -70,5 +70,5 @@ class SDDScales(Study):
             ylabel="scales",
             named=as_set,
             title=title,
-            lines=self.published_lines() if lines is None else lines,
+            lines=lines,
         )

@@ -58,7 +58,7 @@ class SDDTerms(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_kd", {}), Choice("kd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         def named(terms: str) -> str:
             return "none (KD)" if terms == "none" else terms
 
@@ -70,5 +70,5 @@ class SDDTerms(Study):
             named=named,
             reference="none",
             title=title,
-            lines=self.published_lines() if lines is None else lines,
+            lines=lines,
         )

@@ -54,7 +54,7 @@ class Warmup(Study):
     def baselines(self) -> Sequence[Choice]:
         return Choice("sdd_dkd", {}), Choice("dkd", {})
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
         return figures.bars(
             frame,
             "warmup_epochs",
@@ -64,5 +64,5 @@ class Warmup(Study):
             by_order=METHODS,
             named_by=as_title,
             title=title,
-            lines=self.published_lines() if lines is None else lines,
+            lines=lines,
         )

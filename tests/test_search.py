@@ -40,7 +40,7 @@ class Grid(Study):
     def baselines(self) -> Sequence[Choice]:
         return [Choice("kd", {})]
 
-    def figure(self, frame: pd.DataFrame, title: str = "", lines: object = None) -> Figure:
+    def draw(self, frame: pd.DataFrame, title: str, lines: object) -> Figure:
         return Figure()
 
 
