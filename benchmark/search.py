@@ -153,7 +153,7 @@ class Search:
             self._put_back()
             trials = self.trials()
             waiting = sum(trial.state == TrialState.WAITING for trial in trials)
-            spent = sum(not trial.user_attrs.get("lost", False) for trial in trials)
+            spent = sum(not is_lost(trial) for trial in trials)
             left = waiting if self.definition.grid() else waiting + max(0, self.num_trials - spent)
             # a function of what was seen, not of how often this process was started
             self.study.sampler = sampler_of(self.definition.sampler, seed=len(trials))
@@ -170,40 +170,40 @@ class Search:
 
     def _put_back(self) -> None:
         """Fail the trials of workers that are gone, and enqueue the point of each once more."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if not self.worker.is_gone(trial):
-                continue
-            self._storage.set_trial_user_attr(trial._trial_id, "lost", True)
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
+        for trial in self._running():
+            if self.worker.is_gone(trial):
+                self._lose(trial)
+
+    def _running(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _lose(self, trial: FrozenTrial) -> None:
+        """Fail a trial that nobody will finish, and enqueue its point once more."""
+        self._storage.set_trial_user_attr(trial._trial_id, "lost", True)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
 
     def tell(self, trial: Trial, value: float | None, **about: Any) -> None:
         """End a trial with its mean validation accuracy, or as failed without one, and note what is known of it."""
-        with named_errors(self.place):
-            for key, known in about.items():
-                trial.set_user_attr(key, known)
-            if value is None:
-                self.study.tell(trial, state=TrialState.FAIL)
-            else:
-                self.study.tell(trial, value)
+        self._end(trial, about, value, TrialState.FAIL if value is None else None)
 
     def prune(self, trial: Trial, **about: Any) -> None:
         """End a trial as pruned, at the last value that was reported."""
+        self._end(trial, about, None, TrialState.PRUNED)
+
+    def _end(self, trial: Trial, about: Mapping[str, Any], value: float | None, state: TrialState | None) -> None:
         with named_errors(self.place):
             for key, known in about.items():
                 trial.set_user_attr(key, known)
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self.study.tell(trial, value, state)
 
     def abandon(self, trials: Sequence[Trial]) -> None:
         """Put trials back that this worker stops in the middle of; those that were told stay so."""
+        mine = {trial.number for trial in trials}
         with named_errors(self.place), self.exclusive():
-            running = {one.number for one in self.trials() if one.state == TrialState.RUNNING}
-            for trial in trials:
-                if trial.number not in running:
-                    continue
-                trial.set_user_attr("lost", True)
-                self.study.tell(trial, state=TrialState.FAIL)
-                self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
+            for trial in self._running():
+                if trial.number in mine:
+                    self._lose(trial)
 
     def beat(self, trials: Sequence[Trial]) -> None:
         """Show workers of other machines that these trials are alive."""
@@ -233,6 +233,11 @@ def space_of(definition: Study) -> dict[str, Any]:
     }
 
 
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether the trial was put back: another one has its point."""
+    return bool(trial.user_attrs.get("lost", False))
+
+
 def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     """Return one row per trial that was not lost: number, state, value, std, num_seeds, choice, and its parameters."""
     rows = [
@@ -247,7 +252,7 @@ def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
             **trial.params,
         }
         for trial in trials
-        if not trial.user_attrs.get("lost", False)
+        if not is_lost(trial)
     ]
     columns = ["number", "state", "value", "std", "num_seeds", "choice", "reason"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)

@@ -23,7 +23,7 @@ from rich.console import Console
 import studies
 from benchmark import atomic, command_line, datasets, environment, progress, stats, tracking
 from benchmark.errors import UserError, among
-from benchmark.search import Search, frame, slug
+from benchmark.search import Search, frame, is_lost, slug
 from benchmark.suite import load
 from benchmark.survey import Entry, Options
 from benchmark.table import Cell, Column, Row, Section, Table, Value
@@ -211,7 +211,7 @@ def left_words(search: Search) -> str:
 
 def unfinished(search: Search) -> int:
     """Return how many trials are still to be told."""
-    trials = [trial for trial in search.trials() if not trial.user_attrs.get("lost", False)]
+    trials = [trial for trial in search.trials() if not is_lost(trial)]
     ended = sum(trial.state in ENDED for trial in trials)
     return max(len(trials) if search.definition.grid() else search.num_trials, len(trials)) - ended
 
@@ -282,7 +282,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def words_of(trial: FrozenTrial) -> str:
     """Return a trial that ended in one line."""
     choice = trial.user_attrs.get("choice", "")
-    if trial.user_attrs.get("lost"):
+    if is_lost(trial):
         return f"trial {trial.number}: {choice}: lost with its worker, put back"
     if trial.state == TrialState.COMPLETE:
         return f"trial {trial.number}: {choice}: {trial.value:.2f}% on the validation split"
