@@ -79,7 +79,7 @@ class ViewCache:
                     say(f"view cache {folder} {fault}: making it anew")
                     shutil.rmtree(folder)
                 _create(folder, key, shape)
-        cells, marks = _files(folder)
+        cells, marks = _files(folder, shape)
         self._cells = np.memmap(
             cells, _DTYPE[shape.storage], "r+", shape=(shape.num_rows, shape.num_cells * shape.num_classes)
         )
@@ -115,17 +115,17 @@ def _marks(row_B: NDArray[np.int64], cells_BX: NDArray[np.generic]) -> NDArray[n
     return sum_B * np.uint64(0x9E3779B97F4A7C15) + row_B.astype(np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / "cells.bin", folder / "marks.bin"
+def _files(folder: Path, shape: Shape) -> dict[Path, int]:
+    """Return the sizes in bytes of the rows' file and the marks' file, in this order."""
+    return {folder / "cells.bin": shape.num_rows * shape.row_bytes, folder / "marks.bin": 8 * shape.num_rows}
 
 
 def _fault(folder: Path, key: Mapping[str, object], shape: Shape) -> str | None:
     """Return what keeps the cache from being used, or None."""
-    cells, marks = _files(folder)
     try:
         if json.loads((folder / "manifest.json").read_text()) != key:
             return "is of another teacher or form"
-        for path, size in ((cells, shape.num_rows * shape.row_bytes), (marks, 8 * shape.num_rows)):
+        for path, size in _files(folder, shape).items():
             if path.stat().st_size != size:
                 return f"is damaged: {path.name} has {path.stat().st_size} bytes where {size} belong"
     except (OSError, ValueError) as error:
@@ -134,10 +134,9 @@ def _fault(folder: Path, key: Mapping[str, object], shape: Shape) -> str | None:
 
 
 def _create(folder: Path, key: Mapping[str, object], shape: Shape) -> None:
-    cells, marks = _files(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, size in ((cells, shape.num_rows * shape.row_bytes), (marks, 8 * shape.num_rows)):
+        for path, size in _files(folder, shape).items():
             with path.open("wb") as file:
                 file.truncate(size)
     except OSError as error:
@@ -206,11 +205,12 @@ class CachedTeacher:
             self._said_damage = True
             self._say(f"view cache {self.caches[0].folder}: {damaged} damaged rows are computed again")
         need = np.flatnonzero(~np.logical_and.reduce([good for _, good, _ in found]))
-        # the same view may come twice in a chunk
-        unique, back = np.unique(row_B[need], return_inverse=True)
-        for cache, (cells_BX, _, _), made in zip(self.caches, found, self._compute(unique), strict=True):
-            cache.write(unique, made)
-            cells_BX[need] = made[back]
+        if len(need):
+            # the same view may come twice in a chunk
+            unique, back = np.unique(row_B[need], return_inverse=True)
+            for cache, (cells_BX, _, _), made in zip(self.caches, found, self._compute(unique), strict=True):
+                cache.write(unique, made)
+                cells_BX[need] = made[back]
         return [
             torch.from_numpy(cells_BX).view(len(row_B), cache.shape.num_cells, cache.shape.num_classes)
             for cache, (cells_BX, _, _) in zip(self.caches, found, strict=True)
@@ -238,7 +238,7 @@ class CachedTeacher:
         return min(cache.num_stored() for cache in self.caches)
 
     def _compute(self, row_M: NDArray[np.int64]) -> list[NDArray[np.generic]]:
-        """Run the teacher on the given rows, in batches of one size; what lacks to a full one is filled up."""
+        """Run the teacher on the given rows, of which there is one at least, in batches of one size, filled up."""
         size = FILL_BATCH[self.teacher.device.type]
         made: list[list[Tensor]] = [[] for _ in self.caches]
         for start in range(0, len(row_M), size):
@@ -246,12 +246,7 @@ class CachedTeacher:
             full = torch.cat([part, part[-1:].expand(size - len(part))])
             for cells, kept in zip(self.teacher.cells(self._images(full)), made, strict=True):
                 kept.append(cells[: len(part)].cpu())
-        return [
-            (torch.cat(kept).flatten(1) if kept else torch.empty(0, cache.shape.num_cells * cache.shape.num_classes))
-            .numpy()
-            .astype(_DTYPE[cache.shape.storage], copy=False)
-            for cache, kept in zip(self.caches, made, strict=True)
-        ]
+        return [torch.cat(kept).flatten(1).numpy() for kept in made]
 
     def _images(self, row_B: Tensor) -> Tensor:
         crops = self.views.crops(row_B % self.views.num_views)
