@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -58,6 +59,13 @@ def eval_loader(data: DataSet, batch_size: int = 64) -> DataLoader[Any]:
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(data.mean, data.std)])
     images = PilImages(data.test, transform, with_index=False)
     return DataLoader(images, batch_size=batch_size, shuffle=False, num_workers=NUM_TEST_WORKERS)
+
+
+def to_device(loader: DataLoader[Any], device: torch.device) -> None:
+    """Go through an epoch of a loader of (images, targets, ...) and send each batch to the device."""
+    for image_BCHW, target_B, *_ in loader:
+        image_BCHW.to(device, non_blocking=True)
+        target_B.to(device, non_blocking=True)
 
 
 def file_loader(folder: str, data: DataSet, resize: int, batch_size: int, num_workers: int) -> DataLoader[Any]:

@@ -13,7 +13,7 @@ from benchmark.datasets.base import DataSet
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, throughput
 from benchmark.perf.measure import Task
-from benchmark.perf.reference_loader import NUM_WORKERS, train_loader
+from benchmark.perf.reference_loader import NUM_WORKERS, to_device, train_loader
 from benchmark.perf.workload import random_data
 
 
@@ -33,25 +33,18 @@ def augmentation(setting: Setting) -> Iterator[Row]:
 
 def reference_epoch(setting: Setting, sizes: tuple[int, int, int, int, int, int]) -> Task:
     """Return one epoch of the reference's loader."""
-    loader = train_loader(random_data(*sizes), setting.batch_size)
-
-    def run() -> None:
-        for image_BCHW, target_B, _ in loader:
-            image_BCHW.to(setting.device, non_blocking=True)
-            target_B.to(setting.device, non_blocking=True)
-
-    return run
+    return partial(to_device, train_loader(random_data(*sizes), setting.batch_size), setting.device)
 
 
 def our_epoch(setting: Setting, sizes: tuple[int, int, int, int, int, int]) -> dict[str, Task]:
     """Return one epoch of our stream."""
-    stream = train_stream(setting, random_data(*sizes))
+    return {"": partial(run_epoch, train_stream(setting, random_data(*sizes)))}
 
-    def run() -> None:
-        for _ in stream.epoch(1):
-            pass
 
-    return {"": run}
+def run_epoch(stream: TrainStream) -> None:
+    """Make every batch of an epoch."""
+    for _ in stream.epoch(1):
+        pass
 
 
 def train_stream(setting: Setting, data: DataSet) -> TrainStream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ from benchmark.datasets.files import FileImages
 from benchmark.environment import available_cores, generator
 from benchmark.perf.base import Row, Setting, measurement, throughput
 from benchmark.perf.measure import Task
-from benchmark.perf.measurements.augmentation import train_stream
-from benchmark.perf.reference_loader import file_loader
+from benchmark.perf.measurements.augmentation import run_epoch, train_stream
+from benchmark.perf.reference_loader import file_loader, to_device
 from benchmark.perf.workload import random_data
 
 SIDE, CROP, CLASSES = 256, 224, 4
@@ -57,15 +58,7 @@ def tasks(setting: Setting, folder: str, paths: list[Path], targets_N: Tensor, w
     memory = random_data(1, 1, side=SIDE, image_size=CROP, padding=0, classes=CLASSES)
     data = replace(memory, train=FileImages(paths, targets_N, SIDE, num_workers=workers))
     batches = file_loader(folder, data, SIDE, setting.batch_size, workers)
-    stream = train_stream(setting, data)
-
-    def reference() -> None:
-        for image_BCHW, target_B in batches:
-            image_BCHW.to(setting.device, non_blocking=True)
-            target_B.to(setting.device, non_blocking=True)
-
-    def ours() -> None:
-        for _ in stream.epoch(1):
-            pass
-
-    return {"reference": reference, "ours": ours}
+    return {
+        "reference": partial(to_device, batches, setting.device),
+        "ours": partial(run_epoch, train_stream(setting, data)),
+    }

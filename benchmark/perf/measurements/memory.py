@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
 from benchmark import environment
+from benchmark.perf.apart import worker
 from benchmark.perf.base import Row, Setting, counted, measurement
 from benchmark.perf.workload import PAIRS, Cohort, Pair, References, cohort_configs, run_config
 
@@ -32,9 +31,9 @@ def memory(setting: Setting) -> Iterator[Row]:
 
 def in_fresh_process(setting: Setting, pair: Pair, students: int) -> float:
     """Return the peak in MiB of training so many students in our loop; 0 is the reference with its one."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as worker:
-        return worker.submit(_peak, setting, pair, students).result()
+    # ours as in every process that trains
+    with worker(keep_memory=students > 0 and setting.device.type == "cpu") as fresh:
+        return fresh.submit(_peak, setting, pair, students).result()
 
 
 def _peak(setting: Setting, pair: Pair, students: int) -> float:
@@ -44,8 +43,6 @@ def _peak(setting: Setting, pair: Pair, students: int) -> float:
     if students == 0:
         loop = References(setting, [run_config(pair)])
     else:
-        if setting.device.type == "cpu":
-            environment.keep_freed_memory()  # as every worker that trains
         loop = Cohort(setting, [run_config(pair)] if students == 1 else cohort_configs(pair, students))
     for _ in range(STEPS):
         loop.step()
