@@ -22,6 +22,7 @@ from rich.console import Console
 
 import studies
 from benchmark import atomic, command_line, datasets, environment, progress, stats, tracking
+from benchmark.comparison import MISSING, bracketed, signed, two_decimals, unmarked_spread
 from benchmark.errors import UserError, among
 from benchmark.search import Search, frame, is_lost, slug
 from benchmark.suite import load
@@ -307,7 +308,7 @@ def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
     fields = {name: one[name] for name in ("number", "state", "choice", "value", "std", "num_seeds")}
     parameters = {name: value for name, value in one.items() if name not in fields and name != "reason"}
     choice = one["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
-    value, is_told = "—", one["state"] == "complete"
+    value, is_told = MISSING, one["state"] == "complete"
     if is_told:
         value = f"{one['value']:.2f}" + ("" if pd.isna(one["std"]) else f" ± {one['std']:.2f}")
     cells = (
@@ -374,12 +375,12 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
         gain = None
         if winner is not None and label != winner:
             gain = stats.paired_difference(by_choice[winner], last)
-        interval = f" [{gain.interval[0]:+.2f}, {gain.interval[1]:+.2f}]" if gain and gain.interval else ""
+        interval = f" {bracketed(gain.interval)}" if gain and gain.interval else ""
         cells = (
             Cell(f"{label} (winner)" if label == winner else label),
-            Cell(f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")),
-            Cell(f"{gain.mean:+.2f}{interval}" if gain else "—"),
-            Cell(f"{gain.detectable:.2f}" if gain and gain.detectable is not None else "—"),
+            Cell(unmarked_spread(last.tolist())),
+            Cell(f"{signed(gain.mean)}{interval}" if gain else MISSING),
+            Cell(two_decimals(gain.detectable if gain else None)),
             Cell(str(len(last))),
         )
         fields: dict[str, Value] = {
