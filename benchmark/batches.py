@@ -74,13 +74,13 @@ class TrainStream:
     def drawn(self, epoch: int) -> Iterator[Drawn]:
         """Yield what the batches of an epoch are made from; `batch` makes them."""
         order = self.order(epoch)
-        parts = list(torch.split(order, self.batch_size))[: self.num_batches]
+        parts = list(torch.split(self._at_home(order), self.batch_size))[: self.num_batches]
         # one transfer an epoch, not one a batch
         target_N = self.targets_N[order.to(self.device)]
         crops: dict[str, augment.Crops] = {}
         on_device: dict[str, Tensor] = {}
         strong = None
-        for number, pixels_BCHW in enumerate(self.images.batches(self._at_home(parts, order), self.device)):
+        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device)):
             part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
             if not crops:
                 height, width = pixels_BCHW.shape[2:]
@@ -106,12 +106,9 @@ class TrainStream:
     def _cropped(self, pixels_BCHW: Tensor, crops_3B: Tensor) -> Tensor:
         return augment.crop_and_flip(pixels_BCHW, crops_3B, self.data.augmentation.padding, self.data.image_size)
 
-    def _at_home(self, parts: list[Tensor], order: Tensor) -> list[Tensor]:
-        """Return the parts of the order where the pixels are: indices of images on a GPU go there at once."""
-        if not isinstance(self.images, MemoryImages) or self.images.pixels_NCHW.device.type == "cpu":
-            return parts
-        there = order.to(self.images.pixels_NCHW.device)
-        return list(torch.split(there, self.batch_size))[: self.num_batches]
+    def _at_home(self, order: Tensor) -> Tensor:
+        """Return the order where the pixels are: indices of images on a GPU go there at once, not batch by batch."""
+        return order.to(self.images.pixels_NCHW.device) if isinstance(self.images, MemoryImages) else order
 
 
 def eval_batches(
