@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -189,7 +190,7 @@ def _section(
         "pair": pair.name,
         "teacher": pair.teacher,
         "student": pair.student,
-        "teacher_accuracy": _rounded(teacher_accuracy),
+        "teacher_accuracy": rounded(teacher_accuracy),
         "teacher_published": printed.value if printed else None,
     }
     rows = []
@@ -235,22 +236,22 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
     }
     for column in ("last", "best_test", "best_val"):
         mean, std = stats.mean_std(values) if (values := line.values(column)) else (None, None)
-        fields |= {f"{column}_mean": _rounded(mean), f"{column}_std": _rounded(std)}
+        fields |= {f"{column}_mean": rounded(mean), f"{column}_std": rounded(std)}
     gain, value = line.gain, line.published
     low, high = gain.interval if gain and gain.interval else (None, None)
     best = line.values("best_test")
     return fields | {
-        "gain": _rounded(gain.mean) if gain else None,
-        "gain_low": _rounded(low),
-        "gain_high": _rounded(high),
+        "gain": rounded(gain.mean) if gain else None,
+        "gain_low": rounded(low),
+        "gain_high": rounded(high),
         "gain_num_seeds": gain.num_seeds if gain else 0,
-        "gain_correlation": _rounded(gain.correlation) if gain else None,
-        "gain_detectable": _rounded(gain.detectable) if gain else None,
+        "gain_correlation": rounded(gain.correlation) if gain else None,
+        "gain_detectable": rounded(gain.detectable) if gain else None,
         "published": value.value if value else None,
         "published_confidence": value.confidence if value else None,
         "published_table": value.table if value else None,
         "best_test_minus_published": (
-            _rounded(line.mean("best_test") - value.value) if comparable and best and value else None
+            rounded(line.mean("best_test") - value.value) if comparable and best and value else None
         ),
         "run_ids": " ".join(line.run_ids()),
     }
@@ -346,5 +347,6 @@ def _count(line: _Line) -> str:
     return f"{len(line.finished)}/{line.num_planned}" + (f", {failed} failed" if failed else "")
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def rounded(value: float | None) -> float | None:
+    """Return a number as a field of CSV: four decimals, nothing where there is none."""
+    return None if value is None or not math.isfinite(value) else round(value, 4)

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, among
 
 T = TypeVar("T")
 
@@ -54,10 +54,9 @@ class Registry(Generic[T]):
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._families:
             return self._families[prefix](rest)
-        hint = nearest(name, self._entries)
         families = "".join(f", {family}/<name>" for family in sorted(self._families))
         raise UserError(
-            f"unknown {self.kind} '{name}'{hint or ';'} known: {', '.join(self.names())}{families}"
+            f"unknown {self.kind} '{name}'{among(name, self.names())}{families}"
             f" (list them with `python -m benchmark list {self.plural.replace(' ', '-')}`)"
         )
 

@@ -16,7 +16,7 @@ from benchmark.comparison import MISSING
 from benchmark.plan import Plan
 from benchmark.published import VANILLA
 from benchmark.suite import Pair
-from benchmark.table import FEW_SEEDS, Cell, Value
+from benchmark.table import FEW_SEEDS, Cell
 from benchmark.teachers import Manifest
 from benchmark.tracking import Tracked
 from reports.base import Context
@@ -143,8 +143,3 @@ def command(context: Context, *more: str) -> str:
     """Return the command that runs the plan, or the part of it that `more` chooses, as a person types it."""
     suite, *rest = context.arguments or (context.plan.suite.name,)
     return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])
-
-
-def rounded(value: float | None) -> Value:
-    """Return a number as a field of CSV: four decimals, nothing where there is none."""
-    return None if value is None or not math.isfinite(value) else round(value, 4)

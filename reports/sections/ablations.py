@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark import published, results, stats
-from benchmark.comparison import spread, two_decimals
+from benchmark.comparison import rounded, spread, two_decimals
 from benchmark.plan import Plan
 from benchmark.published import PublishedSeries
 from benchmark.published.entry import Level
@@ -20,7 +20,7 @@ from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.tracking import Tracked
 from reports import scores, style
 from reports.base import Block, Context, Drawing, Listing, Text, section
-from reports.scores import Scores, pair_title, rounded
+from reports.scores import Scores, pair_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import pandas as pd
 
 from benchmark import published, stats
-from benchmark.comparison import MISSING, spread
+from benchmark.comparison import MISSING, rounded, spread
 from benchmark.plan import Plan
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
 from benchmark.tracking import Tracked
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import pair_title, rounded
+from reports.scores import pair_title
 
 STEP = "time/step_ms"
 BATCH = "param.recipe.batch_size"

@@ -8,12 +8,12 @@ from itertools import groupby
 import pandas as pd
 
 from benchmark import stats
-from benchmark.comparison import MISSING, signed, spread, two_decimals
+from benchmark.comparison import MISSING, rounded, signed, spread, two_decimals
 from benchmark.plan import Plan
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import Comparison, Scores, pair_title, rounded
+from reports.scores import Comparison, Scores, pair_title
 
 SELECTIONS: Mapping[str, str] = {
     "last": "last",

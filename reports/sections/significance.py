@@ -10,13 +10,13 @@ from typing import Literal
 import pandas as pd
 
 from benchmark import stats
-from benchmark.comparison import MISSING, bracketed, signed, two_decimals
+from benchmark.comparison import MISSING, bracketed, rounded, signed, two_decimals
 from benchmark.plan import Plan
 from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.teachers import Manifest
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import Comparison, pair_title, rounded
+from reports.scores import Comparison, pair_title
 
 ALPHA = 1 - stats.CONFIDENCE
 

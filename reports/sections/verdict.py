@@ -11,14 +11,14 @@ from typing import Literal
 import pandas as pd
 
 from benchmark import published, stats
-from benchmark.comparison import MISSING, bracketed, is_comparable, signed, two_decimals
+from benchmark.comparison import MISSING, bracketed, is_comparable, rounded, signed, two_decimals
 from benchmark.plan import Plan
 from benchmark.published.entry import Level
 from benchmark.suite import Pair
 from benchmark.table import Cell, Column, Row, Section, Table, Value
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import Scores, pair_title, rounded
+from reports.scores import Scores, pair_title
 from reports.sections.ablations import PARTS, Ablation, Factor, find_all, level_text, missing
 from reports.sections.significance import scope
 
