@@ -57,8 +57,8 @@ class Part:
     #: parameters that vary with the part
     varied: tuple[str, ...]
     level: Callable[[pd.Series[Any]], Level | None]
-    #: a set of runs that fills it
-    settings: tuple[str, ...]
+    #: sets of runs that fill it: what each changes of the suite
+    settings: tuple[tuple[str, ...], ...]
 
 
 def _beta(run: pd.Series[Any]) -> Level | None:
@@ -87,15 +87,15 @@ def _terms(run: pd.Series[Any]) -> Level | None:
 PARTS: dict[Factor, Part] = {
     "beta": Part(
         "Weight of complementary regions", "weight of complementary regions, sdd.beta", "sdd/table8", (BETA,), _beta,
-        ("sdd.beta=1", "sdd.beta=4", "sdd.beta=6", "sdd.beta=8"),
+        (("sdd.beta=1",), ("sdd.beta=4",), ("sdd.beta=6",), ("sdd.beta=8",)),
     ),
     "scales": Part(
         "Scale sets", "scale set, sdd.scales", "sdd/table7", (SCALES,), _scales,
-        ("sdd.scales=1", "sdd.scales=1,2", "sdd.scales=1,4", "sdd.scales=1,2,4"),
+        (("sdd.scales=1",), ("sdd.scales=1,2",), ("sdd.scales=1,4",), ("sdd.scales=1,2,4",)),
     ),
     "terms": Part(
         "Consistent and complementary regions", "regions that count", "sdd/table6", (BETA, CONSISTENT), _terms,
-        ("sdd.beta=0", "sdd.beta=1 --set sdd.consistent=0"),
+        (("sdd.beta=0",), ("sdd.beta=1", "sdd.consistent=0")),
     ),
 }  # fmt: skip
 
@@ -118,7 +118,10 @@ def ablations(context: Context) -> list[Block]:
 def missing(factor: Factor, context: Context) -> str:
     """Return which runs make an ablation, and the commands that train them."""
     method = next((name for name in context.plan.methods if name.startswith("sdd_")), "sdd_kd")
-    commands = [scores.command(context, "--methods", method, "--set", setting) for setting in PARTS[factor].settings]
+    commands = [
+        scores.command(context, "--methods", method, *(word for one in changed for word in ("--set", one)))
+        for changed in PARTS[factor].settings
+    ]
     return f"No pair has finished runs that differ in it alone; these train them: {'; '.join(commands)}"
 
 

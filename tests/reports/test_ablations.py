@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from benchmark.tracking import Tracked
-from reports.sections.ablations import ablations, find, tracked_frame
+from benchmark import run
+from benchmark.tracking import Tracked, flat
+from reports.sections.ablations import PARTS, Factor, ablations, find, missing, tracked_frame
 from tests.reports.frames import PAIR, check_drawn, context, drawings, plan, rows, runs, tables, words
 
 SDD: dict[str, Any] = {"sdd.beta": 2.0, "sdd.consistent": 1.0, "sdd.scales": [1, 2, 4], "kd.temperature": 4.0}
@@ -21,8 +24,8 @@ def varied(value: float, num: int = 3, **changes: Any) -> list[Tracked]:
 def everything(num: int = 3) -> list[Tracked]:
     return [
         *varied(76.0, num),
-        *(run for beta in (1.0, 4.0, 6.0, 8.0) for run in varied(75.0 + beta / 10, num, beta=beta)),
-        *(run for scales in ([1, 2], [1, 4]) for run in varied(75.5, num, scales=scales)),
+        *(one for beta in (1.0, 4.0, 6.0, 8.0) for one in varied(75.0 + beta / 10, num, beta=beta)),
+        *(one for scales in ([1, 2], [1, 4]) for one in varied(75.5, num, scales=scales)),
         *varied(75.2, num, beta=0.0),
         *varied(75.3, num, beta=1.0, consistent=0.0),
         *runs("kd", [74.0, 74.1, 74.2][:num], params={"kd.temperature": 4.0}),
@@ -78,6 +81,23 @@ def test_figures(num: int) -> None:
         # spread from three seeds only
         assert bool(ours.collections) == (num == 3)
         assert theirs.lines
+
+
+@pytest.mark.parametrize("factor", PARTS)
+def test_the_commands_that_fill_a_gap_are_taken(factor: Factor) -> None:
+    """As a person would copy them into a shell: what each changes makes a level of the part."""
+    _, _, told = missing(factor, context()).partition("these train them: ")
+    levels = set()
+    for command in told.split("; "):
+        given = run.parser().parse_args(shlex.split(command)[3:])
+        for planned in run.plan_of(given, "cpu").runs:
+            params = {
+                f"param.{name}": str(value) for name, value in flat(planned.config.model_dump(mode="json")).items()
+            }
+            if planned.config.method == "sdd_kd":
+                levels.add(PARTS[factor].level(pd.Series(params)))
+    assert None not in levels
+    assert len(levels) == len(PARTS[factor].settings)
 
 
 def test_nothing_few_and_nan() -> None:
