@@ -79,7 +79,7 @@ def correlation(context: Context) -> list[Block]:
     """Figures 3 to 5 of the paper, for the first pair with a run of KD and of SD-KD under the same seed."""
     chosen = choose(context.plan, context.frame)
     if chosen is None:
-        command = scores.command(context, "--methods", BASE, DECOUPLED)
+        command = scores.command(context, "--methods", f"{BASE},{DECOUPLED}")
         return [Text(f"Missing: no pair has finished runs of KD and SD-KD under the same seed; {command} trains them.")]
     try:
         return list(_blocks(context, chosen))

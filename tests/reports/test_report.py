@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from benchmark import published, suite
+from benchmark import published, run, suite
 from benchmark.errors import UserError
 from benchmark.plan import Plan, make_plan
 from benchmark.table import Cell, Column, Row, Section, Table
@@ -102,6 +103,26 @@ def test_values_of_tables_are_those_of_the_runs(tmp_path: Path) -> None:
         file.name for file in (path.with_suffix("") / "tables").iterdir()
     }
     assert report.timestamp == max(run.start_time for run in context.tracked) // 1000
+
+
+@pytest.mark.parametrize("num_runs", [0, 5])
+def test_every_command_that_a_report_prints_is_taken(
+    num_runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[list[str]] = []
+    join = shlex.join
+
+    def recorded(words: Sequence[str]) -> str:
+        printed.append(list(words))
+        return join(words)
+
+    monkeypatch.setattr("reports.scores.shlex.join", recorded)
+    plan = make_plan(suite.load("cub"))
+    context = gathered(plan, synthetic.tracked(plan, only=num_runs), tmp_path)
+    build.make(context, build.chosen_sections([]))
+    assert {" ".join(words[:3]) for words in printed} == {"python -m benchmark.run"}
+    for words in printed:
+        assert run.plan_of(run.parser().parse_args(words[3:]), "cpu").runs
 
 
 def test_is_the_same_bytes_for_the_same_data(tmp_path: Path) -> None:
