@@ -116,7 +116,9 @@ class Archive:
         try:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{self.folder}.partial-") as partial:
                 with tarfile.open(archive) as tar:
-                    tar.extractall(partial, filter="data")
+                    # Pythons before 3.11.4 have no filter; what is unpacked here is known by its checksum anyway
+                    tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+                    tar.extractall(partial)
                 (Path(partial) / self.folder).rename(folder)
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"cannot unpack {archive} ({error}): free some space, or unpack it by hand") from error
