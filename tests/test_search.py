@@ -234,11 +234,11 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
     binaries = (found[-1] if found else Path(str(elsewhere))).parent
     data, socket = Path("/tmp") / f"pg-{os.getpid()}", "/tmp"
     # the server refuses to run as root
-    user = pwd.getpwnam("postgres").pw_name if os.getuid() == 0 else None
-    prefix = ["runuser", "-u", user, "--"] if user else []
+    owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+    as_owner: dict[str, Any] = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
 
     def run(*command: str) -> None:
-        subprocess.run([*prefix, *command], check=True, capture_output=True, cwd="/tmp")
+        subprocess.run(command, check=True, capture_output=True, cwd="/tmp", **as_owner)
 
     port = 20000 + os.getpid() % 20000
     run(str(binaries / "initdb"), "-D", str(data), "-U", "bench", "--auth=trust")
