@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,18 @@ def test_tuning_is_of_students_and_needs_a_validation_split(small: suite.Suite) 
     assert str(caught.value) == (
         "run.tuning: runs are ranked on the validation split: set data.val_fraction above 0 (got True)"
     )
+
+
+def test_signatures_are_those_of_runs_on_record() -> None:
+    """A field more or less, another default or another `numerics_version` makes other runs: say so by a new file."""
+    pinned = json.loads((Path(__file__).parent / "golden" / "signatures.json").read_text())
+    for name, expected in pinned.items():
+        plan = make_plan(suite.load(name))
+        found = {f"teacher {model}": one.signature("digest", None) for model, one in plan.teachers.items()}
+        for run in plan.runs:
+            if run.pair is plan.pairs[0] and run.config.repetition == 1:
+                found[run.config.method] = run.config.signature("digest", "checksum")
+        assert {key: found.get(key) for key in expected} == expected, name
 
 
 def test_runs_that_are_not_for_tuning_have_the_signatures_they_had_before_there_was_any() -> None:
