@@ -16,14 +16,16 @@ from rich.table import Table as RichTable
 
 import distillers
 import models
-from benchmark import atomic, command_line, datasets, environment, prepare, results, run, suite, teachers, tracking
+from benchmark import command_line, datasets, files, machine, prepare, results, run, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, among, nearest
-from benchmark.plan import make_plan
-from benchmark.survey import Options
+from benchmark.execution.options import Options
+from benchmark.plan import suite
+from benchmark.plan.resolve import make_plan
+from benchmark.train import teacher_store
 from distillers.base import Convention, Parameters
 
-KINDS = ("methods", "models", "datasets", "suites", "studies")
+KINDS = ("methods", "models", "datasets", "suites")
 
 
 def parser() -> command_line.Parser:
@@ -31,7 +33,7 @@ def parser() -> command_line.Parser:
     made = command_line.Parser("python -m benchmark", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command_line.Parser)
 
-    listing = commands.add_parser("list", help="methods, models, data sets, suites and studies by name")
+    listing = commands.add_parser("list", help="methods, models, data sets and suites by name")
     listing.add_argument("kind", nargs="?", choices=KINDS, metavar="|".join(KINDS))
 
     show = commands.add_parser("show", help="one of them in full: fields, ranges, defaults, sources")
@@ -57,7 +59,7 @@ def parser() -> command_line.Parser:
     making.add_argument(
         "--threads",
         type=command_line.positive,
-        default=environment.available_cores(),
+        default=machine.available_cores(),
         metavar="N",
         help="--cache: of a CPU",
     )
@@ -98,8 +100,6 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 def list_names(given: argparse.Namespace, console: Console) -> int:
     """Print what is registered, by kind."""
-    import studies  # brings Optuna, which no other command here needs
-
     rows = {
         "methods": [
             (name, f"{distillers.registry.get(name).title}: {first_line(distillers.registry.get(name).__doc__)}")
@@ -116,7 +116,6 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
             (name, first_line(sys.modules[datasets.registry.get(name).__module__].__doc__)) for name in datasets.names()
         ],
         "suites": [(name, suite.load(name).title) for name in suite.names()],
-        "studies": [(name, studies.registry.get(name).question) for name in studies.names()],
     }
     for kind in [given.kind] if given.kind else KINDS:
         console.print(f"{kind}", style="bold")
@@ -135,7 +134,10 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
         for name, words in rows[kind]:
             console.print(f"  {name:{width}}  {words}", overflow="ellipsis", no_wrap=True)
     if not given.kind:
-        console.print("\nOne of them in full: `python -m benchmark show NAME`")
+        console.print(
+            "\nOne of them in full: `python -m benchmark show NAME`. Studies: `python -m benchmark.study`. Sections of"
+            " the report: `python -m reports --list`."
+        )
     return 0
 
 
@@ -259,11 +261,11 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
 
         device = command_line.resolve_device(given.device)
         data = datasets.load(Data(name=given.dataset), given.data.resolve(), given.runs.resolve() / "cache")
-        for manifest in teachers.import_folder(given.folder, folder, data, torch.device(device)):
+        for manifest in teacher_store.import_folder(given.folder, folder, data, torch.device(device)):
             console.print(f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}")
         return 0
     shown = RichTable("data set", "model", "test top-1", "best epoch", "epochs", "origin", "checksum", "file")
-    for place, manifest in teachers.manifests(folder):
+    for place, manifest in teacher_store.manifests(folder):
         best = "" if manifest.best_test_top1 is None else f"{manifest.best_test_top1:.2f}"
         shown.add_row(
             manifest.dataset,
@@ -295,8 +297,8 @@ def export_runs(given: argparse.Namespace, console: Console) -> int:
         raise UserError(f"no experiment '{given.suite}'{among(given.suite, experiments)}")
     chosen = [experiments[given.suite]] if given.suite else list(experiments.values())
     tracked = tracker.runs_in(chosen)
-    atomic.write(given.to / "runs.csv", results.frame(tracked).to_csv(index=False).encode())
-    atomic.write(given.to / "epochs.csv", results.epochs(tracker, tracked).to_csv(index=False).encode())
+    files.write(given.to / "runs.csv", results.frame(tracked).to_csv(index=False).encode())
+    files.write(given.to / "epochs.csv", results.epochs(tracker, tracked).to_csv(index=False).encode())
     for one in tracked:
         tracker.download(one.run_id, given.to / "artifacts" / one.signature)
     console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}")
@@ -316,7 +318,7 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         return 0
     console.print("Ctrl-C ends the server.")
     # two processes of one gigabyte less: no background jobs are used here
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [
         sys.executable,
         "-m",
@@ -333,7 +335,7 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         "--default-artifact-root",
         str(tracker.runs / "artifacts"),
     ]
-    return subprocess.run(command, env=environment, check=False).returncode
+    return subprocess.run(command, env=variables, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol
 
 from rich.console import Console
 
-from benchmark import environment
+from benchmark import machine
 from benchmark.errors import UserError, among, nearest
 
 EXIT_USER_ERROR = 2
@@ -179,7 +179,7 @@ def resolve_device(name: str) -> str:
 
 def default_workers(device: str, threads: int) -> int:
     """Return how many cohorts run side by side: as many single-threaded ones as there are cores, or one on a GPU."""
-    return 1 if device != "cpu" else max(1, environment.available_cores() // threads)
+    return 1 if device != "cpu" else max(1, machine.available_cores() // threads)
 
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:

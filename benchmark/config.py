@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 import distillers
-from benchmark.environment import stream_seed
 from benchmark.errors import UserError, among
+from benchmark.randomness import stream_seed
 
 #: raise it whenever a change of the harness makes a run's numbers differ: part of every signature
 NUMERICS_VERSION = 2

@@ -8,13 +8,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmark import command_line, datasets, environment, suite, teachers
+from benchmark import command_line, datasets, machine
 from benchmark.config import Data, Precision
 from benchmark.errors import UserError, among
-from benchmark.heads import STORED_SCALES, Request
-from benchmark.plan import data_config, parse_assignments
-from benchmark.teacher import STORED_VIEW, BatchTeacher
-from benchmark.view_cache import open_caches
+from benchmark.plan import suite
+from benchmark.plan.resolve import data_config, parse_assignments
+from benchmark.train import teacher_store
+from benchmark.train.heads import STORED_SCALES, Request
+from benchmark.train.teacher import STORED_VIEW, BatchTeacher
+from benchmark.train.view_cache import open_caches
 
 
 def prepare(given: argparse.Namespace, console: Console) -> int:
@@ -43,23 +45,23 @@ def _fill_view_caches(given: argparse.Namespace, data: datasets.DataSet, console
         UserError: when no such teacher is stored, or its cache does not fit.
     """
     runs = given.runs.resolve()
-    stored = {manifest.model: (folder, manifest) for folder, manifest in teachers.manifests(runs / "teachers")
+    stored = {manifest.model: (folder, manifest) for folder, manifest in teacher_store.manifests(runs / "teachers")
               if manifest.data_digest == data.digest}  # fmt: skip
     if given.cache != "all" and given.cache not in stored:
         raise UserError(f"--cache {given.cache}: no such teacher of {data.name} is stored{among(given.cache, stored)}")
     if not stored:
         raise UserError(f"--cache: no teacher of {data.name} is stored under {runs / 'teachers'}; a run trains those")
     device = command_line.resolve_device(given.device)
-    environment.set_numerics(torch.device(device), given.threads)
-    environment.keep_freed_memory()
-    precision: Precision = "bf16" if environment.has_fast_bf16(device) else "fp32"
+    machine.set_numerics(torch.device(device), given.threads)
+    machine.keep_freed_memory()
+    precision: Precision = "bf16" if machine.has_fast_bf16(device) else "fp32"
     for model in [given.cache] if given.cache != "all" else stored:
         folder, manifest = stored[model]
         file = manifest.file(folder)
         # the scales of the papers: what every method sees follows from the cells that are stored for them
         wanted = [Request(STORED_VIEW, STORED_SCALES, "map")]
         teacher = BatchTeacher(
-            teachers.load_network(file, data), wanted, torch.device(device), precision, data.image_size, "fp16"
+            teacher_store.load_network(file, data), wanted, torch.device(device), precision, data.image_size, "fp16"
         )
         cached = open_caches(teacher, file, data, len(data.train), runs / "cache", given.cache_gb, console.print)
         before = cached.num_stored()

@@ -11,15 +11,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmark import atomic, command_line, datasets, environment, progress, results, tracking
-from benchmark.comparison import comparison
+from benchmark import command_line, datasets, files, machine, results, tracking
+from benchmark.analysis.comparison import comparison
+from benchmark.analysis.table import Table
 from benchmark.errors import UserError
-from benchmark.estimate import Costs
-from benchmark.execute import Execution, estimate_s
-from benchmark.plan import Plan, make_plan
-from benchmark.suite import load
-from benchmark.survey import Entry, Options, Survey
-from benchmark.table import Table
+from benchmark.execution import progress
+from benchmark.execution.estimate import Costs, estimate_s
+from benchmark.execution.execute import Execution
+from benchmark.execution.options import Options
+from benchmark.execution.survey import Entry, Survey
+from benchmark.plan.resolve import Plan, make_plan
+from benchmark.plan.suite import load
 
 
 def parser() -> command_line.Parser:
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         console.print("Measuring a few steps of every network ...", end=" ")
         console.print(
             f"about {progress.duration(estimate_s(survey, costs))} on"
-            f" {environment.describe_device(torch.device(device))}, {options.workers}"
+            f" {machine.describe_device(torch.device(device))}, {options.workers}"
             f" worker{'s' if options.workers > 1 else ''}"
         )
         if (rate := costs.loader_images_per_s()) is not None:
@@ -146,7 +148,7 @@ def conclude(execution: Execution, console: Console) -> int:
         console.print()
         console.print(table.to_rich())
     written = write_table(table, survey.options.runs, plan.file_name)
-    again = environment.command_line()
+    again = machine.command_line()
     reasons = {entry.reason: entry.label for entry in survey.entries if entry.state == "failed"}
     for problem in execution.problems or [f"{label}: {reason}" for reason, label in reasons.items()]:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
@@ -182,12 +184,12 @@ def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
 def write_table(table: Table, runs: Path, name: str) -> list[Path]:
     """Write a table as Markdown, CSV and LaTeX; return the files."""
     texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
-    files = []
+    paths = []
     for ending, text in texts.items():
         path = runs / "results" / f"{name}.{ending}"
-        atomic.write(path, text.encode())
-        files.append(path)
-    return files
+        files.write(path, text.encode())
+        paths.append(path)
+    return paths
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmark import environment
+from benchmark import machine
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -165,8 +165,8 @@ class Tracker:
         tags: Mapping[str, str],
     ) -> str:
         """Make a run, with its parameters, tags and data set, and return its id."""
-        commit, dirty = environment.git_state()
-        command = environment.command_line()
+        commit, dirty = machine.git_state()
+        command = machine.command_line()
         everything = {
             "role": role,
             "signature": signature,
@@ -182,7 +182,7 @@ class Tracker:
             "mlflow.source.name": command,
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": commit,
-            **{f"version.{package}": version for package, version in environment.package_versions().items()},
+            **{f"version.{package}": version for package, version in machine.package_versions().items()},
             **({"mlflow.parentRunId": parent} if parent else {}),
             **tags,
         }

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmark import command_line, tracking
-from benchmark.plan import Plan, make_plan
-from benchmark.suite import load
+from benchmark.plan.resolve import Plan, make_plan
+from benchmark.plan.suite import load
 from reports import build
 from reports.base import Context, in_order
 from reports.compare import compared

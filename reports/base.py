@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark import results
-from benchmark.plan import Plan, PlannedRun
+from benchmark.analysis.table import Table
+from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.registry import Registry
-from benchmark.table import Table
-from benchmark.teachers import Manifest
 from benchmark.tracking import Tracked, Tracker
+from benchmark.train.teacher_store import Manifest
 
 #: metric of the test accuracy after an epoch, in percent
 ACCURACY = "test/top1"

@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from benchmark import atomic, datasets, environment, results, teachers
+from benchmark import datasets, files, machine, results
+from benchmark.analysis.table import Table
 from benchmark.errors import UserError, among
-from benchmark.plan import Plan, PlannedRun
-from benchmark.table import Table
-from benchmark.teachers import Manifest
+from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.tracking import Tracked, Tracker
+from benchmark.train import teacher_store
+from benchmark.train.teacher_store import Manifest
 from reports import pdf, scores, sections, style
 from reports.base import Block, Context, Drawing, Listing, Section, Text, in_order
 from reports.pdf import Part
@@ -175,7 +176,7 @@ def _readable(tracked: Sequence[Tracked], problems: list[str]) -> list[Tracked]:
 def _manifests(folder: Path, problems: list[str]) -> list[Manifest]:
     found: list[Manifest] = []
     try:
-        for _, manifest in teachers.manifests(folder):
+        for _, manifest in teacher_store.manifests(folder):
             found.append(manifest)  # what was read before a damaged one counts
     except UserError as error:
         problems.append(f"Teachers: {error}.")
@@ -307,7 +308,7 @@ def make(context: Context, chosen: Sequence[Section]) -> Report:
 
 def checkout() -> str:
     """Return the commit that reports are made from now, in words."""
-    commit, dirty = environment.git_state()
+    commit, dirty = machine.git_state()
     return commit[:12] + (" (changed)" if dirty else "")
 
 
@@ -381,12 +382,12 @@ def linker(context: Context) -> pdf.Link:
 def write(report: Report, out: Path) -> Path:
     """Write the PDF beside a folder with its tables, figures and sources; return the path of the PDF."""
     folder = out / report.slug
-    files = dict(_files(report))
-    _remove_old(folder, files)
-    for name, content in files.items():
-        atomic.write(folder / name, content)
+    contents = dict(_files(report))
+    _remove_old(folder, contents)
+    for name, content in contents.items():
+        files.write(folder / name, content)
     path = out / f"{report.slug}.pdf"
-    atomic.write(path, pdf.compiled(folder, report.timestamp))
+    files.write(path, pdf.compiled(folder, report.timestamp))
     return path
 
 
@@ -436,14 +437,14 @@ def _cells(table: Table) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
                 yield name, column.header, cell.text, cell.run_ids
 
 
-def _remove_old(folder: Path, files: Mapping[str, bytes]) -> None:
+def _remove_old(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Remove what an earlier report wrote here and this one does not: only files that it names as its own."""
     try:
         old = json.loads((folder / pdf.DATA).read_text()).get("files", [])
     except (OSError, ValueError, AttributeError):
         return
     for name in old:
-        if isinstance(name, str) and re.fullmatch(r"(tables|figures)/[A-Za-z0-9._-]+", name) and name not in files:
+        if isinstance(name, str) and re.fullmatch(r"(tables|figures)/[A-Za-z0-9._-]+", name) and name not in contents:
             (folder / name).unlink(missing_ok=True)
 
 

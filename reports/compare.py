@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark import stats, suite
-from benchmark.comparison import MISSING, gain_text, signed, unmarked_spread
+from benchmark.analysis import stats
+from benchmark.analysis.comparison import MISSING, gain_text, signed, unmarked_spread
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.errors import UserError, among
-from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
+from benchmark.plan import suite
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, checkout, linker, newest

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import pandas as pd
 
 import distillers
-from benchmark import stats
-from benchmark.comparison import MISSING
-from benchmark.plan import Plan
-from benchmark.published import VANILLA
-from benchmark.suite import Pair
-from benchmark.table import FEW_SEEDS, Cell
-from benchmark.teachers import Manifest
+from benchmark.analysis import stats
+from benchmark.analysis.comparison import MISSING
+from benchmark.analysis.published import VANILLA
+from benchmark.analysis.table import FEW_SEEDS, Cell
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
 from benchmark.tracking import Tracked
+from benchmark.train.teacher_store import Manifest
 from reports.base import Context
 
 FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no interval, and no evidence of a difference."

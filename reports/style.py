@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import distillers
-from benchmark.style import COLOURS, FAINT, MARKERS, canvas, saved, style
+from benchmark.analysis.style import COLOURS, FAINT, MARKERS, canvas, saved, style
 
 __all__ = ["ALONE", "COLOURS", "FAINT", "MARKERS", "PUBLISHED", "WIDTH", "Look", "canvas", "look", "saved", "style"]
 

@@ -1,15 +1,1 @@
-"""Studies by name: one question per file. A new file in this folder that registers a study is a new study."""
-
-from __future__ import annotations
-
-from benchmark.registry import import_modules
-from studies.base import Choice, PublishedLine, Study, registry
-
-import_modules(__name__, list(__path__))
-
-__all__ = ["Choice", "PublishedLine", "Study", "names", "registry"]
-
-
-def names(pattern: str = "*") -> list[str]:
-    """Return the registered studies that match a shell pattern, sorted."""
-    return registry.names(pattern)
+"""Studies: questions answered by a search. The machinery is here, the questions are in `questions/`, one per file."""

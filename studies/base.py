@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from optuna.trial import BaseTrial
 
 import distillers
-from benchmark import published
+from benchmark.analysis import published
 from benchmark.registry import Registry
 
 if TYPE_CHECKING:  # a second, which a command that draws nothing need not wait for

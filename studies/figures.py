@@ -16,7 +16,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmark.style import COLOURS, FAINT, MARKERS, canvas, saved, style
+from benchmark.analysis.style import COLOURS, FAINT, MARKERS, canvas, saved, style
 from studies.base import PublishedLine
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import distillers
 from benchmark import datasets
 from benchmark.config import Data, Recipe, RunConfig
 from benchmark.datasets.base import DataSet
-from benchmark.jobs import CohortJob, LaneJob, TeacherFile
+from benchmark.train.messages import CohortJob, LaneJob, TeacherFile
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 torch.set_num_threads(1)
@@ -83,11 +83,11 @@ def make_job(
 @pytest.fixture(scope="session")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory, digits: DataSet) -> TeacherFile:
     """A stored teacher: an untrained resnet8, which is as good as any for equality."""
-    from benchmark import teachers
-    from benchmark.lane import create_network, weights_of
+    from benchmark.train import teacher_store
+    from benchmark.train.lane import create_network, weights_of
 
     network = create_network("resnet8", digits.num_classes, digits.image_size, seed=7)
-    folder, manifest = teachers.store(
+    folder, manifest = teacher_store.store(
         tmp_path_factory.mktemp("teachers"),
         digits,
         "resnet8",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.datasets.base import Augmentation
-from benchmark.environment import generator
+from benchmark.randomness import generator
 
 #: on a CPU one gather cuts small images, and larger ones are faster copied one by one
 _GATHERED_SIDE = 64

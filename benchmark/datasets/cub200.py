@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, registry
 from benchmark.datasets.download import Archive
-from benchmark.datasets.files import digest_of_splits, images_from_files
+from benchmark.datasets.image_files import digest_of_splits, images_from_files
 from benchmark.errors import UserError
 
 NUM_CLASSES, NUM_IMAGES = 200, 11788

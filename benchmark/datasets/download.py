@@ -14,8 +14,8 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from benchmark.atomic import locked, say, written_whole
 from benchmark.errors import UserError
+from benchmark.files import locked, say, written_whole
 
 
 def check(path: Path, md5: str, way_out: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, registry
-from benchmark.datasets.files import digest_of_splits, images_from_files
+from benchmark.datasets.image_files import digest_of_splits, images_from_files
 from benchmark.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.atomic import locked, say, written_whole
 from benchmark.errors import UserError
+from benchmark.files import locked, say, written_whole
 
 OTHER_PLACE = "name another folder with `--set data.cache=<folder>`"
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from benchmark.environment import generator
+from benchmark.randomness import generator
 
 NUM_SLOTS = 2
 CUTOUT_SHARE = 0.5

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmark import atomic, command_line, environment, progress
+from benchmark import command_line, files, machine
 from benchmark.errors import UserError, among
+from benchmark.execution import progress
 from benchmark.perf import apart, measurements
 from benchmark.perf.base import Measurement, Setting, in_order
 from benchmark.perf.figure import ratio_bars
 from benchmark.perf.measure import cpu_seconds, machine_busy_seconds
-from benchmark.perf.report import Result, describe, machine, ratio_text, shown, slug, to_json, to_table
+from benchmark.perf.report import Result, describe, provenance, ratio_text, shown, slug, to_json, to_table
 
 __all__ = ["main", "measurements"]
 
@@ -38,14 +39,14 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     given = parser().parse_args(arguments)
     chosen = selected(given.only)
     device = torch.device(command_line.resolve_device(given.device))
-    threads = environment.available_cores() if given.threads is None else given.threads
+    threads = machine.available_cores() if given.threads is None else given.threads
     if threads < 1:
         raise UserError(f"--threads {threads}: must be at least 1")
     writable(given.out)
     setting = Setting(device, threads, given.quick)
-    flags = environment.command_line() if arguments is None else " ".join(["python -m benchmark.perf", *arguments])
-    about = machine(setting, flags.split())
-    environment.set_numerics(device, threads)
+    flags = machine.command_line() if arguments is None else " ".join(["python -m benchmark.perf", *arguments])
+    about = provenance(setting, flags.split())
+    machine.set_numerics(device, threads)
     console.print(describe(about), soft_wrap=True)
     print_plan(chosen, setting, console)
     try:
@@ -55,12 +56,12 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     table = to_table(about, results)
     console.print()
     console.print(table.to_rich())
-    files = {"json": to_json(about, results).encode(), "md": table.to_markdown().encode()}
+    contents = {"json": to_json(about, results).encode(), "md": table.to_markdown().encode()}
     if any(row.ratio for result in results for row in result.rows):
-        files |= ratio_bars(results, describe(about))
-    for kind, content in files.items():
+        contents |= ratio_bars(results, describe(about))
+    for kind, content in contents.items():
         path = given.out / f"perf-{slug(str(about['device']))}.{kind}"
-        atomic.write(path, content)
+        files.write(path, content)
         console.print(str(path), soft_wrap=True)
     return 1 if any(result.failure for result in results) else 0
 

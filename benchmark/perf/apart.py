@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
-from benchmark import environment
+from benchmark import machine
 from benchmark.perf.base import Setting
 from benchmark.perf.measure import Task
 
@@ -57,7 +57,7 @@ def worker(*, keep_memory: bool) -> ProcessPoolExecutor:
 
 def hold(setting: Setting, make: Make) -> list[str]:
     """Make the tasks of this process and return their names."""
-    environment.set_numerics(setting.device, setting.threads)
+    machine.set_numerics(setting.device, setting.threads)
     _tasks.update(make())
     return list(_tasks)
 
@@ -73,7 +73,7 @@ def drop() -> None:
     """Forget the tasks of this process, and give back their memory."""
     _tasks.clear()
     gc.collect()
-    environment.release_freed_memory()
+    machine.release_freed_memory()
 
 
 def cpu_seconds() -> float:
@@ -89,7 +89,7 @@ def close() -> None:
 
 def _begin(keep_memory: bool) -> None:
     if keep_memory:
-        environment.keep_freed_memory()
+        machine.keep_freed_memory()
 
 
 def _title(side: str, name: str) -> str:

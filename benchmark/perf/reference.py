@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.config import RunConfig
-from benchmark.lane import create_network
+from benchmark.train.lane import create_network
 from models import Network
 
 Values = Mapping[str, Any]

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from benchmark import environment
+from benchmark import machine
+from benchmark.analysis.table import Cell, Column, Section, Table, Value
+from benchmark.analysis.table import Row as TableRow
 from benchmark.perf.base import Measurement, Row, Setting, Side, Unit
-from benchmark.table import Cell, Column, Section, Table, Value
-from benchmark.table import Row as TableRow
 
 COLUMNS = (
     Column("", "left"),
@@ -53,18 +53,18 @@ class Result:
     other_cores: float = 0.0
 
 
-def machine(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
+def provenance(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
     """Return what the numbers depend on, JSON-ready."""
-    commit, dirty = environment.git_state()
+    commit, dirty = machine.git_state()
     return {
-        "device": environment.describe_device(setting.device),
-        "cores": environment.available_cores(),
+        "device": machine.describe_device(setting.device),
+        "cores": machine.available_cores(),
         "threads": setting.threads,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         #: runnable processes just before the start, this one included: above 1, others were at work
         "load_average_1_min": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
-        "versions": environment.package_versions(),
+        "versions": machine.package_versions(),
         "git_commit": commit,
         "git_dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import distillers
-from benchmark.batches import Batch
 from benchmark.config import Data, Precision, Recipe, RunConfig, Storage
 from benchmark.datasets.base import Augmentation, DataSet, MemoryImages
-from benchmark.environment import generator
-from benchmark.graphs import Branches, Inputs, ReplayedStep, Step, capture_for
-from benchmark.heads import Request
-from benchmark.lane import Lane, create_network
 from benchmark.perf.base import Setting
 from benchmark.perf.measure import Task
 from benchmark.perf.reference import Trainer
-from benchmark.teacher import BatchTeacher
+from benchmark.randomness import generator
+from benchmark.train.batches import Batch
+from benchmark.train.cuda_graphs import Branches, Inputs, ReplayedStep, Step, capture_for
+from benchmark.train.heads import Request
+from benchmark.train.lane import Lane, create_network
+from benchmark.train.teacher import BatchTeacher
 from distillers import Outputs
 from models import Network
 

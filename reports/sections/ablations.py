@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark import published, results, stats
-from benchmark.comparison import rounded, spread, two_decimals
-from benchmark.plan import Plan
-from benchmark.published import PublishedSeries
-from benchmark.published.entry import Level
-from benchmark.suite import Pair
-from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
+from benchmark import results
+from benchmark.analysis import published, stats
+from benchmark.analysis.comparison import rounded, spread, two_decimals
+from benchmark.analysis.published import PublishedSeries
+from benchmark.analysis.published.entry import Level
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
 from benchmark.tracking import Tracked
 from reports import scores, style
 from reports.base import Block, Context, Drawing, Listing, Text, section

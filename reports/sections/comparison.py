@@ -8,13 +8,13 @@ from dataclasses import replace
 import pandas as pd
 
 import distillers
-from benchmark import published, stats
-from benchmark.comparison import MISSING, is_comparable, signed, two_decimals, unmarked_spread
-from benchmark.comparison import comparison as detailed
-from benchmark.plan import Plan
-from benchmark.published import VANILLA, PublishedTable
-from benchmark.suite import Pair
-from benchmark.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis import published, stats
+from benchmark.analysis.comparison import MISSING, is_comparable, signed, two_decimals, unmarked_spread
+from benchmark.analysis.comparison import comparison as detailed
+from benchmark.analysis.published import VANILLA, PublishedTable
+from benchmark.analysis.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
 from reports.scores import Scores, scores, teacher_cell, title_of
 from reports.sections.cover import tables_of

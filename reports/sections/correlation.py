@@ -19,13 +19,14 @@ from safetensors.torch import load as deserialize
 from scipy import stats as scipy_stats
 
 import models
-from benchmark import datasets, teachers
-from benchmark.batches import eval_batches, splits
+from benchmark import datasets
 from benchmark.datasets.augment import center_crop
 from benchmark.datasets.base import DataSet, stratified
 from benchmark.errors import UserError
-from benchmark.plan import Plan
-from benchmark.suite import Pair
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
+from benchmark.train import teacher_store
+from benchmark.train.batches import eval_batches, splits
 from reports import scores, style
 from reports.base import Block, Context, Drawing, Text, section
 from reports.scores import pair_title
@@ -151,7 +152,7 @@ def _teacher(context: Context, chosen: Chosen, data: DataSet) -> models.Network:
     manifest = context.teachers.get(chosen.pair.teacher)
     if manifest is None:
         raise UserError(f"the teacher {chosen.pair.teacher} is not stored under {context.runs / 'teachers'}")
-    return teachers.load_network(manifest.file(teachers.folder_of(context.runs / "teachers", data)), data)
+    return teacher_store.load_network(manifest.file(teacher_store.folder_of(context.runs / "teachers", data)), data)
 
 
 def _student(context: Context, model: str, run_id: str, data: DataSet) -> models.Network:
@@ -168,7 +169,7 @@ def _student(context: Context, model: str, run_id: str, data: DataSet) -> models
         weights = deserialize(content)
     except SafetensorError as error:
         raise UserError(f"student.safetensors of run {run_id} does not fit {model}: {error}") from error
-    return teachers.network_with(model, weights, data, f"student.safetensors of run {run_id}")
+    return teacher_store.network_with(model, weights, data, f"student.safetensors of run {run_id}")
 
 
 def _members(data: DataSet, members: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from benchmark import published, stats
-from benchmark.comparison import MISSING, rounded, spread
-from benchmark.plan import Plan
-from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis import published, stats
+from benchmark.analysis.comparison import MISSING, rounded, spread
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
+from benchmark.plan.resolve import Plan
 from benchmark.tracking import Tracked
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section

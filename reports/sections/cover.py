@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from benchmark import published
-from benchmark.comparison import MISSING, two_decimals
-from benchmark.plan import Plan
-from benchmark.suite import Pair
-from benchmark.table import Cell, Column, Row, Section, Table
+from benchmark.analysis import published
+from benchmark.analysis.comparison import MISSING, two_decimals
+from benchmark.analysis.table import Cell, Column, Row, Section, Table
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import teacher_cell
 from reports.sections.coverage import State, states

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmark.plan import PlannedRun
-from benchmark.suite import Pair
-from benchmark.table import Cell, Column, Row, Table, Value
-from benchmark.table import Section as Group
+from benchmark.analysis.table import Cell, Column, Row, Table, Value
+from benchmark.analysis.table import Section as Group
+from benchmark.plan.resolve import PlannedRun
+from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import command
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark import stats
-from benchmark.plan import Plan
-from benchmark.table import FEW_SEEDS
+from benchmark.analysis import stats
+from benchmark.analysis.table import FEW_SEEDS
+from benchmark.plan.resolve import Plan
 from reports import scores, style
 from reports.base import ACCURACY, Block, Context, Drawing, Text, section
 

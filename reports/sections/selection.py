@@ -7,10 +7,10 @@ from itertools import groupby
 
 import pandas as pd
 
-from benchmark import stats
-from benchmark.comparison import MISSING, rounded, signed, spread, two_decimals
-from benchmark.plan import Plan
-from benchmark.table import Cell, Column, Row, Section, Table, Value
+from benchmark.analysis import stats
+from benchmark.analysis.comparison import MISSING, rounded, signed, spread, two_decimals
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.plan.resolve import Plan
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import Comparison, Scores, pair_title

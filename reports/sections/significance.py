@@ -9,11 +9,11 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark import stats
-from benchmark.comparison import MISSING, bracketed, rounded, signed, two_decimals
-from benchmark.plan import Plan
-from benchmark.table import FEW_SEEDS, Cell, Column, Row, Section, Table
-from benchmark.teachers import Manifest
+from benchmark.analysis import stats
+from benchmark.analysis.comparison import MISSING, bracketed, rounded, signed, two_decimals
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
+from benchmark.plan.resolve import Plan
+from benchmark.train.teacher_store import Manifest
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import Comparison, pair_title

@@ -10,12 +10,12 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark import published, stats
-from benchmark.comparison import MISSING, bracketed, is_comparable, rounded, signed, two_decimals
-from benchmark.plan import Plan
-from benchmark.published.entry import Level
-from benchmark.suite import Pair
-from benchmark.table import Cell, Column, Row, Section, Table, Value
+from benchmark.analysis import published, stats
+from benchmark.analysis.comparison import MISSING, bracketed, is_comparable, rounded, signed, two_decimals
+from benchmark.analysis.published.entry import Level
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import Scores, pair_title

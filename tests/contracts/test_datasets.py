@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 
 #: data sets that are never missing
 EMBEDDED = {"digits"}
-TESTS = Path(__file__).resolve().parent.parent / "datasets"
+TESTS = Path(__file__).resolve().parents[1] / "benchmark" / "datasets"
 
 
 @pytest.fixture(autouse=True)

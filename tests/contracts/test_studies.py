@@ -11,23 +11,24 @@ from matplotlib.figure import Figure
 from optuna.trial import FixedTrial, TrialState
 
 import distillers
-import studies
-from benchmark import published, suite
-from benchmark.plan import Plan, make_plan
+from benchmark.analysis import published
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
+from studies import questions
 from studies.base import Choice, Study
 from tests.studies.synthetic import as_frame, synthetic
 from tests.studies.texts import unreadable
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-STUDIES = studies.names()
+STUDIES = questions.names()
 SUITES = ("digits", "cifar100")
 TITLE = "sdd_beta_continuous on cifar100 resnet32x4 to shufflenet_v1"
 
 
 @pytest.fixture(params=STUDIES)
 def definition(request: pytest.FixtureRequest) -> Study:
-    return studies.registry.get(request.param)()
+    return questions.registry.get(request.param)()
 
 
 def choices(definition: Study, drawn: int = 12) -> list[Choice]:

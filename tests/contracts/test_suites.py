@@ -8,9 +8,11 @@ import pytest
 
 import distillers
 import models
-from benchmark import datasets, published, suite
+from benchmark import datasets
+from benchmark.analysis import published
 from benchmark.config import RunConfig
-from benchmark.plan import Plan, make_plan
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
 
 SUITES = suite.names()
 

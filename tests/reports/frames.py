@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark import results, suite
-from benchmark.plan import Plan, make_plan
-from benchmark.table import Table
+from benchmark import results
+from benchmark.analysis.table import Table
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
 from benchmark.tracking import Status, Tracked
 from reports.base import Block, Context, Drawing, Listing, Text
 from tests.studies.texts import unreadable

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark.plan import Plan
+from benchmark.plan.resolve import Plan
 from benchmark.tracking import Status, Tracked, flat
 
 DIGEST = "d" * 64

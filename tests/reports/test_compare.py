@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from benchmark import suite
+from benchmark.analysis.table import Table
 from benchmark.errors import UserError
-from benchmark.plan import Plan, make_plan
-from benchmark.table import Table
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
 from benchmark.tracking import Tracked, Tracker
 from reports import build
 from reports.base import Context, Listing

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 
-from benchmark import datasets, suite, teachers
+from benchmark import datasets
 from benchmark.datasets.base import DataSet
-from benchmark.lane import create_network, weights_of
-from benchmark.plan import make_plan
+from benchmark.plan import suite
+from benchmark.plan.resolve import make_plan
+from benchmark.train import teacher_store
+from benchmark.train.lane import create_network, weights_of
 from reports.base import Context
 from reports.sections import correlation as under_test
 from reports.sections.correlation import (
@@ -116,7 +118,7 @@ def made(tmp_path: Path, digits: DataSet) -> Context:
     data = datasets.load(digits_plan.data, tmp_path, tmp_path)
     network = create_network("resnet8x4", data.num_classes, data.image_size, seed=7)
     about = {"test_top1": 10.0, "device": "a CPU", "origin": "trained", "signature": "0" * 16}
-    _, manifest = teachers.store(tmp_path / "teachers", data, "resnet8x4", weights_of(network), **about)  # type: ignore[arg-type]
+    _, manifest = teacher_store.store(tmp_path / "teachers", data, "resnet8x4", weights_of(network), **about)  # type: ignore[arg-type]
     tracked = [*runs("kd", [10.0], pair=DIGITS), *runs("sdd_kd", [11.0], pair=DIGITS)]
     files = {
         run.run_id: save(weights_of(create_network("resnet8_half", data.num_classes, data.image_size, seed=seed)))

@@ -16,10 +16,12 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from benchmark import published, run, suite
+from benchmark import run
+from benchmark.analysis import published
+from benchmark.analysis.table import Cell, Column, Row, Section, Table
 from benchmark.errors import UserError
-from benchmark.plan import Plan, make_plan
-from benchmark.table import Cell, Column, Row, Section, Table
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
 from benchmark.tracking import Tracked, Tracker
 from reports import build, pdf, style
 from reports.__main__ import main

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark import stats
-from benchmark.suite import Pair
+from benchmark.analysis import stats
+from benchmark.plan.suite import Pair
 from benchmark.tracking import Tracked
 from reports.sections.verdict import RULE, Claim, Evidence, are_alike, claimed_best, outcome, verdict
 from tests.reports.frames import context, plan, rows, runs, tables, words

@@ -11,8 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
-import studies
-from studies import figures
+from studies import figures, questions
 from studies.base import PublishedLine
 from tests.studies.synthetic import as_frame, synthetic
 from tests.studies.texts import texts_of, unreadable
@@ -23,7 +22,7 @@ TITLE = "sdd_joint on cifar100 resnet32x4 to shufflenet_v1"
 
 
 def of(name: str, states: dict[int, TrialState] | None = None) -> optuna.Study:
-    return synthetic(studies.registry.get(name)(), states)
+    return synthetic(questions.registry.get(name)(), states)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 
-from benchmark.batches import TrainStream, on_device
 from benchmark.config import Recipe
 from benchmark.datasets.base import DataSet
 from benchmark.perf.apart import apart
@@ -15,6 +14,7 @@ from benchmark.perf.base import Row, Setting, measurement, throughput
 from benchmark.perf.measure import Task
 from benchmark.perf.reference_loader import NUM_WORKERS, to_device, train_loader
 from benchmark.perf.workload import random_data
+from benchmark.train.batches import TrainStream, on_device
 
 
 @measurement("Augmentation", place=80, quick_s=7, full_s=30)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from benchmark.batches import TrainStream, on_device
-from benchmark.jobs import TeacherFile
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.workload import EPOCH, PAIRS, Cohort, Pair, random_data, reference_step, run_config
-from benchmark.view_cache import open_caches
+from benchmark.train.batches import TrainStream, on_device
+from benchmark.train.messages import TeacherFile
+from benchmark.train.view_cache import open_caches
 
 STEPS = 1
 

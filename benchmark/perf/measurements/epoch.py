@@ -14,15 +14,15 @@ from safetensors.torch import save as serialize
 
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
-from benchmark.jobs import CohortJob, LaneFailed, LaneJob, TeacherFile
-from benchmark.lane import weights_of
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.reference import Trainer
 from benchmark.perf.reference_loader import eval_loader, train_loader
 from benchmark.perf.workload import PAIRS, Pair, random_data, random_teacher, run_config
-from benchmark.train import train_cohort
+from benchmark.train.lane import weights_of
+from benchmark.train.loop import train_cohort
+from benchmark.train.messages import CohortJob, LaneFailed, LaneJob, TeacherFile
 
 EPOCHS = 2
 

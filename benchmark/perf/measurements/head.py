@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from benchmark.environment import generator
 from benchmark.perf import reference
 from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.measure import Task
+from benchmark.randomness import generator
 from distillers.regions import region_logits
 from models import Network
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import distillers
-from benchmark.environment import generator
 from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.reference import losses_of
 from benchmark.perf.workload import EPOCH, PAIRS, run_config
+from benchmark.randomness import generator
 from distillers import Outputs
 from distillers.regions import num_regions
 

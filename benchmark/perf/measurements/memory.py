@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import environment
+from benchmark import machine
 from benchmark.perf.apart import worker
 from benchmark.perf.base import Row, Setting, counted, measurement
 from benchmark.perf.workload import PAIRS, Cohort, Pair, References, cohort_configs, run_config
@@ -37,7 +37,7 @@ def in_fresh_process(setting: Setting, pair: Pair, students: int) -> float:
 
 
 def _peak(setting: Setting, pair: Pair, students: int) -> float:
-    environment.set_numerics(setting.device, setting.threads)
+    machine.set_numerics(setting.device, setting.threads)
     before = resident_peak()
     loop: References | Cohort
     if students == 0:

@@ -1,0 +1,73 @@
+"""Published tables of pairs x methods."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+import distillers
+from benchmark.analysis.published.entry import VANILLA, Confidence, Published, Values, unique
+
+
+class PublishedTable(Published):
+    """A table of pairs x methods as its source prints it; values in percent."""
+
+    kind: Literal["table"] = "table"
+    #: the columns, `teacher:student`
+    pairs: tuple[str, ...] = Field(min_length=1)
+    teacher: Values | None = None
+    student: Values | None = None
+    #: by method key, or by printed name for a method that the benchmark does not have
+    rows: dict[str, Values]
+    #: gains over the base method as the source prints them, in points, by method key
+    gains: dict[str, Values] = {}
+    #: rows that are `unsure` in a table that is `read`
+    unsure: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> PublishedTable:
+        unique(self.id, "pair", self.pairs)
+        for pair in self.pairs:
+            self.check_pair("pairs", pair)
+        for method in self.rows:
+            self.check_method(method)
+        for name, row in {"teacher": self.teacher, "student": self.student, **self.rows}.items():
+            if row is not None:
+                self.check(name, row, len(self.pairs), "pairs")
+        for name, row in self.gains.items():
+            if name not in distillers.registry or distillers.registry.get(name).base not in self.rows:
+                raise ValueError(f"{self.id}, gains {name}: the table has no base method of it")
+            if len(row) != len(self.pairs):
+                raise ValueError(f"{self.id}, gains {name}: {len(row)} values for {len(self.pairs)} pairs")
+        if missing := {*self.gains, *self.unsure} - set(self.rows):
+            raise ValueError(f"{self.id}: no row {', '.join(sorted(missing))}")
+        return self
+
+    def value(self, pair: str, method: str) -> float | None:
+        """Return the accuracy of a method (`vanilla`: of the student alone), or None where none is printed."""
+        return self._cell(pair, self.student if method == VANILLA else self.rows.get(method))
+
+    def teacher_value(self, pair: str) -> float | None:
+        """Return the accuracy of a pair's teacher, or None where none is printed."""
+        return self._cell(pair, self.teacher)
+
+    def printed_gain(self, pair: str, method: str) -> float | None:
+        """Return the gain over the base method that the source prints, in points; `notes` says where it is wrong."""
+        return self._cell(pair, self.gains.get(method))
+
+    def confidence_of(self, method: str) -> Confidence:
+        """Return the confidence of a method's row."""
+        return "unsure" if method in self.unsure else self.confidence
+
+    def _cell(self, pair: str, row: Values | None) -> float | None:
+        return row[self.pairs.index(pair)] if row is not None and pair in self.pairs else None
+
+
+class PublishedValue(NamedTuple):
+    """One number of the literature, in the unit of its table."""
+
+    value: float
+    table: str
+    source: str
+    confidence: Confidence

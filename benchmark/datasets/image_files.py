@@ -1,0 +1,198 @@
+"""Images kept as files: each decoded once into a verified cache that is memory-mapped, or streamed when too many.
+
+The cache is `<name>-<side>-<key>.npy`, whose key names the source: relative path and size of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmark.datasets.base import MemoryImages
+from benchmark.datasets.mapped import Content, mapped
+from benchmark.errors import UserError
+from benchmark.files import say
+from benchmark.machine import available_cores
+
+#: raised whenever decoding changes, so that older caches are not used
+DECODER = 2
+#: images decoded between two writes; what is in flight stays small
+CHUNK = 256
+
+
+def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
+    """Return the image as uint8 (3, side, side): RGB, resized bilinearly (antialiased) without keeping its aspect.
+
+    Decoded by Pillow, which knows every format and refuses truncated files, and resized by torchvision's v2, which
+    takes half of Pillow's time for it; their pixels differ by one level at most.
+
+    Raises:
+        UserError: naming the file, when it is missing, truncated or no image.
+    """
+    from torchvision.transforms.v2.functional import resize  # slow to import
+
+    try:
+        with Image.open(path) as image:
+            pixels_HWC = np.array(image.convert("RGB"))
+    except Exception as error:  # every decoder raises kinds of its own
+        raise UserError(f"cannot decode {path} ({error}): replace this file from the source of the data set") from error
+    resized: Tensor = resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), [side, side], antialias=True)
+    return resized.contiguous().numpy()
+
+
+def fingerprint(paths: Sequence[Path], side: int) -> str:
+    """Return the sha256 over relative path and size of every file, and how they are decoded.
+
+    Raises UserError that names the first missing file and how many are missing.
+    """
+    top = os.path.commonpath([path.parent for path in paths])
+    total = hashlib.sha256(f"decoder {DECODER}, side {side}\n".encode())
+    missing = []
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            missing.append(path)
+            continue
+        total.update(os.fsencode(f"{os.path.relpath(path, top)}\t{size}\n"))
+    if missing:
+        raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images are): unpack the data anew")
+    return total.hexdigest()
+
+
+class FileImages:
+    """Images decoded from their files each time they are asked for, by worker processes (0: in this process)."""
+
+    def __init__(self, paths: Sequence[Path], targets: Tensor, side: int, num_workers: int | None = None) -> None:
+        self.targets = targets
+        self.fingerprint = fingerprint(paths, side)
+        self._num_workers = available_cores() if num_workers is None else num_workers
+        self._files = _Files(paths, side)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(self, order: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """Yield one (B, 3, side, side) uint8 tensor on the device for every index tensor of `order`.
+
+        Raises UserError that names a file which cannot be decoded.
+        """
+        import torchvision.transforms.v2  # noqa: F401  here, not once in every loader process
+
+        loader: DataLoader[Any] = DataLoader(
+            self._files,
+            batch_sampler=[index_B.tolist() for index_B in order],
+            collate_fn=_as_is,
+            num_workers=self._num_workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # the loader draws a seed, which would move the global stream
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            yield batch.to(device, non_blocking=True)
+
+
+class _Files(Dataset[Any]):
+    """A batch of decoded files; an error comes back as its message, which a worker's traceback would bury."""
+
+    def __init__(self, paths: Sequence[Path], side: int) -> None:
+        # one array: a million str objects would be copied into every worker as their reference counts change
+        self._paths = np.array([os.fsencode(path) for path in paths])
+        self._side = side
+
+    def __getitems__(self, index_B: list[int]) -> Tensor | str:
+        try:
+            decoded = [decode(os.fsdecode(self._paths[index]), self._side) for index in index_B]
+        except UserError as error:
+            return str(error)
+        return torch.from_numpy(np.stack(decoded))
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def cached(paths: Sequence[Path], targets: Tensor, side: int, cache_folder: Path, name: str) -> MemoryImages:
+    """Return all images decoded to uint8 (N, 3, side, side), memory-mapped from a cache that is made when needed.
+
+    Raises:
+        UserError: for an image that is missing or cannot be decoded, and when the cache cannot be written.
+    """
+    source = fingerprint(paths, side)
+    made = Content(
+        shape=(len(paths), 3, side, side),
+        pieces=lambda: _decoded(paths, side),
+        about={"pillow": PIL.__version__},
+        doing=f"decoding {len(paths)} images once",
+    )
+    pixels_NCHW, _ = mapped(cache_folder / f"{name}-{side}-{source[:16]}.npy", source, lambda: made)
+    return MemoryImages(pixels_NCHW, targets, source)
+
+
+def _decoded(paths: Sequence[Path], side: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the decoded images in order, with a bar."""
+    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    pool = ThreadPoolExecutor(available_cores())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("", total=len(paths))
+            for start in range(0, len(paths), CHUNK):
+                for pixels in pool.map(lambda path: decode(path, side), paths[start : start + CHUNK]):
+                    yield pixels
+                    progress.advance(task)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def images_from_files(
+    paths: Sequence[Path],
+    targets: Tensor,
+    side: int,
+    cache_folder: Path,
+    name: str,
+    memory_gb: float | None = None,
+    num_workers: int | None = None,
+) -> MemoryImages | FileImages:
+    """Return the images from a cache when they fit into `memory_gb` (half of what is free), else streamed."""
+    size = len(paths) * 3 * side * side / 1e9
+    budget = available_memory_gb() / 2 if memory_gb is None else memory_gb
+    if size <= budget:
+        return cached(paths, targets, side, cache_folder, name)
+    say(f"{name}: {size:.1f} GB decoded do not fit into {budget:.1f} GB of memory, so every epoch decodes the files")
+    return FileImages(paths, targets, side, num_workers)
+
+
+def available_memory_gb() -> float:
+    """Return how much memory this process may still take: what the machine has free, within its control group."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if meminfo.exists():
+        kilobytes = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())["MemAvailable"]
+        free = 1024 * int(kilobytes.split()[0])
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text))
+    return free / 1e9
+
+
+def digest_of_splits(*splits: MemoryImages | FileImages) -> str:
+    """Return the sha256 over the splits' fingerprints and targets: the same whether they are cached or streamed."""
+    total = hashlib.sha256()
+    for images in splits:
+        total.update(images.fingerprint.encode())
+        total.update(images.targets.numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,83 @@
+"""Which runs train side by side: cohorts share data, teacher, batches and seed; lanes are regrouped at every start."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from benchmark.config import RunConfig
+
+T = TypeVar("T")
+
+
+def cohort_key(config: RunConfig) -> tuple[Hashable, ...]:
+    """Return what runs must share to train on one stream of batches; the teacher comes on top of it."""
+    recipe = config.recipe
+    return (
+        config.data.model_dump_json(),
+        config.base_seed,
+        config.repetition,
+        recipe.epochs,
+        recipe.batch_size,
+        recipe.drop_last,
+        config.precision,
+        config.eval_every,
+        config.tuning,
+    )
+
+
+def teacher_key(config: RunConfig) -> tuple[Hashable, ...]:
+    """Return what runs must share to learn from one teacher pass."""
+    return config.teacher, config.teacher_precision, config.teacher_cache
+
+
+def group(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done: Callable[[T], int]) -> list[list[T]]:
+    """Group runs into cohorts: equal key, equal teacher, equal number of finished epochs.
+
+    Runs without a teacher join a cohort of equal key that has one (the first, in order), or form their own.
+    """
+    groups: dict[tuple[Hashable, ...], list[T]] = defaultdict(list)
+    without_teacher: list[T] = []
+    for run in runs:
+        config = config_of(run)
+        if config.teacher is None:
+            without_teacher.append(run)
+        else:
+            groups[cohort_key(config), teacher_key(config), epochs_done(run)].append(run)
+    for run in without_teacher:
+        key, done = cohort_key(config_of(run)), epochs_done(run)
+        hosts = [group for group in groups if group[0] == key and group[2] == done]
+        groups[hosts[0] if hosts else (key, None, done)].append(run)
+    return list(groups.values())
+
+
+def balance(groups: Sequence[list[T]], workers: int, cost: Callable[[list[T]], float]) -> list[list[T]]:
+    """Split cohorts so that the workers are evenly loaded, and return them costliest first.
+
+    A split costs one more teacher pass per batch, so of all numbers of splits the one with the shortest longest
+    worker, by `cost`, is taken, and fewer splits when it is as good. A lane's result does not depend on its cohort,
+    so this never changes a number.
+    """
+    priced = sorted(((cost(group), group) for group in groups), key=lambda one: -one[0])
+    best, shortest = priced, _makespan(priced, workers)
+    # more pieces than this never help: every worker then has several to even out
+    while len(priced) < len(groups) + 2 * workers:
+        position = next((place for place, (_, group) in enumerate(priced) if len(group) > 1), None)
+        if position is None:
+            break
+        _, costliest = priced[position]
+        # alternate, so that the halves get as many lanes of each kind
+        halves = [(cost(half), half) for half in (costliest[::2], costliest[1::2])]
+        priced = sorted(priced[:position] + priced[position + 1 :] + halves, key=lambda one: -one[0])
+        if (makespan := _makespan(priced, workers)) < 0.97 * shortest:
+            best, shortest = priced, makespan
+    return [group for _, group in best]
+
+
+def _makespan(priced: Sequence[tuple[float, list[T]]], workers: int) -> float:
+    """Return the longest worker's load when each group goes to the least loaded worker in turn."""
+    loads = [0.0] * max(workers, 1)
+    for seconds, _ in priced:
+        loads[loads.index(min(loads))] += seconds
+    return max(loads)

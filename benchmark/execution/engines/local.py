@@ -1,0 +1,209 @@
+"""Cohorts in worker processes of this machine, side by side on a CPU, one at a time on a GPU.
+
+Workers hold nothing that matters: a worker that dies loses its cohort's epochs since the last checkpoint, no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any
+
+from benchmark import machine
+from benchmark.execution.engines.base import registry, train_and_report
+from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
+
+_STOP, _EXIT = "stop", "exit"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """A message: the lane of this signature is not wanted any more."""
+
+    signature: str
+
+
+class _Worker:
+    def __init__(self, context: Any) -> None:
+        self.channel, theirs = context.Pipe()
+        # no daemon: a data set that is streamed has loader processes of its own
+        self.process = context.Process(target=_work, args=(theirs,), daemon=False)
+        # signals to the process group must not end a worker, not even one that still imports: the mask is inherited
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            with _main_module_hidden():
+                self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        theirs.close()
+        self.job: CohortJob | None = None
+
+    def give(self, job: CohortJob) -> None:
+        self.job = job
+        self.channel.send(job)
+
+
+@registry.register("local")
+class LocalEngine:
+    """Runs cohorts in `workers` processes; hands back their events in the order they happen.
+
+    Once `should_stop` says so, every cohort saves and stops, and nothing that waits is started.
+    """
+
+    def __init__(self, workers: int, should_stop: Callable[[], bool] = lambda: False) -> None:
+        self.num_workers, self._should_stop = workers, should_stop
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._waiting: deque[CohortJob] = deque()
+        self._stopping = False
+
+    def submit(self, job: CohortJob) -> None:
+        """Queue a cohort; it starts when a worker is free."""
+        self._waiting.append(job)
+        self._dispatch()
+
+    def events(self) -> Iterator[tuple[CohortJob, EngineEvent]]:
+        """Yield (cohort, event) until nothing runs and nothing waits; more may be submitted meanwhile."""
+        while busy := [worker for worker in self._workers if worker.job is not None]:
+            sources: list[Any] = [worker.channel for worker in busy] + [worker.process.sentinel for worker in busy]
+            ready = connection.wait(sources, timeout=_POLL_SECONDS)
+            if not self._stopping and self._should_stop():
+                self._stop()
+            for worker in busy:
+                if worker.channel in ready:
+                    yield from self._receive(worker)
+                elif worker.process.sentinel in ready:
+                    yield self._died(worker)
+            self._dispatch()
+
+    def drop(self, job: CohortJob, signature: str) -> None:
+        """End one lane of a cohort that runs."""
+        for worker in self._workers:
+            if worker.job is job:
+                with contextlib.suppress(OSError):  # one that died is reported as such
+                    worker.channel.send(_Drop(signature))
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._waiting.clear()
+        for worker in self._workers:
+            if worker.job is not None:
+                with contextlib.suppress(OSError):  # one that died is reported as such
+                    worker.channel.send(_STOP)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.channel.send(_EXIT)
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+        self._workers.clear()
+
+    def _dispatch(self) -> None:
+        while self._waiting and not self._stopping:
+            free = [worker for worker in self._workers if worker.job is None]
+            if not free and len(self._workers) < self.num_workers:
+                self._workers.append(_Worker(self._context))
+                continue
+            if not free:
+                return
+            free[0].give(self._waiting.popleft())
+
+    def _receive(self, worker: _Worker) -> Iterator[tuple[CohortJob, EngineEvent]]:
+        job = worker.job
+        assert job is not None
+        try:
+            event: EngineEvent = worker.channel.recv()
+        except (EOFError, ConnectionResetError):
+            yield self._died(worker)
+            return
+        if isinstance(event, CohortEnded | CohortCrashed):
+            worker.job = None
+        yield job, event
+
+    def _died(self, worker: _Worker) -> tuple[CohortJob, EngineEvent]:
+        job = worker.job
+        assert job is not None
+        self._workers.remove(worker)
+        worker.process.join(timeout=5)
+        code = worker.process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        hint = " (out of memory? --workers 1 takes less)" if code == -signal.SIGKILL else ""
+        return job, CohortCrashed(f"its worker process ended with {how}{hint}", is_user_error=False)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep a new process from importing the command again, with MLflow and all: a worker needs none of it."""
+    main = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
+class _Inbox:
+    """What comes down a worker's channel while it trains a cohort."""
+
+    def __init__(self, channel: Connection) -> None:
+        self._channel = channel
+        self._is_stopping = self.is_exiting = False
+        #: signatures of lanes to drop
+        self.unwanted: set[str] = set()
+
+    def must_stop(self) -> bool:
+        """Read what has come; whether the cohort has to stop."""
+        while not self.is_exiting and self._channel.poll():
+            try:
+                message = self._channel.recv()
+            except (EOFError, OSError):  # the parent is gone
+                message = _EXIT
+            if isinstance(message, _Drop):
+                self.unwanted.add(message.signature)
+            else:
+                self._is_stopping = True
+                self.is_exiting = message == _EXIT
+        return self._is_stopping
+
+
+def _work(channel: Connection) -> None:
+    """Train what comes down the channel, until told to exit or until the parent is gone."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    machine.keep_freed_memory()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+    while True:
+        job = channel.recv()
+        if job == _EXIT:
+            return
+        if not isinstance(job, CohortJob):  # meant for a cohort that had ended when it came
+            continue
+        inbox = _Inbox(channel)
+        train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
+        if inbox.is_exiting:
+            return
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,219 @@
+"""How long a plan takes on this device: measured on a few steps of every network, not guessed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark import machine
+from benchmark.config import Precision, RunConfig
+from benchmark.datasets.base import DataSet, MemoryImages
+from benchmark.datasets.image_files import FileImages
+from benchmark.execution import cohorts
+from benchmark.execution.survey import Entry, Survey
+from benchmark.train.batches import splits
+from benchmark.train.lane import create_network
+from benchmark.train.teacher import BatchTeacher
+from benchmark.train.view_cache import Views
+
+#: images per measured step on a CPU, where the time of a step is proportional to its batch: small, and large images
+_CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
+_STEPS = 2
+#: images decoded to measure a loader
+_LOADER_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per image of one network on this device, one worker."""
+
+    forward_s: float
+    #: forward, backward and optimiser step
+    train_s: float
+
+
+class Costs:
+    """Measured speeds, and what they make of cohorts."""
+
+    def __init__(self, data: DataSet, device: torch.device, threads: int, precision: Precision = "fp32") -> None:
+        self.data, self.device, self.threads, self.precision = data, device, threads, precision
+        self._speeds: dict[str, Speed] = {}
+        self._teachers: dict[tuple[str, Precision], float] = {}
+        self._loader_rate: float | None = None
+
+    def speed(self, model: str, batch_size: int) -> Speed:
+        """Return a network's speed, measured the first time it is asked for."""
+        if model not in self._speeds:
+            count = self._count(batch_size)
+            self._speeds[model] = _measure(model, self.data, count, self.device, self.threads, self.precision)
+        return self._speeds[model]
+
+    def _count(self, batch_size: int) -> int:
+        few = _CPU_BATCH if self.data.image_size <= 64 else _CPU_BATCH_LARGE
+        return min(batch_size, few) if self.device.type == "cpu" else batch_size
+
+    def teacher_s(self, config: RunConfig, batch_size: int) -> float:
+        """Return the seconds per image of a run's teacher, as a cohort runs it."""
+        assert config.teacher is not None
+        key = (config.teacher, config.teacher_precision)
+        if key not in self._teachers:
+            count = self._count(batch_size)
+            with _as_a_worker(self.device, self.threads):
+                network = create_network(config.teacher, self.data.num_classes, self.data.image_size, seed=0)
+                side = self.data.image_size
+                teacher = BatchTeacher(network, [], self.device, config.teacher_precision, side)
+                x_BCHW = torch.rand(count, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
+
+                def forward() -> None:
+                    teacher.logits(x_BCHW)
+
+                self._teachers[key] = _time(forward, self.device) / count
+        return self._teachers[key]
+
+    def loader_images_per_s(self) -> float | None:
+        """Return how many images per second come from files where they are streamed, measured once; None otherwise.
+
+        The start of the loader's processes is part of it: a little less than in a long epoch.
+        """
+        images = self.data.train
+        if not isinstance(images, FileImages):
+            return None
+        if self._loader_rate is None:
+            order = torch.arange(min(len(images), _LOADER_IMAGES))
+            started = time.perf_counter()
+            for _ in images.batches(list(torch.split(order, 64)), torch.device("cpu")):
+                pass
+            self._loader_rate = len(order) / (time.perf_counter() - started)
+        return self._loader_rate
+
+    def _computed_share(self, config: RunConfig) -> float:
+        """Return the share of an epoch's weak views that no earlier epoch has stored, on average over a training."""
+        if config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
+            return 1.0
+        views, epochs = Views(self.data).num_views, config.recipe.epochs
+        return views * (1 - (1 - 1 / views) ** epochs) / epochs
+
+    def cohort_s(self, configs: Iterable[RunConfig], epochs_done: int = 0) -> float:
+        """Return the seconds a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
+        runs = list(configs)
+        first = runs[0]
+        parts = splits(self.data, first.data)
+        per_epoch = 0.0
+        teacher_views: set[str] = set()
+        test = 0 if first.tuning else len(parts.test)
+        evaluated = (test + len(parts.val)) / first.eval_every
+        for config in runs:
+            speed = self.speed(config.student, config.recipe.batch_size)
+            views = config.distiller().views
+            per_epoch += len(parts.train) * len(views) * speed.train_s + evaluated * speed.forward_s
+            if config.teacher is not None:
+                teacher_views |= set(views)
+        shown = next((config for config in runs if config.teacher is not None), None)
+        once = 0.0
+        if shown is not None:
+            forward_s = self.teacher_s(shown, first.recipe.batch_size)
+            passes = len(teacher_views) - 1 + self._computed_share(shown) if teacher_views else 0.0
+            per_epoch += len(parts.train) * passes * forward_s
+            once = test * forward_s
+        if (rate := self.loader_images_per_s()) is not None:
+            loading = (len(parts.train) + evaluated) / rate
+            # a GPU trains while the cores decode
+            per_epoch = per_epoch + loading if self.device.type == "cpu" else max(per_epoch, loading)
+        return (first.recipe.epochs - epochs_done) * per_epoch + once
+
+
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the first entry of every run, in order; a run that waits for its teacher is known by its settings."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        found.setdefault(entry.signature or entry.config.signature("", entry.config.teacher), entry)
+    return list(found.values())
+
+
+def cohorts_of(entries: Sequence[Entry], workers: int, costs: Costs) -> list[list[Entry]]:
+    """Group entries into cohorts of about equal load for the workers, the costliest first."""
+    groups = cohorts.group(entries, lambda e: e.config, lambda e: e.epochs_done)
+    return cohorts.balance(groups, workers, lambda group: _cost(group, costs))
+
+
+def _cost(group: Sequence[Entry], costs: Costs) -> float:
+    return costs.cohort_s([entry.config for entry in group], group[0].epochs_done)
+
+
+def estimate_s(survey: Survey, costs: Costs) -> float:
+    """Return about how long an execution takes, from measured steps: teachers first, then their students."""
+    loads = [0.0] * survey.options.workers
+
+    def add(seconds: float, not_before: float = 0.0) -> None:
+        place = loads.index(min(loads))
+        loads[place] = max(loads[place], not_before) + seconds
+
+    for entry in survey.teacher_entries.values():
+        if entry.is_open:
+            add(_cost([entry], costs))
+    teachers_done = max(loads)
+    for group in cohorts_of(distinct(e for e in survey.entries if e.is_open), survey.options.workers, costs):
+        needs_new_teacher = any(entry.state == "waiting" for entry in group)
+        add(_cost(group, costs), teachers_done if needs_new_teacher else 0.0)
+    return max(loads)
+
+
+@contextlib.contextmanager
+def _as_a_worker(device: torch.device, threads: int) -> Iterator[None]:
+    """Measure with the settings of those that train, and leave their memory to them."""
+    before = torch.get_num_threads()
+    machine.set_numerics(device, threads)
+    machine.keep_freed_memory()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        machine.release_freed_memory()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int, precision: Precision) -> Speed:
+    with _as_a_worker(device, threads):
+        network = create_network(model, data.num_classes, data.image_size, seed=0)
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=True)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        side = data.image_size
+        x_BCHW = torch.rand(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
+        target_B = torch.zeros(count, dtype=torch.int64, device=device)
+
+        def train() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with autocast:
+                loss: Tensor = F.cross_entropy(network(x_BCHW), target_B)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        def forward() -> None:
+            with torch.no_grad(), autocast:
+                network(x_BCHW)
+
+        train_s = _time(train, device)
+        network.eval()
+        return Speed(_time(forward, device) / count, train_s / count)
+
+
+def _time(step: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of one step, the fastest of a few after a first one that warms up."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    run()
+    return min(run() for _ in range(_STEPS))

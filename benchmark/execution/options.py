@@ -1,0 +1,52 @@
+"""How a command runs: where things are, on what, how many at once. Nothing here changes a number."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import files
+
+
+@dataclass(frozen=True)
+class Options:
+    """Folders, device, engine and workers of a command."""
+
+    runs: Path
+    data_root: Path
+    #: name of the engine that trains cohorts
+    engine: str = "local"
+    device: str = "cpu"
+    workers: int = 1
+    threads: int = 1
+    retry_failed: bool = False
+    #: largest size of a view cache; None: half of what is free on the disk
+    cache_gb: float | None = None
+
+    @property
+    def teachers(self) -> Path:
+        """Folder of the stored teachers."""
+        return self.runs / "teachers"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of decoded images and of view caches."""
+        return self.runs / "cache"
+
+    def work(self, signature: str) -> Path:
+        """Folder of a run's checkpoint, until the run is finished."""
+        return self.runs / "work" / signature
+
+    def lock_file(self, signature: str) -> Path:
+        """The lock that a process holds while it trains a run."""
+        return self.runs / "locks" / f"{signature}.lock"
+
+    def identity(self) -> str:
+        """Return the name of this runs folder among all that share a tracking server, made on first use."""
+        path = self.runs / "identity"
+        with files.locked(path):
+            if not path.exists():
+                files.write(path, f"{platform.node()}-{uuid.uuid4().hex[:12]}".encode())
+        return path.read_text()

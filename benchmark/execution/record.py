@@ -1,0 +1,121 @@
+"""What happens to a plan's runs, written to MLflow: one method per event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from benchmark import machine
+from benchmark.analysis import curves
+from benchmark.execution.survey import PRUNED, Entry, Survey
+from benchmark.tracking import Tracker
+from benchmark.train.messages import CohortJob, LaneFailed, LaneFinished
+
+
+class Record:
+    """The MLflow runs of a survey's entries, below one parent run per pair; when `parent` names one, all below that."""
+
+    def __init__(self, survey: Survey, tracker: Tracker, parent: str | None = None) -> None:
+        self.survey, self.tracker, self._parent = survey, tracker, parent
+        self._experiment = ""
+        #: ids of the parent runs by name
+        self._parents: dict[str, str] = {}
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run that `parent` names; None without one, and before `begin`."""
+        return None if self._parent is None else self._parents.get(self._parent)
+
+    def begin(self) -> None:
+        """Make the experiment, and end the runs of processes that were killed."""
+        for run in self.survey.killed:
+            self.tracker.end(run.run_id, "KILLED", failure_reason="its process was killed")
+        plan, suite = self.survey.plan, self.survey.plan.suite
+        note = f"{suite.title}. Rebuilds: {', '.join(suite.rebuilds) or 'no published table'}."
+        about = {"suite": suite.name, "profile": plan.profile or "full", "mlflow.note.content": note}
+        self._experiment = self.tracker.experiment(plan.slug, about)
+        if self._parent is not None:
+            self._parents[self._parent] = self.tracker.parent(self._experiment, self._parent, {"suite": suite.name})
+
+    def end(self) -> None:
+        """End the parent runs."""
+        for parent in self._parents.values():
+            self.tracker.end(parent, "FINISHED")
+
+    def started(self, entry: Entry, job: CohortJob) -> None:
+        """Make the entry's run, or set one that was interrupted to RUNNING again."""
+        assert entry.signature is not None
+        plan, options = self.survey.plan, self.survey.options
+        config, teacher = entry.config, entry.config.teacher
+        about = {"pair": entry.pair_name, "suite": plan.suite.name}
+        parent = self._parent or entry.pair_name
+        if parent not in self._parents:
+            self._parents[parent] = self.tracker.parent(self._experiment, parent, about)
+        where = {
+            "cohort": job.name,
+            "device": machine.describe_device(torch.device(job.device)),
+            "threads": str(job.threads),
+            "runs_folder": options.identity(),
+        }
+        if entry.run_id is not None:
+            moved = {"mlflow.parentRunId": self._parents[parent]} if self._parent else {}
+            self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
+            entry.logged = self.tracker.epochs_logged(entry.run_id)
+            if job.device != "cpu":  # epochs since the checkpoint are trained again, to slightly other numbers
+                entry.logged = {epoch for epoch in entry.logged if epoch <= entry.epochs_done}
+            return
+        tags = {**where, **about, "profile": plan.profile or "full", **entry.tags}
+        if teacher is not None:
+            tags |= {"teacher": teacher, "teacher_checksum": self.survey.teachers[teacher].checksum}
+        entry.run_id = self.tracker.start(
+            self._experiment,
+            config,
+            entry.signature,
+            self.survey.data,
+            role=entry.role,
+            name=entry.label if entry.role == "teacher" else entry.title or f"{config.method} seed {config.repetition}",
+            parent=self._parents[parent],
+            tags=tags,
+        )
+
+    def epochs(self, entry: Entry, rows: Sequence[dict[str, float]]) -> None:
+        """Log the metrics of epochs, each once."""
+        assert entry.run_id is not None
+        new = [row for row in rows if int(row["epoch"]) not in entry.logged]
+        self.tracker.log_epochs(entry.run_id, new)
+        entry.logged |= {int(row["epoch"]) for row in new}
+
+    def finished(self, entry: Entry, event: LaneFinished, figures: Mapping[str, float]) -> None:
+        """Log the final figures and the artifacts of a run, and end it."""
+        assert entry.run_id is not None
+        self.tracker.summarise(entry.run_id, figures)
+        classes = zip(self.survey.data.classes, event.per_class, strict=True)
+        per_class = "\n".join(["class,accuracy", *(f'"{name}",{value:.4f}' for name, value in classes)])
+        self.tracker.artifacts(
+            entry.run_id,
+            {
+                "config.json": json.dumps(entry.config.model_dump(mode="json"), indent=2).encode(),
+                "per_class_accuracy.csv": per_class.encode(),
+                "training_curves.png": curves.training_curves(event.history, entry.label),
+                "student.safetensors": event.weights,
+            },
+        )
+        self.tracker.end(entry.run_id, "FINISHED")
+
+    def failed(self, entry: Entry, event: LaneFailed) -> None:
+        """End a run as failed: for good when its loss was not finite, until the next start otherwise."""
+        assert entry.run_id is not None
+        failure = "final" if event.final else "retry"
+        self.tracker.end(entry.run_id, "FAILED", failure=failure, failure_reason=event.reason)
+
+    def dropped(self, entry: Entry, reason: str) -> None:
+        """End a run that was dropped on request."""
+        assert entry.run_id is not None
+        self.tracker.end(entry.run_id, "KILLED", failure=PRUNED, failure_reason=reason)
+
+    def interrupted(self, entry: Entry, reason: str) -> None:
+        """End a run that the next start resumes."""
+        if entry.run_id is not None:
+            self.tracker.end(entry.run_id, "KILLED", failure="retry", failure_reason=reason)

@@ -1,0 +1,179 @@
+"""What of a plan exists already: finished runs, checkpoints to resume, stored teachers. Looks; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from benchmark import files
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from benchmark.execution.options import Options
+from benchmark.plan.resolve import Plan, PlannedRun
+from benchmark.tracking import Role, Tracked, Tracker
+from benchmark.train import checkpoint, teacher_store
+from benchmark.train.batches import splits
+from benchmark.train.messages import TeacherFile
+
+#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now; `dropped`: ended on request
+#: by this process, and anew for the next
+State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "elsewhere"]
+#: the MLflow tag `failure` of a run that was dropped
+PRUNED = "pruned"
+
+
+@dataclass
+class Entry:
+    """One run of the plan, or a teacher, and where it stands."""
+
+    config: RunConfig
+    role: Role
+    label: str
+    #: name of the parent run in MLflow
+    pair_name: str
+    #: None while the teacher it needs has no weights yet
+    signature: str | None = None
+    state: State = "waiting"
+    epochs_done: int = 0
+    run_id: str | None = None
+    reason: str = ""
+    #: epochs that MLflow has
+    logged: set[int] = field(default_factory=set)
+    lock: FileLock | None = None
+    #: further tags in MLflow, and its name there; "" for method and seed
+    tags: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something left to train here."""
+        return self.state in ("new", "resume", "waiting")
+
+
+class Survey:
+    """The states of a plan's runs and teachers, as files and MLflow tell them."""
+
+    def __init__(self, plan: Plan, options: Options, data: DataSet, tracker: Tracker | None) -> None:
+        self.plan, self.options, self.data, self.tracker = plan, options, data, tracker
+        self.teachers: dict[str, TeacherFile] = {}
+        self.teacher_accuracy: dict[str, float] = {}
+        #: teachers that are not stored yet, by model
+        self.teacher_entries: dict[str, Entry] = {}
+        self.entries = [_entry(run) for run in plan.runs]
+        #: runs that MLflow holds for running though nobody trains them
+        self.killed: list[Tracked] = []
+        _check_sizes(plan, data)
+
+    def look(self) -> None:
+        """Find the state of every run and teacher.
+
+        Raises:
+            UserError: for a damaged checkpoint, teacher or manifest, before anything is trained or overwritten.
+        """
+        tracked = self._tracked()
+        self.teacher_entries.clear()
+        for model, config in self.plan.teachers.items():
+            found = teacher_store.find(
+                self.options.teachers, self.data, model, config.signature(self.data.digest, None)
+            )
+            if found is not None:
+                self.use_teacher(model, *found)
+                continue
+            entry = Entry(config, "teacher", f"teacher {model}", "teachers")
+            self._settle(entry, None, tracked)
+            if entry.state == "finished":  # its weights are gone: train them again, in a run of their own
+                entry.state, entry.run_id = "new", None
+            self.teacher_entries[model] = entry
+        for entry in self.entries:
+            self._settle_if_possible(entry, tracked)
+
+    def use_teacher(self, model: str, folder: Path, manifest: teacher_store.Manifest) -> None:
+        """Take a stored teacher. Raises UserError when its weights are damaged."""
+        file = manifest.file(folder)
+        teacher_store.load_weights(file)
+        self.teachers[model] = file
+        self.teacher_accuracy[model] = manifest.test_top1
+
+    def settle_waiting(self) -> None:
+        """Give runs whose teacher has come their signature and state."""
+        tracked = self._tracked()
+        for entry in self.entries:
+            if entry.state == "waiting":
+                self._settle_if_possible(entry, tracked)
+
+    def is_free(self, signature: str) -> bool:
+        """Whether no process trains this run."""
+        return files.is_free(self.options.lock_file(signature))
+
+    def _tracked(self) -> dict[str, Tracked]:
+        """Return what MLflow knows of runs on these images, by signature; notes those that were killed."""
+        if self.tracker is None:
+            return {}
+        best: dict[str, Tracked] = {}
+        self.killed.clear()
+        for run in self.tracker.runs_on(self.data.digest):
+            if run.status == "RUNNING" and self._is_ours(run) and self.is_free(run.signature):
+                self.killed.append(run)
+            if run.signature not in best or run.status == "FINISHED":
+                best[run.signature] = run
+        return best
+
+    def _is_ours(self, run: Tracked) -> bool:
+        """Whether the run belongs to this runs folder: of others on a shared server, nothing is known here."""
+        path = self.options.runs / "identity"
+        return path.exists() and run.tags.get("runs_folder") == path.read_text()
+
+    def _settle_if_possible(self, entry: Entry, tracked: dict[str, Tracked]) -> None:
+        teacher = entry.config.teacher
+        if teacher is None or teacher in self.teachers:
+            self._settle(entry, None if teacher is None else self.teachers[teacher].checksum, tracked)
+        elif (of_teacher := self.teacher_entries[teacher]).state == "failed":
+            entry.state, entry.reason = "failed", f"its teacher {teacher} failed: {of_teacher.reason}"
+
+    def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: dict[str, Tracked]) -> None:
+        """Give an entry its signature and state."""
+        entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
+        entry.state, entry.reason, entry.run_id = "new", "", None
+        entry.epochs_done, entry.logged = 0, set()  # of a run that was dropped since the last look, nothing is left
+        path = self.options.work(entry.signature) / "checkpoint"
+        known = tracked.get(entry.signature)
+        if known is not None:
+            entry.run_id = known.run_id
+            if known.status == "FINISHED":
+                entry.state = "finished"
+            elif known.final_failure and not self.options.retry_failed:
+                entry.state, entry.reason = "failed", known.tags.get("failure_reason", "")
+            elif known.status == "RUNNING" and not (self._is_ours(known) and self.is_free(entry.signature)):
+                entry.state = "elsewhere"
+        if entry.state == "new" and path.exists():
+            entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
+            entry.state = "resume"
+        if entry.state == "new" and known is not None and _is_over(known):
+            entry.run_id = None  # it starts from nothing: that run stays on record, a new one is made
+
+
+def _is_over(run: Tracked) -> bool:
+    """Whether the run failed or was dropped, as opposed to interrupted."""
+    return run.status == "FAILED" or (run.status == "KILLED" and run.tags.get("failure") == PRUNED)
+
+
+def _entry(run: PlannedRun) -> Entry:
+    config = run.config
+    pair = f"{config.teacher} -> {config.student}" if config.teacher else f"{config.student} alone"
+    return Entry(config, "student", run.label, pair, tags=run.tags, title=run.title)
+
+
+def _check_sizes(plan: Plan, data: DataSet) -> None:
+    """Raise UserError when a recipe drops every batch of a training set that is smaller than one."""
+    count = len(splits(data, plan.data).train)
+    for config in [*plan.teachers.values(), *(run.config for run in plan.runs)]:
+        if config.recipe.drop_last and count < config.recipe.batch_size:
+            raise UserError(
+                f"recipe.batch_size: {data.name} has {count} train images, fewer than one batch of"
+                f" {config.recipe.batch_size}, and recipe.drop_last leaves no batch; set a smaller batch_size"
+            )

@@ -1,0 +1,1 @@
+"""Plans: suites, and their resolution into runs."""

@@ -1,0 +1,339 @@
+"""Plans: a suite and a command's choices, resolved into runs.
+
+Settings are laid over each other, the later winning: defaults and convention < suite recipe < student's recipe <
+method < pair < pair's method < profile < `--set`. Method hyperparameters are groups (`dkd: {beta: 6}`) and reach every
+method that has the group, the scale-decoupled one too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+import distillers
+import models
+from benchmark import datasets, machine
+from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
+from benchmark.errors import UserError, among, nearest
+from benchmark.plan.suite import Pair, Profile, Settings, Suite
+
+#: what a convention says about the recipe; hyperparameters of the methods are expanded by the distillers
+CONVENTION_RECIPE: dict[str, Settings] = {"code": {"clip_norm": 40.0}, "paper": {"clip_norm": None}}
+TEACHER_REPETITION = 0
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: a student of a pair under a method and a seed."""
+
+    config: RunConfig
+    pair: Pair
+    #: further tags of the run in MLflow
+    tags: Mapping[str, str] = field(default_factory=dict)
+    #: what the run is called where its method and seed do not say it, e.g. `trial 12, seed 1`
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """The run as a person says it: its title, else e.g. `resnet8x4 -> resnet8, sdd_kd, seed 2`."""
+        if self.title:
+            return self.title
+        teacher = f"{self.config.teacher} -> " if self.config.teacher else ""
+        return f"{teacher}{self.config.student}, {self.config.method}, seed {self.config.repetition}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command asks for, resolved: every run, and the recipe of every teacher.
+
+    The same run may be planned more than once, under several titles: it is trained once.
+    """
+
+    suite: Suite
+    profile: str | None
+    pairs: tuple[Pair, ...]
+    methods: tuple[str, ...]
+    seeds: int
+    runs: tuple[PlannedRun, ...]
+    teachers: Mapping[str, RunConfig]
+    #: what `--set` changed in the suite, as it was written; without what only says where images are kept
+    changes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The suite's name, with the profile: `cub` or `cub (smoke)`."""
+        return f"{self.suite.name} ({self.profile})" if self.profile else self.suite.name
+
+    @property
+    def slug(self) -> str:
+        """The name as it is used in file names."""
+        return f"{self.suite.name}-{self.profile}" if self.profile else self.suite.name
+
+    @property
+    def file_name(self) -> str:
+        """The slug, with a mark of the choice when it is a part of the suite or was changed by `--set`."""
+        choice = [[pair.name for pair in self.pairs], self.methods, self.seeds, self.changes]
+        whole = [[pair.name for pair in self.suite.pairs], tuple(self.suite.methods), self._usual_seeds, ()]
+        if choice == whole:
+            return self.slug
+        return f"{self.slug}-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:6]}"
+
+    @property
+    def _usual_seeds(self) -> int:
+        return (self.profile and self.suite.profiles[self.profile].seeds) or self.suite.seeds
+
+    @property
+    def data(self) -> Data:
+        """The images of the plan's runs; the same for all of them."""
+        return self.runs[0].config.data
+
+
+def make_plan(
+    suite: Suite,
+    *,
+    profile: str | None = None,
+    methods: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    seeds: int | None = None,
+    assignments: Iterable[str] = (),
+    device: str = "cpu",
+    tuning: bool = False,
+) -> Plan:
+    """Resolve a suite and a command's choices into runs; what is left to the device is resolved for `device`.
+
+    With `tuning`, students are ranked on the validation split and never see the test set; teachers are as ever.
+
+    Raises:
+        UserError: for an unknown method, pair, model, profile or key, and for values out of their range; for `tuning`
+            without a validation split.
+    """
+    small = _profile(suite, profile)
+    written = tuple(assignments)
+    changes = parse_assignments(written)
+    changed = tuple(one for one in written if not one.startswith(_NO_CHANGES))
+    top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
+    try:
+        suite = suite.model_validate({**suite.model_dump(), **top})
+    except ValidationError as error:
+        raise UserError(f"--set {explain(error, Suite)}") from error
+    chosen_methods = _choose_methods(suite, methods)
+    chosen_pairs = _choose_pairs(suite, pairs)
+    if suite.teacher_precision is None:
+        suite = suite.model_copy(update={"teacher_precision": _teacher_precision(suite, device)})
+    num_seeds = seeds or small.seeds or suite.seeds
+    _check_groups(changes, chosen_methods)
+    data = data_config({**suite.data, **small.data, **changes.get("data", {})})
+    if tuning and not data.val_fraction:
+        raise UserError(
+            f"data.val_fraction: tuning ranks runs on a validation split, and suite '{suite.name}' has none;"
+            " add --set data.val_fraction=0.1"
+        )
+    runs: dict[tuple[Any, ...], PlannedRun] = {}
+    teachers: dict[str, RunConfig] = {}
+    for pair in chosen_pairs:
+        for method in chosen_methods:
+            for repetition in range(1, num_seeds + 1):
+                run = _planned(suite, pair, method, data, small, changes, repetition, tuning)
+                # methods without a teacher give one run per student, whatever the pair
+                teacher = run.config.teacher
+                known = runs.setdefault((teacher, pair.student, method, repetition), run)
+                if known.config != run.config:
+                    raise UserError(
+                        f"pairs {known.pair.name} and {pair.name} train {pair.student} by {method} with different"
+                        " settings, though it sees no teacher: put them under `students` or `methods` of the suite"
+                    )
+                if teacher is not None and teacher not in teachers:
+                    teachers[teacher] = _teacher(suite, teacher, data, small, changes)
+    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers, changed)
+
+
+_TOP_FIELDS = (
+    "convention",
+    "precision",
+    "teacher_precision",
+    "teacher_cache",
+    "compile",
+    "eval_every",
+    "base_seed",
+)
+#: settings that leave results comparable: where images are kept, and how the teacher's outputs are rounded
+_NO_CHANGES = (*(f"data.{place}=" for place in datasets.PLACES), "teacher_precision=", "teacher_cache=")
+
+
+def _teacher_precision(suite: Suite, device: str) -> Precision:
+    """bf16 where students train in it anyway, or where the device computes it fast."""
+    if suite.precision == "bf16":
+        return "bf16"
+    return "bf16" if machine.has_fast_bf16(device) else "fp32"
+
+
+def parse_assignments(assignments: Iterable[str]) -> Settings:
+    """Turn `sdd.beta=4` into {"sdd": {"beta": 4}}. Values are read as YAML; a comma makes a list.
+
+    Raises:
+        UserError: for text that is not `key=value`.
+    """
+    settings: Settings = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UserError(f"--set {assignment}: write it as group.key=value, e.g. --set sdd.beta=4")
+        node = settings
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"--set {assignment}: '{part}' was already set to a value")
+        try:
+            node[parts[-1]] = yaml.safe_load(f"[{text}]" if "," in text and not text.startswith(("[", "{")) else text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not valid YAML") from error
+    return settings
+
+
+def _profile(suite: Suite, profile: str | None) -> Profile:
+    if profile is None:
+        return Profile()
+    if profile not in suite.profiles:
+        raise UserError(f"suite '{suite.name}' has no profile '{profile}'{among(profile, suite.profiles)}")
+    return suite.profiles[profile]
+
+
+def _choose_methods(suite: Suite, chosen: Sequence[str]) -> tuple[str, ...]:
+    if not chosen:
+        return tuple(suite.methods)
+    for name in chosen:
+        distillers.registry.get(name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _choose_pairs(suite: Suite, chosen: Sequence[str]) -> tuple[Pair, ...]:
+    known = {pair.name: pair for pair in suite.pairs}
+    if not chosen:
+        return tuple(known.values())
+    pairs = []
+    for name in chosen:
+        if name in known:
+            pairs.append(known[name])
+            continue
+        teacher, colon, student = name.partition(":")
+        if not colon:
+            raise UserError(f"pair '{name}': write it as teacher:student{nearest(name, known)}")
+        for model in (teacher, student):
+            models.registry.get(model)
+        pairs.append(Pair(teacher=teacher, student=student))
+    return tuple(pairs)
+
+
+def _check_groups(changes: Settings, methods: Sequence[str]) -> None:
+    groups = {group for method in methods for group in distillers.groups(method)}
+    allowed = [*_TOP_FIELDS, "recipe", "teacher_recipe", "data", *sorted(groups)]
+    for key, value in changes.items():
+        if key not in allowed:
+            hint = nearest(key, allowed) or ";"
+            raise UserError(
+                f"--set {key}: unknown key{hint} the chosen methods take {', '.join(allowed)}"
+                " (fields: `python -m benchmark show METHOD`)"
+            )
+        if not isinstance(value, dict):
+            raise UserError(f"--set {key}: a group of fields; write --set {key}.FIELD=VALUE")
+
+
+def _planned(
+    suite: Suite,
+    pair: Pair,
+    method: str,
+    data: Data,
+    small: Profile,
+    changes: Settings,
+    repetition: int,
+    tuning: bool,
+) -> PlannedRun:
+    of_method, of_pair = suite.methods.get(method, {}), pair.methods.get(method, {})
+    recipe = {
+        **CONVENTION_RECIPE.get(suite.convention, {}),
+        **suite.recipe,
+        **suite.students.get(pair.student, {}),
+        **of_method.get("recipe", {}),
+        **pair.recipe,
+        **of_pair.get("recipe", {}),
+        **small.recipe,
+        **changes.get("recipe", {}),
+    }
+    parameters = {
+        group: {
+            **of_method.get(group, {}),
+            **pair.parameters.get(group, {}),
+            **of_pair.get(group, {}),
+            **changes.get(group, {}),
+        }
+        for group in distillers.groups(method)
+    }
+    distiller = distillers.create(method, convention=suite.convention, **parameters)
+    config = RunConfig(
+        data=data,
+        student=pair.student,
+        teacher=pair.teacher if distiller.needs_teacher else None,
+        method=method,
+        parameters=distiller.parameters(),
+        recipe=_recipe(recipe),
+        base_seed=suite.base_seed,
+        repetition=repetition,
+        precision=suite.precision,
+        teacher_precision=suite.teacher_precision or "fp32",
+        teacher_cache=suite.teacher_cache,
+        compile=suite.compile,
+        eval_every=suite.eval_every,
+        tuning=tuning,
+    )
+    return PlannedRun(config, pair)
+
+
+def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Settings) -> RunConfig:
+    # `--set recipe.*` is about students, `--set teacher_recipe.*` about teachers, a profile about both
+    recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe, **changes.get("teacher_recipe", {})}
+    return RunConfig(
+        data=data,
+        student=model,
+        teacher=None,
+        method="vanilla",
+        parameters=distillers.create("vanilla").parameters(),
+        recipe=_recipe(recipe),
+        base_seed=suite.base_seed,
+        repetition=TEACHER_REPETITION,
+        precision=suite.precision,
+        compile=suite.compile,
+        eval_every=suite.eval_every,
+    )
+
+
+def data_config(fields: Settings) -> Data:
+    """Return validated data fields; what is no field of every run is an option of the data set: `data.path=...`.
+
+    Raises:
+        UserError: for an unknown data set or key, and for values out of their range.
+    """
+    datasets.registry.get(str(fields.get("name")))
+    own = {key: value for key, value in fields.items() if key in Data.model_fields}
+    options = {key: value for key, value in fields.items() if key not in Data.model_fields}
+    known = [*(field for field in Data.model_fields if field != "options"), *datasets.options(str(fields["name"]))]
+    for key in options:
+        if key not in known:
+            raise UserError(f"data.{key}: unknown key{among(key, known)}")
+    data = validated(Data, "data", own)
+    checked = datasets.checked_options(data.name, {**data.options, **options})
+    return data.model_copy(update={"options": checked})
+
+
+def _recipe(fields: Settings) -> Recipe:
+    epochs, milestones = fields.get("epochs"), fields.get("milestones")
+    if isinstance(epochs, int) and isinstance(milestones, list | tuple):
+        # a shorter training keeps the decays it reaches; what is no number is refused below
+        fields = {**fields, "milestones": [m for m in milestones if not isinstance(m, int) or m < epochs]}
+    return validated(Recipe, "recipe", fields)

@@ -1,0 +1,144 @@
+"""Suites: pairs x methods x seeds, a recipe, and the published tables they rebuild; read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+
+import distillers
+import models
+from benchmark.config import Frozen, Precision, Recipe, Storage, explain
+from benchmark.errors import UserError, among
+
+Settings = dict[str, Any]
+
+
+class Pair(Frozen):
+    """A teacher and a student, with what is particular to them."""
+
+    teacher: str
+    student: str
+    #: published tables that hold this pair, the preferred first, e.g. `sdd/table2`; empty: those the suite rebuilds
+    tables: list[str] = []
+    recipe: Settings = {}
+    #: hyperparameters by group, for every method that has the group
+    parameters: dict[str, Settings] = {}
+    #: settings by method: `recipe` and groups
+    methods: dict[str, dict[str, Settings]] = {}
+
+    @property
+    def name(self) -> str:
+        """The pair as it is written on the command line: `teacher:student`."""
+        return f"{self.teacher}:{self.student}"
+
+
+class Profile(Frozen):
+    """A smaller form of a suite, for a first look; everything it writes carries its name."""
+
+    seeds: PositiveInt | None = None
+    recipe: Settings = {}
+    data: Settings = {}
+
+
+class Suite(Frozen):
+    """A suite as its YAML file says it."""
+
+    name: str
+    title: str
+    #: published tables that the suite rebuilds
+    rebuilds: list[str] = []
+    data: Settings
+    convention: str = "code"
+    precision: Precision = "fp32"
+    #: None: bf16 where the device computes it fast, else fp32
+    teacher_precision: Precision | None = None
+    teacher_cache: Storage = "none"
+    compile: bool = False
+    eval_every: PositiveInt = 1
+    base_seed: int = 0
+    seeds: PositiveInt = 3
+    recipe: Settings = {}
+    #: recipe of teachers, over the suite's
+    teacher_recipe: Settings = {}
+    #: recipe by student, over the suite's
+    students: dict[str, Settings] = {}
+    #: methods in the table's order, each with `recipe` and hyperparameter groups
+    methods: dict[str, dict[str, Settings]] = Field(min_length=1)
+    pairs: list[Pair] = Field(min_length=1)
+    profiles: dict[str, Profile] = {}
+
+
+def names() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    files = resources.files("benchmark.plan") / "suites"
+    return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
+
+
+def load(name: str) -> Suite:
+    """Read a suite by name, or from a path that ends in .yaml.
+
+    Raises:
+        UserError: for an unknown name, and for a file with the field's path and what is allowed there.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.exists():
+            raise UserError(f"suite file {path} does not exist")
+        text = path.read_text()
+    elif name in names():
+        path = Path(f"{name}.yaml")
+        text = (resources.files("benchmark.plan") / "suites" / f"{name}.yaml").read_text()
+    else:
+        raise UserError(
+            f"unknown suite '{name}'{among(name, names())}"
+            " (list them with `python -m benchmark list suites`; a path to a .yaml file works too)"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"suite {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"suite {path}: must hold fields by name, e.g. `title: ...`")
+    try:
+        suite = Suite(**{"name": path.stem, **content})
+        _check_keys(suite)
+    except ValidationError as error:
+        raise UserError(f"suite {path}: {explain(error, Suite)}") from error
+    except UserError as error:
+        raise UserError(f"suite {path}: {error}") from error
+    return suite
+
+
+def _check_keys(suite: Suite) -> None:
+    """Raise UserError for a name in a suite that nothing answers to: it would be ignored in silence."""
+    every_group = {group for method in distillers.names() for group in distillers.groups(method)}
+    for student in suite.students:
+        models.registry.get(student)
+    _check_methods("methods", suite.methods)
+    for number, pair in enumerate(suite.pairs):
+        for model in (pair.teacher, pair.student):
+            models.registry.get(model)
+        for group in pair.parameters:
+            _known(f"pairs.{number}.parameters.{group}", group, every_group)
+        _check_methods(f"pairs.{number}.methods", pair.methods)
+
+
+def _check_methods(path: str, methods: Mapping[str, Mapping[str, Settings]]) -> None:
+    for method, settings in methods.items():
+        groups = distillers.groups(method)
+        for key, fields in settings.items():
+            _known(f"{path}.{method}.{key}", key, ["recipe", *groups])
+            for field in fields:
+                known = Recipe.model_fields if key == "recipe" else groups[key].model_fields
+                _known(f"{path}.{method}.{key}.{field}", field, known)
+
+
+def _known(path: str, name: str, known: Iterable[str]) -> None:
+    names = sorted(known)
+    if name not in names:
+        raise UserError(f"{path}: unknown key{among(name, names)}")

@@ -1,0 +1,154 @@
+"""One stream of batches for a whole cohort: a pure function of (seed, epoch), so that an epoch can start anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmark.config import Data, Recipe
+from benchmark.datasets import augment, randaugment
+from benchmark.datasets.base import DataSet, Images, MemoryImages, split_train, stratified
+from benchmark.randomness import generator
+
+
+class Batch(NamedTuple):
+    """One batch of the training stream, on the device."""
+
+    #: view name -> (B, 3, S, S) float32, normalised
+    views: dict[str, Tensor]
+    #: (B,) int64
+    target_B: Tensor
+
+
+class Drawn(NamedTuple):
+    """What a batch is made from, on the device: pixels, and the random numbers of its views."""
+
+    #: (B, 3, H, W) uint8, as the data set holds them
+    pixels_BCHW: Tensor
+    #: (3, B) int64 by view: top, left, flip
+    crops: dict[str, Tensor]
+    #: (B, 3, S, S) uint8 by view, for views that are more than crop and flip
+    made: dict[str, Tensor]
+    #: (B,) int64
+    target_B: Tensor
+
+
+class TrainStream:
+    """Batches of one training set in the order of a seed, in every view that a lane of the cohort asks for."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        images: Images,
+        members: Tensor,
+        recipe: Recipe,
+        seed: int,
+        views: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.data, self.images, self.members = data, images, members
+        self.batch_size, self.drop_last = recipe.batch_size, recipe.drop_last
+        self.seed, self.views, self.device = seed, tuple(views), device
+        self.normalize = augment.Normalize(data.mean, data.std, device)
+        self.targets_N = images.targets.to(device)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch."""
+        count = len(self.members)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the images of an epoch, counted from 1, in order: (N,) indices into the training set, on the CPU."""
+        return self.members[torch.randperm(len(self.members), generator=generator(self.seed, "order", epoch))]
+
+    def crops(self, epoch: int, view: str, source: tuple[int, int]) -> augment.Crops:
+        """Return the crops of an epoch and view, in the epoch's order, of images of `source` height and width."""
+        return augment.draw_crops(
+            self.data.augmentation, len(self.members), source, self.data.image_size, self.seed, epoch, view
+        )
+
+    def drawn(self, epoch: int) -> Iterator[Drawn]:
+        """Yield what the batches of an epoch are made from; `batch` makes them."""
+        order = self.order(epoch)
+        parts = list(torch.split(self._at_home(order), self.batch_size))[: self.num_batches]
+        # one transfer an epoch, not one a batch
+        target_N = self.targets_N[order.to(self.device)]
+        crops: dict[str, augment.Crops] = {}
+        on_device: dict[str, Tensor] = {}
+        strong = None
+        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device)):
+            part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
+            if not crops:
+                height, width = pixels_BCHW.shape[2:]
+                crops = {view: self.crops(epoch, view, (height, width)) for view in self.views}
+                on_device = {view: one.stacked().to(self.device) for view, one in crops.items()}
+            here = {view: one[:, part] for view, one in on_device.items()}
+            made = {}
+            if "strong" in here:
+                if strong is None:
+                    strong = randaugment.draw(len(order), self.data.image_size, self.seed, epoch, "strong")
+                made["strong"] = randaugment.apply(self._cropped(pixels_BCHW, here.pop("strong")), strong, part)
+            yield Drawn(pixels_BCHW, here, made, target_N[part])
+
+    def batch(self, drawn: Drawn) -> Batch:
+        """Return the batch in every view. Reads nothing on the host: a step of it can be captured as a graph."""
+        views = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
+        return Batch({view: self.normalize(views[view]) for view in self.views}, drawn.target_B)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, counted from 1."""
+        return map(self.batch, self.drawn(epoch))
+
+    def _cropped(self, pixels_BCHW: Tensor, crops_3B: Tensor) -> Tensor:
+        return augment.crop_and_flip(pixels_BCHW, crops_3B, self.data.augmentation.padding, self.data.image_size)
+
+    def _at_home(self, order: Tensor) -> Tensor:
+        """Return the order where the pixels are: indices of images on a GPU go there at once, not batch by batch."""
+        return order.to(self.images.pixels_NCHW.device) if isinstance(self.images, MemoryImages) else order
+
+
+def eval_batches(
+    data: DataSet, images: Images, members: Tensor, device: torch.device, batch_size: int | None = None
+) -> Iterator[Batch]:
+    """Yield the test view (centre crop) of the given images, in order."""
+    if batch_size is None:  # memory for activations stays below that of a training step
+        batch_size = (250 if data.image_size <= 64 else 50) * (1 if device.type == "cpu" else 4)
+    normalize = augment.Normalize(data.mean, data.std, device)
+    targets_N = images.targets.to(device)
+    parts = list(torch.split(members, batch_size))
+    for part, pixels_BCHW in zip(parts, images.batches(parts, device), strict=True):
+        view = augment.center_crop(pixels_BCHW, data.image_size)
+        yield Batch({"weak": normalize(view)}, targets_N[part.to(device)])
+
+
+class Splits(NamedTuple):
+    """Which images a run trains on, is chosen on, and is tested on: indices into train, train and test."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+def splits(data: DataSet, config: Data) -> Splits:
+    """Return the splits that a run's data fields describe; every draw is fixed, the same for all runs."""
+    train, val = torch.arange(len(data.train)), torch.arange(0)
+    if config.val_fraction:
+        train, val = split_train(data.train.targets, config.val_fraction)
+    if config.num_train is not None and config.num_train < len(train):
+        train = train[stratified(data.train.targets[train], config.num_train, "train subset")]
+    test = torch.arange(len(data.test))
+    if config.num_test is not None and config.num_test < len(test):
+        test = stratified(data.test.targets, config.num_test, "test subset")
+    return Splits(train, val, test)
+
+
+def on_device(images: Images, device: torch.device, reserve: float = 0.5) -> Images:
+    """Move images held in memory to a GPU when they take less than `reserve` of its free memory."""
+    if device.type != "cuda" or not isinstance(images, MemoryImages):
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.to(device) if images.pixels_NCHW.nbytes < reserve * free else images

@@ -1,0 +1,227 @@
+"""One student of a cohort: network, distiller, optimiser, sums kept on the device, its checkpoint.
+
+A lane's result does not depend on who trains beside it: it reads nothing of the other lanes, and its random numbers
+(initial weights, dropout) come from streams of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import models
+from benchmark.config import RunConfig
+from benchmark.randomness import stream_seed
+from benchmark.train.heads import Request, network_outputs, requests_of
+from distillers import Outputs
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss of a lane was not finite; the message names the epoch and the first bad step."""
+
+
+class Lane:
+    """Trains one student on batches it is given."""
+
+    def __init__(self, config: RunConfig, num_classes: int, image_size: int, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.distiller = config.distiller()
+        self.requests = requests_of(self.distiller)
+        self.epochs_done = 0
+        #: one row of metrics per finished epoch
+        self.history: list[dict[str, float]] = []
+        #: spent on the student's own steps: in this epoch, and in all finished ones
+        self.epoch_seconds = self.train_seconds = 0.0
+        network = create_network(config.student, num_classes, image_size, config.seed)
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.compile:
+            compiled = torch.compile(self.network.forward_features)
+            self.network.forward_features = compiled
+        on_gpu = device.type == "cuda"
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            # a captured step reads both from the device, where they change without a new capture
+            lr=torch.tensor(config.recipe.lr, device=device) if on_gpu else config.recipe.lr,
+            momentum=config.recipe.momentum,
+            weight_decay=config.recipe.weight_decay,
+            fused=True,
+        )
+        self._epoch: int | Tensor = torch.zeros((), device=device) if on_gpu else 0
+        self._parameters = list(self.network.parameters())
+        self._random_state = _initial_random_state(stream_seed(config.seed, "dropout", config.student), device)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        self._names: list[str] = []
+        #: the epoch's sums over images of every figure, then the number of images; made by the first step
+        self._sums: Tensor | None = None
+        #: steps taken in the epoch, and the first whose loss was not finite (counted from 0; -1: none)
+        self._num_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the learning rate of an epoch, counted from 1, and clear the sums."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.config.recipe.lr_at(epoch))
+            else:
+                group["lr"] = self.config.recipe.lr_at(epoch)
+        if isinstance(self._epoch, Tensor):
+            self._epoch.fill_(epoch)
+        else:
+            self._epoch = epoch
+        self.network.train()
+        if self._sums is not None:
+            self._sums.zero_()
+        self._num_steps.zero_()
+        self._bad_step.fill_(-1)
+        self.epoch_seconds = 0.0
+
+    def step(self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
+        """Make one optimiser step. Reads nothing back from the device."""
+        started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
+        with self._own_random_numbers():
+            student = self._forward(views)
+        self._learn(student, target_B, teacher)
+        self.epoch_seconds += time.perf_counter() - started
+
+    def step_without_randomness(
+        self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]
+    ) -> None:
+        """Make the same step of a network that draws no random numbers: only tensors, so that it can be captured."""
+        self._learn(self._forward(views), target_B, teacher)
+
+    def _forward(self, views: Mapping[str, Tensor]) -> dict[str, Outputs]:
+        with self._autocast:
+            return {
+                request.view: network_outputs(self.network, views[request.view], [request])[request]
+                for request in self.requests
+            }
+
+    def _learn(self, student: Mapping[str, Outputs], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
+        sees_teacher = self.distiller.needs_teacher  # a neighbour's teacher is none of its own
+        shown = {request.view: teacher[request] for request in self.requests} if sees_teacher else {}
+        losses = self.distiller.losses(student, shown, target_B, self._epoch)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.config.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.config.recipe.clip_norm, foreach=True)
+        self.optimizer.step()
+        self._add_up(losses, total.detach(), student, shown, target_B)
+
+    @torch.no_grad()
+    def _add_up(
+        self,
+        losses: Mapping[str, Tensor],
+        total: Tensor,
+        student: Mapping[str, Outputs],
+        teacher: Mapping[str, Outputs],
+        target_B: Tensor,
+    ) -> None:
+        figures = {f"loss_{name}": value.detach() for name, value in losses.items()}
+        if len(figures) > 1:
+            figures["loss"] = total
+        figures |= self.distiller.diagnostics(student, teacher, target_B)
+        figures["top1"] = 100 * (student["weak"].logits.argmax(dim=1) == target_B).float().mean()
+        values = torch.stack([*figures.values(), torch.ones_like(total)]).double()
+        if self._sums is None:
+            self._names, self._sums = list(figures), torch.zeros_like(values)
+        self._sums.add_(values, alpha=len(target_B))
+        bad = (self._bad_step < 0) & ~torch.isfinite(total)
+        self._bad_step.copy_(torch.where(bad, self._num_steps, self._bad_step))
+        self._num_steps.add_(1)
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Read the epoch's sums, once, and append its row to the history.
+
+        Raises:
+            NonFiniteLoss: when a step's loss was not finite; nothing is appended.
+        """
+        assert self._sums is not None
+        *sums, num_images, bad_step = torch.cat([self._sums, self._bad_step.double()[None]]).tolist()
+        if bad_step >= 0:
+            raise NonFiniteLoss(f"the loss was not finite at epoch {epoch}, step {int(bad_step) + 1}")
+        row = {f"train/{name}": value / num_images for name, value in zip(self._names, sums, strict=True)}
+        row["lr"] = self.config.recipe.lr_at(epoch)
+        row["epoch"] = epoch
+        self.history.append(row)
+        self.epochs_done = epoch
+
+    def logits(self, x_BCHW: Tensor) -> Tensor:
+        """Return the student's own logits in its present mode."""
+        with self._autocast:
+            logits_BK: Tensor = self.network(x_BCHW)
+        return logits_BK
+
+    def draws_random_numbers(self) -> bool:
+        """Whether the network drew random numbers in the steps so far, as dropout does."""
+        start = _initial_random_state(stream_seed(self.config.seed, "dropout", self.config.student), self.device)
+        return not torch.equal(self._random_state, start)
+
+    @contextlib.contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Let dropout draw from the lane's own stream, whoever draws before or after it."""
+        on_gpu = self.device.type == "cuda"
+        outside = torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()
+        _set_random_state(self._random_state, self.device)
+        try:
+            yield
+        finally:
+            self._random_state = torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()
+            _set_random_state(outside, self.device)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on, on the CPU, detached from what training changes."""
+        return {
+            "epochs_done": self.epochs_done,
+            "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
+            "momentum": {
+                name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
+                for name, parameter in self.network.named_parameters()
+                if "momentum_buffer" in self.optimizer.state[parameter]
+            },
+            "random_state": self._random_state.clone(),
+            "history": [dict(row) for row in self.history],
+            "train_seconds": self.train_seconds,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        for name, parameter in self.network.named_parameters():
+            if name in state["momentum"]:
+                buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._random_state = state["random_state"]
+        self.epochs_done = state["epochs_done"]
+        self.history = [dict(row) for row in state["history"]]
+        self.train_seconds = state["train_seconds"]
+
+
+def create_network(name: str, num_classes: int, image_size: int, seed: int) -> models.Network:
+    """Return a new network whose initial weights are a function of (seed, architecture)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "weights", name))
+        return models.create(name, num_classes, image_size)
+
+
+def _initial_random_state(seed: int, device: torch.device) -> Tensor:
+    source = torch.Generator(device).manual_seed(seed)
+    return source.get_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights and buffers on the CPU, contiguous: what is stored as safetensors."""
+    state = cast(dict[str, Tensor], network.state_dict())
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}

@@ -1,0 +1,318 @@
+"""The loop over batches; the only one. Students, and teachers before them, all train here."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from benchmark import datasets, files
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from benchmark.machine import release_freed_memory, set_numerics
+from benchmark.train import checkpoint, teacher_store
+from benchmark.train.batches import Batch, Drawn, TrainStream, eval_batches, on_device, splits
+from benchmark.train.cuda_graphs import Branches, Inputs, ReplayedStep, Step, capture_for
+from benchmark.train.evaluate import Evaluation, evaluate
+from benchmark.train.heads import Request
+from benchmark.train.lane import Lane, NonFiniteLoss, weights_of
+from benchmark.train.messages import (
+    CohortJob,
+    EpochDone,
+    Event,
+    LaneDropped,
+    LaneFailed,
+    LaneFinished,
+    LaneJob,
+    Note,
+    Progress,
+    Started,
+    Stopped,
+)
+from benchmark.train.teacher import BatchTeacher
+from benchmark.train.view_cache import CachedTeacher, CacheRefused, open_caches
+from distillers import Outputs
+
+#: a checkpoint is written at an epoch's end when the last one is at least this old, and always at the last epoch
+CHECKPOINT_SECONDS = 30.0
+PROGRESS_SECONDS = 0.5
+
+
+class _Running:
+    """A lane with the job it came from and its unsaved state."""
+
+    def __init__(self, job: LaneJob, lane: Lane) -> None:
+        self.job, self.lane = job, lane
+        self.unsaved: dict[str, Any] | None = None
+        self.evaluation: Evaluation | None = None
+
+    def save(self) -> None:
+        """Write the state of the last finished epoch, unless it is on disk already."""
+        if self.unsaved is not None:
+            checkpoint.save(self.job.checkpoint, {"signature": self.job.signature, **self.unsaved})
+            self.unsaved = None
+
+
+def train_cohort(
+    job: CohortJob,
+    report: Callable[[Event], None],
+    stop: Callable[[], bool] = lambda: False,
+    data: DataSet | None = None,
+    unwanted: Collection[str] = (),
+) -> None:
+    """Train the lanes of a cohort to their last epoch, or until `stop` says so.
+
+    `unwanted` are signatures of lanes to drop; it may grow meanwhile, and is looked at after every step.
+
+    Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others go on.
+    A damaged checkpoint, data set or teacher raises UserError before any training.
+    """
+    set_numerics(torch.device(job.device), job.threads)
+    if data is None:
+        data = datasets.load(job.lanes[0].config.data, job.data_root, job.cache)
+    _Cohort(job, data, report, stop, unwanted).train()
+
+
+class _Cohort:
+    """Lanes on one stream of batches, beside one teacher."""
+
+    def __init__(
+        self,
+        job: CohortJob,
+        data: DataSet,
+        report: Callable[[Event], None],
+        stop: Callable[[], bool],
+        unwanted: Collection[str],
+    ) -> None:
+        self.data, self.report, self.stop, self.unwanted = data, report, stop, unwanted
+        self.device = torch.device(job.device)
+        self.config = config = job.lanes[0].config
+        self.parts = splits(data, config.data)
+        self.train_images = on_device(data.train, self.device)
+        # a tuning run never looks at the test set: it is not even moved
+        self.test_images = data.test if config.tuning else on_device(data.test, self.device)
+        self.running = [_start(lane, data, self.device) for lane in job.lanes]
+        begun = {one.lane.epochs_done for one in self.running}
+        if len(begun) != 1:
+            raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs: {sorted(begun)}")
+        self.epochs_done = begun.pop()
+        requests = [request for one in self.running for request in one.lane.requests]
+        self.teacher: BatchTeacher | None = None
+        self.cached: CachedTeacher | None = None
+        asking = [one.lane for one in self.running if one.lane.distiller.needs_teacher]
+        if job.teacher is not None and asking:
+            # of the teacher's settings, those of runs that see it: a student alone has none
+            shown = asking[0].config
+            self.teacher = BatchTeacher(
+                teacher_store.load_network(job.teacher, data),
+                [request for lane in asking for request in lane.requests],
+                self.device,
+                shown.teacher_precision,
+                data.image_size,
+                shown.teacher_cache,
+            )
+            if self.teacher.layouts:
+                try:
+                    self.cached = open_caches(
+                        self.teacher, job.teacher, data, len(self.parts.train), job.cache, job.cache_gb, self._note
+                    )
+                except CacheRefused as reason:
+                    self._note(f"{reason}: the teacher is run on every batch, and rounded as the cache would")
+        views = sorted({request.view for request in requests}, reverse=True)
+        self.stream = TrainStream(
+            data, self.train_images, self.parts.train, config.recipe, config.seed, views, self.device
+        )
+        #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
+        self._teacher_logits: dict[str, list[Tensor]] = {}
+        self._last_progress = self._last_saved = time.monotonic()
+        self._branches = Branches(self.device)
+        self._step: Step = self._eager_step
+        if (capture := capture_for(self.device)) is not None:
+            self._step = ReplayedStep(self._eager_step, self._captured_step, capture, self._note)
+
+    def _note(self, text: str) -> None:
+        self.report(Note(text))
+
+    def train(self) -> None:
+        """Train epoch by epoch; returns early when stopped, or when no lane is left."""
+        epochs = self.config.recipe.epochs
+        self.report(Started(self.epochs_done, self.stream.num_batches))
+        for epoch in range(self.epochs_done + 1, epochs + 1):
+            started = time.monotonic()
+            if not self._steps(epoch):
+                self._save()
+                self.report(Stopped(epoch - 1))
+                return
+            self._for_each(Lane.finish_epoch, epoch)
+            seconds = time.monotonic() - started
+            if self.running and self.config.is_evaluated(epoch):
+                release_freed_memory()
+                self._evaluate(epoch)
+                release_freed_memory()
+            if not self.running:
+                return
+            self._close_epoch(epoch, seconds)
+        for one in self.running:
+            # a run that was killed after its last checkpoint comes here without having trained
+            self.report(_complete(one, one.evaluation or self._score([one], self.config.headline)[0]))
+
+    def _steps(self, epoch: int) -> bool:
+        """Take the steps of an epoch; False when asked to stop."""
+        for one in self.running:
+            one.lane.start_epoch(epoch)
+        stored: Iterator[Sequence[Tensor]] = repeat(())
+        if self.cached is not None:
+            stored = self.cached.epoch(self.stream, epoch)
+        for step, (drawn, cells) in enumerate(zip(self.stream.drawn(epoch), stored, strict=False), start=1):
+            self._step(_inputs(drawn, cells))
+            must_stop = self.stop()
+            self._drop_unwanted()
+            if not self.running:
+                break
+            if must_stop:
+                return False
+            if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
+                self._last_progress = time.monotonic()
+                self.report(Progress(epoch, step))
+        return True
+
+    def _eager_step(self, inputs: Inputs) -> None:
+        """Take a step lane by lane; one that raises leaves."""
+        batch, shown = self._shown(inputs)
+        self._for_each(Lane.step, batch.views, batch.target_B, shown)
+
+    def _captured_step(self, inputs: Inputs) -> None:
+        """Take a step with every lane on a stream of its own, as a graph is made of it."""
+        for one in self.running:
+            if one.lane.draws_random_numbers():
+                raise RuntimeError(f"{one.job.config.student} draws random numbers (dropout) from a stream of its own")
+        batch, shown = self._shown(inputs)
+        self._branches.run(
+            [partial(one.lane.step_without_randomness, batch.views, batch.target_B, shown) for one in self.running]
+        )
+
+    def _shown(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
+        """Return the batch in every view, and what the teacher says of it."""
+        drawn, cells = _drawn(inputs)
+        batch = self.stream.batch(drawn)
+        return batch, {} if self.teacher is None else self.teacher.outputs(batch.views, cells)
+
+    def _for_each(self, act: Callable[..., None], *arguments: object) -> None:
+        """Let every lane act; one that raises is reported and leaves, the others go on."""
+        for one in list(self.running):
+            try:
+                act(one.lane, *arguments)
+            except Exception as error:
+                self._leave(one, error)
+
+    def _leave(self, one: _Running, error: Exception) -> None:
+        self._remove(one)
+        if isinstance(error, NonFiniteLoss):  # the weights are spoilt: the last good checkpoint stays as it is
+            self.report(LaneFailed(one.job.signature, str(error), final=True, history=one.lane.history))
+            return
+        one.save()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+        self.report(LaneFailed(one.job.signature, reason, final=False, history=one.lane.history))
+
+    def _drop_unwanted(self) -> None:
+        """Let the lanes go that nobody wants any more, with their files; between steps, where all others are whole."""
+        for one in [one for one in self.running if one.job.signature in self.unwanted]:
+            if self.device.type == "cuda":  # steps that were launched still use what is freed here
+                torch.cuda.synchronize(self.device)
+            self._remove(one)
+            one.job.checkpoint.unlink(missing_ok=True)
+            self.report(LaneDropped(one.job.signature, one.lane.history))
+
+    def _remove(self, one: _Running) -> None:
+        self.running.remove(one)
+        if isinstance(self._step, ReplayedStep):
+            self._step.forget()
+
+    def _evaluate(self, epoch: int) -> None:
+        """Add test and validation figures to the epoch's rows; a lane whose logits are not finite leaves."""
+        headline = self.config.headline
+        for split in dict.fromkeys((headline, "val") if len(self.parts.val) else (headline,)):
+            for one, found in zip(list(self.running), self._score(self.running, split), strict=True):
+                if not found.is_finite:
+                    one.lane.history.pop()
+                    self._leave(one, NonFiniteLoss(f"the logits were not finite after epoch {epoch}"))
+                    continue
+                one.lane.history[-1] |= found.metrics(split)
+                if split == headline:
+                    one.evaluation = found
+
+    def _score(self, lanes: list[_Running], split: str) -> list[Evaluation]:
+        images, members = (self.train_images, self.parts.val) if split == "val" else (self.test_images, self.parts.test)
+        if self.teacher is not None and split not in self._teacher_logits:
+            batches = eval_batches(self.data, images, members, self.device)
+            self._teacher_logits[split] = [self.teacher.logits(batch.views["weak"]) for batch in batches]
+        for one in lanes:
+            one.lane.network.eval()
+        return evaluate(
+            [one.lane.logits for one in lanes],
+            eval_batches(self.data, images, members, self.device),
+            self.data.num_classes,
+            self.device,
+            [self._teacher_logits.get(split) if one.lane.distiller.needs_teacher else None for one in lanes],
+        )
+
+    def _close_epoch(self, epoch: int, seconds: float) -> None:
+        """Complete the epoch's rows, keep its state, save it when it is time, and report it."""
+        for one in self.running:
+            lane = one.lane
+            if self.device.type == "cuda":  # steps were only launched: an equal share of the epoch is what is known
+                lane.epoch_seconds = seconds / len(self.running)
+            lane.train_seconds += lane.epoch_seconds
+            lane.history[-1]["time/epoch_s"] = seconds
+            lane.history[-1]["time/step_ms"] = 1000 * lane.epoch_seconds / self.stream.num_batches
+            one.unsaved = lane.state()
+        if epoch == self.config.recipe.epochs or time.monotonic() - self._last_saved > CHECKPOINT_SECONDS:
+            self._save()
+        rows = {one.job.signature: one.lane.history[-1] for one in self.running}
+        self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds))
+
+    def _save(self) -> None:
+        self._last_saved = time.monotonic()
+        for one in self.running:
+            one.save()
+
+
+def _inputs(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return a drawn batch as a flat set of named tensors, of which a graph keeps copies; `_drawn` undoes it."""
+    named = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B}
+    named |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
+    named |= {f"made/{view}": made for view, made in drawn.made.items()}
+    return named | {f"cells/{number}": one for number, one in enumerate(cells)}
+
+
+def _drawn(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}
+
+    return Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"]), list(group("cells/").values())
+
+
+def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
+    lane = Lane(job.config, data.num_classes, data.image_size, device)
+    if job.checkpoint.exists():
+        state = checkpoint.load(job.checkpoint)
+        if state["signature"] != job.signature:
+            raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
+        lane.load_state(state)
+    return _Running(job, lane)
+
+
+def _complete(one: _Running, evaluation: Evaluation) -> LaneFinished:
+    weights = serialize(weights_of(one.lane.network), metadata={"signature": one.job.signature})
+    files.write(one.job.weights, weights)
+    return LaneFinished(
+        one.job.signature, one.lane.history, list(evaluation.per_class), one.lane.train_seconds, one.job.weights
+    )

@@ -1,0 +1,145 @@
+"""What travels between the command and the processes that train: a job one way, events the other. Plain, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.config import RunConfig
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """A stored teacher: its weights and the checksum they must have."""
+
+    model: str
+    path: Path
+    checksum: str
+
+
+@dataclass(frozen=True)
+class LaneJob:
+    """One run to train: its configuration and where its files go."""
+
+    signature: str
+    config: RunConfig
+    checkpoint: Path
+    #: final weights, written when the run is complete
+    weights: Path
+
+
+@dataclass(frozen=True)
+class CohortJob:
+    """Lanes that train side by side; all share data, batches, seed and finished epochs."""
+
+    name: str
+    lanes: tuple[LaneJob, ...]
+    teacher: TeacherFile | None
+    data_root: Path
+    cache: Path
+    device: str
+    #: largest size of a view cache; None: half of what is free on the disk
+    cache_gb: float | None = None
+    #: threads per process, fixed in the plan: results are bit-equal at equal threads
+    threads: int = 1
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, the same for every lane."""
+        return self.lanes[0].config.recipe.epochs
+
+    @property
+    def num_lanes(self) -> int:
+        """Number of students."""
+        return len(self.lanes)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cohort begins: `epochs_done` of its epochs are already done."""
+
+    epochs_done: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something a person should know about how a cohort runs; no number depends on it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A cohort made steps within an epoch."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is over: one row of metrics per lane that is still training."""
+
+    epoch: int
+    rows: dict[str, dict[str, float]]
+    #: images of the training set per second, all lanes together counted once
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class LaneFinished:
+    """A run is complete; its weights are on disk."""
+
+    signature: str
+    history: list[dict[str, float]]
+    #: accuracy per class on the test set, on the validation split for a tuning run
+    per_class: list[float]
+    train_seconds: float
+    weights: Path
+
+
+@dataclass(frozen=True)
+class LaneFailed:
+    """A run ended with an error. Final when the loss was not finite; else the next start tries again."""
+
+    signature: str
+    reason: str
+    final: bool
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LaneDropped:
+    """A run was ended on request, before its last epoch; nothing of it is left on disk."""
+
+    signature: str
+    #: of its finished epochs
+    history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The cohort stopped on request after `epochs_done` epochs, with every lane saved."""
+
+    epochs_done: int
+
+
+@dataclass(frozen=True)
+class CohortEnded:
+    """A cohort has ended; its lanes have been reported."""
+
+
+@dataclass(frozen=True)
+class CohortCrashed:
+    """A cohort could not go on: its unfinished lanes stand at their last checkpoint."""
+
+    reason: str
+    #: a mistake the user can put right (damaged file, ...), as opposed to a fault
+    is_user_error: bool
+
+
+#: what the loop reports
+Event = Started | Note | Progress | EpochDone | LaneFinished | LaneFailed | LaneDropped | Stopped
+#: what an engine hands on: the loop's events, then how the cohort ended
+EngineEvent = Event | CohortEnded | CohortCrashed

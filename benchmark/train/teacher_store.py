@@ -1,0 +1,218 @@
+"""Stored teachers: weights as safetensors beside a manifest with their checksum, accuracy and origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as deserialize
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+import models
+from benchmark import files, machine
+from benchmark.config import Frozen
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from benchmark.train.batches import eval_batches
+from benchmark.train.evaluate import evaluate
+from benchmark.train.lane import weights_of
+from benchmark.train.messages import TeacherFile
+
+IMPORTED = "imported"
+
+
+class Manifest(Frozen):
+    """What is known of a stored teacher; lies beside the weights as JSON."""
+
+    model: str
+    dataset: str
+    data_digest: str
+    num_classes: int
+    image_size: int
+    #: sha256 of the safetensors file
+    checksum: str
+    #: measured from the stored file, percent
+    test_top1: float
+    #: best epoch on the test set, percent: the literature's habit; None for imported weights
+    best_test_top1: float | None = None
+    epochs: int | None = None
+    #: how the weights came to be: `trained`, or the file they were imported from
+    origin: str
+    #: signature of the run that trained it; None for imported weights
+    signature: str | None = None
+    mlflow_run: str | None = None
+    git_commit: str
+    git_dirty: bool
+    device: str
+    versions: dict[str, str]
+    created: str
+
+    def file(self, folder: Path) -> TeacherFile:
+        """Return where the weights are and what they must hash to."""
+        name = self.model.replace("/", "-")
+        return TeacherFile(self.model, folder / f"{name}-{self.signature or IMPORTED}.safetensors", self.checksum)
+
+
+def folder_of(teachers: Path, data: DataSet) -> Path:
+    """Return the folder that holds the teachers of a data set."""
+    return teachers / data.name.replace("[", "-").replace("]", "").replace(" ", "-")
+
+
+def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Yield (folder, manifest) of every stored teacher.
+
+    Raises:
+        UserError: for a manifest that cannot be read.
+    """
+    for path in sorted(teachers.glob("*/*.json")):
+        try:
+            yield path.parent, Manifest.model_validate_json(path.read_text())
+        except (ValueError, OSError) as error:  # no JSON, other fields, not even text
+            raise UserError(
+                f"teacher manifest {path} cannot be read: {str(error).splitlines()[0]}; delete it and its"
+                " .safetensors, and the next run trains the teacher again"
+            ) from error
+
+
+def find(teachers: Path, data: DataSet, model: str, signature: str) -> tuple[Path, Manifest] | None:
+    """Return the teacher that a suite uses: imported weights if there are any, else those its own recipe trained.
+
+    Only teachers of exactly these images count (the data digest decides), so a subset never gets the full set's.
+    """
+    usable = {
+        manifest.signature: (folder, manifest)
+        for folder, manifest in manifests(teachers)
+        if manifest.model == model and manifest.data_digest == data.digest
+    }
+    return usable.get(None) or usable.get(signature)
+
+
+def load_weights(file: TeacherFile) -> dict[str, Tensor]:
+    """Return the stored weights.
+
+    Raises:
+        UserError: when the file is missing or does not have its checksum.
+    """
+    if not file.path.exists():
+        raise UserError(
+            f"teacher weights {file.path} are missing; delete {file.path.with_suffix('.json')} and the next"
+            " run trains the teacher again"
+        )
+    content = file.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != file.checksum:
+        raise UserError(
+            f"teacher weights {file.path} are damaged: their checksum is not {file.checksum[:16]}… as the"
+            " manifest says; restore the file, or delete it and its .json to train the teacher again"
+        )
+    weights: dict[str, Tensor] = deserialize(content)
+    return weights
+
+
+def load_network(file: TeacherFile, data: DataSet) -> models.Network:
+    """Return the stored teacher as a network. Raises UserError when it is damaged or does not fit the data set."""
+    return network_with(file.model, load_weights(file), data, str(file.path))
+
+
+def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: str) -> models.Network:
+    """Return a network with these weights, which come from `source`. Raises UserError when they do not fit."""
+    with torch.random.fork_rng(devices=[]):
+        network = models.create(model, data.num_classes, data.image_size)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(
+            f"weights {source} do not fit {model} with {data.num_classes} classes at {data.image_size} pixels: {first}"
+        ) from error
+    return network
+
+
+def measure(network: models.Network, data: DataSet, device: torch.device) -> float:
+    """Return the network's test accuracy in percent."""
+    placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    batches = eval_batches(data, data.test, torch.arange(len(data.test)), device)
+    return evaluate([placed], batches, data.num_classes, device)[0].top1
+
+
+def store(
+    teachers: Path, data: DataSet, model: str, weights: dict[str, Tensor], *, test_top1: float, **about: Any
+) -> tuple[Path, Manifest]:
+    """Write a teacher and its manifest; `test_top1` is the accuracy of exactly these weights.
+
+    The weights go first and the manifest last: a teacher without a manifest does not exist.
+    """
+    folder = folder_of(teachers, data)
+    # one entry of metadata only: safetensors writes several in any order, and the checksum is part of signatures
+    content = serialize(weights, metadata={"model": model})
+    commit, dirty = machine.git_state()
+    manifest = Manifest(
+        model=model,
+        dataset=data.name,
+        data_digest=data.digest,
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+        checksum=hashlib.sha256(content).hexdigest(),
+        test_top1=test_top1,
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=machine.package_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **about,
+    )
+    file = manifest.file(folder)
+    files.write(file.path, content)
+    load_network(file, data)  # what was written is whole, and fits
+    text = json.dumps(manifest.model_dump(), indent=2) + "\n"
+    files.write(file.path.with_suffix(".json"), text.encode())
+    return folder, manifest
+
+
+def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> list[Manifest]:
+    """Import published checkpoints: one folder per network with `ckpt_epoch_240.pth`, weights under the key "model".
+
+    A folder is taken when its name starts with a registered model (`resnet32x4_vanilla` is `resnet32x4`). Each is
+    loaded strictly, evaluated on the test set and stored as safetensors.
+
+    Raises:
+        UserError: when no folder is recognised, or a checkpoint is damaged or does not fit.
+    """
+    found = {path: _model_of(path) for path in sorted(source.glob("*/*.pth"))}
+    recognised = {path: model for path, model in found.items() if model is not None}
+    if not recognised:
+        raise UserError(
+            f"no published checkpoint under {source}: expected <network>_vanilla/ckpt_epoch_240.pth with a"
+            " network of `python -m benchmark list models`"
+        )
+    return [_import(path, model, teachers, data, device) for path, model in recognised.items()]
+
+
+def _model_of(path: Path) -> str | None:
+    folder = path.parent.name.lower()
+    name = folder.removesuffix("_vanilla")
+    # the published archive spells two networks in its own way
+    name = {"mobilenetv2": "mobilenet_v2", "shufflev1": "shufflenet_v1", "shufflev2": "shufflenet_v2"}.get(name, name)
+    return name if name in models.names() else None
+
+
+def _import(path: Path, model: str, teachers: Path, data: DataSet, device: torch.device) -> Manifest:
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f'checkpoint {path} holds no weights under the key "model"')
+    network = network_with(
+        model, {name.removeprefix("module."): value for name, value in state.items()}, data, str(path)
+    )
+    weights = weights_of(network)
+    top1 = measure(network, data, device)
+    described = machine.describe_device(device)
+    _, manifest = store(teachers, data, model, weights, test_top1=top1, device=described, origin=str(path))
+    return manifest

@@ -1,0 +1,302 @@
+"""A study in Optuna: a storage that processes share, trials asked for in batches, and those of a dead worker put back.
+
+Trials are asked for and put back under one lock per study, so that a grid's points are trained exactly once, whoever
+joins or dies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from filelock import FileLock
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from benchmark import files
+from benchmark.errors import UserError
+from studies.base import Choice, Pruner, Sampler, Study
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+#: a worker of another machine that gave no sign of life for so long is taken for dead
+SILENT_SECONDS = 900.0
+BEAT_SECONDS = 60.0
+#: seeds that WilcoxonPruner wants before it says anything
+WILCOXON_SEEDS = 4
+
+_DEFINITION = "definition"
+
+
+class Worker:
+    """This process among all that work at studies: a name, and a lock that is free when the process is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self.host, self._folder = uuid.uuid4().hex[:12], platform.node(), folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._file(self.name))
+        self._lock.acquire()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+        self._file(self.name).unlink(missing_ok=True)
+
+    def is_gone(self, trial: FrozenTrial) -> bool:
+        """Whether whoever runs the trial is dead: its lock is free on this machine, or it is silent elsewhere."""
+        name, host = trial.user_attrs.get("worker"), trial.user_attrs.get("host")
+        if name is None or name == self.name:
+            # asked for a moment ago, under the study's lock: a trial without a worker is one whose worker died there
+            return name is None
+        if host != self.host:
+            return time.time() - float(trial.user_attrs.get("beat", 0.0)) > SILENT_SECONDS
+        return files.is_free(self._file(name))
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"worker-{name}.lock"
+
+
+class Search:
+    """One study of a storage, from the side of one worker."""
+
+    def __init__(
+        self,
+        definition: Study,
+        title: str,
+        about: Mapping[str, Any],
+        folder: Path,
+        storage: str | None = None,
+        num_trials: int | None = None,
+        fresh: bool = False,
+        warmup_steps: int = 0,
+    ) -> None:
+        """Open the study called `title`, or make it with all points of its grid.
+
+        `about` is what its results depend on beyond the space: a storage that holds the title with another is refused,
+        unless `fresh` deletes it. No trial is pruned in its first `warmup_steps` epochs.
+
+        Raises:
+            UserError: for a storage that cannot be opened, and for another study under the same title.
+        """
+        self.definition, self.title, self.folder = definition, title, folder
+        self.num_trials = definition.trials if num_trials is None else num_trials
+        self.warmup_steps = warmup_steps
+        self.worker = Worker(folder)
+        self.place = storage or str(folder / f"{slug(title)}.journal")
+        self._guard = FileLock(folder / f"{slug(title)}.lock")
+        with named_errors(self.place):
+            with self._guard:  # two that make the tables at once break them
+                self._storage = open_storage(self.place)
+            with self.exclusive():
+                if fresh and title in optuna.get_all_study_names(self._storage):
+                    optuna.delete_study(study_name=title, storage=self._storage)
+                self.study = self._create(about)
+
+    def close(self) -> None:
+        """Leave the study to the others."""
+        self.worker.close()
+
+    def _create(self, about: Mapping[str, Any]) -> optuna.Study:
+        content = json.loads(json.dumps({**about, **space_of(self.definition)}))
+        if self.title in optuna.get_all_study_names(self._storage):
+            study = optuna.load_study(study_name=self.title, storage=self._storage)
+            known = study.user_attrs.get(_DEFINITION, {})
+            if known != content:
+                changed = sorted(key for key in {*content, *known} if content.get(key) != known.get(key))
+                raise UserError(
+                    f"the storage {self.place} holds '{self.title}' with another {', '.join(changed)}: give --fresh to"
+                    " start it again, or --storage to keep both"
+                )
+            return study
+        study = optuna.create_study(study_name=self.title, storage=self._storage, direction="maximize")
+        study.set_user_attr(_DEFINITION, content)
+        for point in self.definition.grid():
+            study.enqueue_trial(dict(point))
+        return study
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the study's lock among all its workers, those of other machines too where they share a database."""
+        engine = self._storage.engine if isinstance(self._storage, RDBStorage) else None
+        with self._guard:
+            if engine is None or engine.dialect.name != "postgresql":
+                yield
+                return
+            key = int.from_bytes(hashlib.sha256(self.title.encode()).digest()[:7], "big")
+            with engine.connect() as connection:
+                connection.execute(text("select pg_advisory_lock(:key)"), {"key": key})
+                try:
+                    yield
+                finally:
+                    connection.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
+
+    def ask(self) -> list[tuple[Trial, Choice]]:
+        """Return the next batch of trials; empty when all have been asked for."""
+        with named_errors(self.place), self.exclusive():
+            self._put_back()
+            trials = self.trials()
+            waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+            spent = sum(not is_lost(trial) for trial in trials)
+            left = waiting if self.definition.grid() else waiting + max(0, self.num_trials - spent)
+            # a function of what was seen, not of how often this process was started
+            self.study.sampler = sampler_of(self.definition.sampler, seed=len(trials))
+            self.study.pruner = pruner_of(self.definition.pruner, self.warmup_steps)
+            return [self._take() for _ in range(min(self.definition.at_once, left))]
+
+    def _take(self) -> tuple[Trial, Choice]:
+        trial = self.study.ask()
+        for key, value in {"worker": self.worker.name, "host": self.worker.host, "beat": time.time()}.items():
+            trial.set_user_attr(key, value)
+        choice = self.definition.suggest(trial)
+        trial.set_user_attr("choice", choice.label)
+        return trial, choice
+
+    def _put_back(self) -> None:
+        """Fail the trials of workers that are gone, and enqueue the point of each once more."""
+        for trial in self._running():
+            if self.worker.is_gone(trial):
+                self._lose(trial)
+
+    def _running(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _lose(self, trial: FrozenTrial) -> None:
+        """Fail a trial that nobody will finish, and enqueue its point once more."""
+        self._storage.set_trial_user_attr(trial._trial_id, "lost", True)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
+
+    def tell(self, trial: Trial, value: float | None, **about: Any) -> None:
+        """End a trial with its mean validation accuracy, or as failed without one, and note what is known of it."""
+        self._end(trial, about, value, TrialState.FAIL if value is None else None)
+
+    def prune(self, trial: Trial, **about: Any) -> None:
+        """End a trial as pruned, at the last value that was reported."""
+        self._end(trial, about, None, TrialState.PRUNED)
+
+    def _end(self, trial: Trial, about: Mapping[str, Any], value: float | None, state: TrialState | None) -> None:
+        with named_errors(self.place):
+            for key, known in about.items():
+                trial.set_user_attr(key, known)
+            self.study.tell(trial, value, state)
+
+    def abandon(self, trials: Sequence[Trial]) -> None:
+        """Put trials back that this worker stops in the middle of; those that were told stay so."""
+        mine = {trial.number for trial in trials}
+        with named_errors(self.place), self.exclusive():
+            for trial in self._running():
+                if trial.number in mine:
+                    self._lose(trial)
+
+    def beat(self, trials: Sequence[Trial]) -> None:
+        """Show workers of other machines that these trials are alive."""
+        for trial in trials:
+            trial.set_user_attr("beat", time.time())
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return every trial, those that were lost and put back too."""
+        return self.study.get_trials(deepcopy=False)
+
+    def best(self) -> FrozenTrial | None:
+        """Return the trial with the highest value, the earliest of equals; None while none is complete."""
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number)) if complete else None
+
+
+def space_of(definition: Study) -> dict[str, Any]:
+    """Return what a storage must agree on: grid or sampler, and how trials are made of them."""
+    points = [dict(point) for point in definition.grid()]
+    return {
+        "study": definition.name,
+        "space": points or "drawn",
+        "sampler": definition.sampler,
+        "pruner": definition.pruner,
+        "at_once": definition.at_once,
+        "seeds": definition.seeds,
+    }
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether the trial was put back: another one has its point."""
+    return bool(trial.user_attrs.get("lost", False))
+
+
+def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
+    """Return one row per trial that was not lost: number, state, value, std, num_seeds, choice, and its parameters."""
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "value": trial.value if trial.state == TrialState.COMPLETE else None,
+            "std": trial.user_attrs.get("std"),
+            "num_seeds": trial.user_attrs.get("num_seeds", 0),
+            "choice": trial.user_attrs.get("choice", ""),
+            "reason": trial.user_attrs.get("reason", ""),
+            **trial.params,
+        }
+        for trial in trials
+        if not is_lost(trial)
+    ]
+    columns = ["number", "state", "value", "std", "num_seeds", "choice", "reason"]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def open_storage(place: str) -> BaseStorage:
+    """Return the storage at a path (a journal) or a database URL."""
+    if "://" in place:
+        return RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+    return JournalStorage(JournalFileBackend(place))
+
+
+def sampler_of(kind: Sampler, seed: int) -> BaseSampler:
+    """Return an Optuna sampler by name; a grid's points are enqueued, so that its sampler is never asked."""
+    if kind == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=8)
+    return GPSampler(seed=seed) if kind == "gp" else RandomSampler(seed=seed)
+
+
+def pruner_of(kind: Pruner, warmup_steps: int) -> BasePruner:
+    """Return an Optuna pruner by name."""
+    if kind == "median":
+        return MedianPruner(n_startup_trials=4, n_warmup_steps=warmup_steps)
+    if kind == "hyperband":
+        return HyperbandPruner(min_resource=max(1, warmup_steps))
+    if kind == "wilcoxon":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # asked for by name
+            return WilcoxonPruner(n_startup_steps=WILCOXON_SEEDS)
+    return NopPruner()
+
+
+def slug(title: str) -> str:
+    """Return a title as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", title).strip("-")
+
+
+@contextmanager
+def named_errors(place: str) -> Iterator[None]:
+    """Turn what a storage raises when it cannot be used into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (SQLAlchemyError, OSError, ImportError, json.JSONDecodeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"the study's storage {place} cannot be used: {reason}") from error

@@ -1,0 +1,234 @@
+"""A study's trials as cohorts: asked for together, trained side by side on one teacher, told together."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from optuna.trial import Trial
+
+import distillers
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from benchmark.execution.estimate import Costs
+from benchmark.execution.execute import Execution
+from benchmark.execution.options import Options
+from benchmark.execution.progress import View
+from benchmark.execution.survey import Entry, Survey
+from benchmark.plan.resolve import Plan, PlannedRun, make_plan
+from benchmark.plan.suite import Suite
+from benchmark.tracking import Tracker
+from benchmark.train import teacher_store
+from studies.base import Choice
+from studies.search import BEAT_SECONDS, Search
+
+#: share of the training set that trials are ranked on, where the suite holds out none
+VAL_FRACTION = 0.1
+#: confirmation runs use repetitions from here on, which no trial saw
+CONFIRM_FROM = 101
+#: how often a run that another process trains is looked at again
+LOOK_SECONDS = 2.0
+
+_ALL_GROUPS = frozenset(group for name in distillers.names() for group in distillers.groups(name))
+
+OnEpoch = Callable[[Entry, dict[str, float]], bool]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a study is asked of: a pair of a suite, and what the command set over it."""
+
+    suite: Suite
+    profile: str | None
+    pair: str
+    assignments: tuple[str, ...]
+    device: str
+
+    def plan(self, choice: Choice, seeds: int, tuning: bool) -> Plan:
+        """Return the runs of a choice under repetitions 1 to `seeds`.
+
+        Of what the command set, hyperparameters that the choice's method does not have are left out.
+
+        Raises:
+            UserError: for a choice that the suite or its methods refuse.
+        """
+        held_out = (f"data.val_fraction={VAL_FRACTION}",) if tuning and not self.holds_out else ()
+        foreign = _ALL_GROUPS - distillers.groups(choice.method).keys()
+        own = [one for one in self.assignments if one.partition("=")[0].partition(".")[0] not in foreign]
+        return make_plan(
+            self.suite,
+            profile=self.profile,
+            methods=[choice.method],
+            pairs=[self.pair],
+            seeds=seeds,
+            assignments=[*held_out, *own, *choice.assignments],
+            device=self.device,
+            tuning=tuning,
+        )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether suite or command name a validation split of their own."""
+        small = self.suite.profiles[self.profile].data if self.profile else {}
+        set_here = any(one.startswith("data.val_fraction=") for one in self.assignments)
+        return set_here or bool({**self.suite.data, **small}.get("val_fraction"))
+
+
+class Trainer:
+    """Trains planned runs of one study below one MLflow run."""
+
+    def __init__(self, title: str, data: DataSet, options: Options, tracker: Tracker, view: View) -> None:
+        self.title, self.data, self.options, self.tracker, self.view = title, data, options, tracker, view
+        self._costs = Costs(data, torch.device(options.device), options.threads)
+        self.problems: list[str] = []
+        self.was_stopped = False
+        #: of the study's own run in MLflow, once something was trained
+        self.run_id: str | None = None
+
+    def has_seen_everything(self, teacher: str) -> bool:
+        """Whether a teacher's weights were imported: they were trained on all images, those of the ranking too."""
+        found = teacher_store.find(self.options.teachers, self.data, teacher, signature="")
+        return found is not None and found[1].signature is None
+
+    def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: OnEpoch | None = None) -> list[Entry]:
+        """Train the runs, of which the plans know the teachers; return one entry per run, in order.
+
+        A run that another process is training is waited for.
+        """
+        recipes: dict[str, RunConfig] = {}
+        for plan in plans:
+            recipes |= plan.teachers
+        suite = plans[0].suite.model_copy(update={"name": f"studies {plans[0].suite.name}", "rebuilds": []})
+        whole = replace(plans[0], suite=suite, profile=None, runs=tuple(runs), teachers=recipes)
+        while True:
+            survey = Survey(whole, self.options, self.data, self.tracker)
+            survey.look()
+            execution = Execution(survey, self.tracker, self._costs, self.view, self.title, on_epoch)
+            execution.run()
+            self.run_id = execution.parent_run_id or self.run_id
+            self.problems += execution.problems
+            self.was_stopped |= execution.was_stopped
+            if execution.user_error is not None:
+                raise UserError(execution.user_error)
+            if self.was_stopped or not any(entry.state == "elsewhere" for entry in survey.entries):
+                return survey.entries
+            time.sleep(LOOK_SECONDS)
+
+
+class Batch:
+    """Trials that were asked for together, on their way to being told."""
+
+    def __init__(self, search: Search, ground: Ground, trials: Sequence[tuple[Trial, Choice]]) -> None:
+        self.search, self.ground = search, ground
+        self.trials = {trial.number: trial for trial, _ in trials}
+        self.seeds = search.definition.seeds
+        self.plans = {trial.number: ground.plan(choice, self.seeds, tuning=True) for trial, choice in trials}
+        self._values: dict[int, dict[int, float]] = {number: {} for number in self.trials}
+        self._run_ids: dict[int, list[str]] = {number: [] for number in self.trials}
+        self._reasons: dict[int, str] = {}
+        self._pruned: set[int] = set()
+        self._last_beat = time.time()
+        self._tags = {"study": search.title}
+
+    def train(self, trainer: Trainer) -> bool:
+        """Train all, tell each; False when stopped, with what is not told put back.
+
+        With several seeds and a pruner, the seeds are the steps: each is trained for all trials that are left before
+        the next, and a trial that the pruner gives up trains no further. With one seed the epochs are the steps.
+        """
+        if trainer.has_seen_everything(self.ground.pair.partition(":")[0]):
+            self._tags["teacher_saw_val"] = "true"
+        prunes = self.search.definition.pruner != "none"
+        stages = [[seed] for seed in range(1, self.seeds + 1)] if prunes else [list(range(1, self.seeds + 1))]
+        for stage in stages:
+            open_trials = [
+                number for number in self.trials if number not in self._pruned and number not in self._reasons
+            ]
+            if not open_trials:
+                break
+            runs = [run for number in open_trials for run in self._runs(number, stage)]
+            entries = trainer.train(list(self.plans.values()), runs, self._on_epoch)
+            for entry in entries:
+                self._note(entry, trainer.tracker)
+            if trainer.was_stopped:
+                self.search.abandon(list(self.trials.values()))
+                return False
+            if prunes and self.seeds > 1:
+                self._prune_by_seed(open_trials, stage[0])
+        for number, trial in self.trials.items():
+            self._tell(number, trial)
+        return True
+
+    def _runs(self, number: int, stage: Sequence[int]) -> list[PlannedRun]:
+        return [
+            replace(
+                run,
+                title=f"trial {number}, seed {run.config.repetition}",
+                tags={**self._tags, "trial": str(number)},
+            )
+            for run in self.plans[number].runs
+            if run.config.repetition in stage
+        ]
+
+    def _on_epoch(self, entry: Entry, row: dict[str, float]) -> bool:
+        """Follow a run; True when its trial is to be pruned, which is never before the first decay of its rate."""
+        if time.time() - self._last_beat > BEAT_SECONDS:
+            self._last_beat = time.time()
+            self.search.beat(list(self.trials.values()))
+        if self.search.definition.pruner == "none" or self.seeds > 1 or "val/top1" not in row:
+            return False
+        number, epoch = int(entry.tags["trial"]), int(row["epoch"])
+        self.trials[number].report(row["val/top1"], epoch)
+        decays = entry.config.recipe.milestones
+        return bool(decays) and epoch > decays[0] and self.trials[number].should_prune()
+
+    def _prune_by_seed(self, numbers: Sequence[int], seed: int) -> None:
+        for number in numbers:
+            if seed not in self._values[number]:
+                continue
+            self.trials[number].report(self._values[number][seed], seed)
+            if seed < self.seeds and self.trials[number].should_prune():
+                self._pruned.add(number)
+
+    def _note(self, entry: Entry, tracker: Tracker) -> None:
+        number = int(entry.tags["trial"])
+        if entry.run_id is not None:
+            self._run_ids[number].append(entry.run_id)
+        if entry.state == "finished" and entry.run_id is not None:
+            self._values[number][entry.config.repetition] = tracker.metric(entry.run_id, "final/val")
+        elif entry.state == "dropped":
+            self._pruned.add(number)
+        elif entry.state in ("failed", "resume"):
+            self._reasons[number] = entry.reason or "interrupted"
+
+    def _tell(self, number: int, trial: Trial) -> None:
+        values = list(self._values[number].values())
+        about = {
+            "runs": self._run_ids[number],
+            "values": {str(seed): value for seed, value in self._values[number].items()},
+            "num_seeds": len(values),
+            "std": statistics.stdev(values) if len(values) > 1 else None,
+            **({"teacher_saw_val": True} if "teacher_saw_val" in self._tags else {}),
+        }
+        if number in self._reasons:
+            self.search.tell(trial, None, **about, reason=self._reasons[number])
+        elif number in self._pruned:
+            self.search.prune(trial, **about)
+        else:
+            self.search.tell(trial, statistics.fmean(values), **about)
+
+
+def confirmation_runs(ground: Ground, choice: Choice, seeds: int, title: str) -> tuple[Plan, list[PlannedRun]]:
+    """Return a choice on the whole training set, under seeds that no trial saw, evaluated on the test set."""
+    plan = ground.plan(choice, seeds, tuning=False)
+    runs = []
+    for run in plan.runs:
+        repetition = CONFIRM_FROM + run.config.repetition - 1
+        config = run.config.model_copy(update={"repetition": repetition})
+        name = f"confirm {choice.label}, seed {repetition}"
+        runs.append(PlannedRun(config, run.pair, {"study": title, "confirms": choice.label}, name))
+    return plan, runs

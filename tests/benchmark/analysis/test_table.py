@@ -1,0 +1,286 @@
+"""Hand-made frames in, expected cells and expected text out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from benchmark.analysis.comparison import RUN_COLUMNS, comparison
+from benchmark.analysis.table import Cell, Column, Row, Section, Table
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
+
+PAIR = "resnet32x4:shufflenet_v2"
+
+
+def plan(methods: Sequence[str] = ("kd", "vanilla", "sdd_kd"), *, pairs: Sequence[str] = (PAIR,), seeds: int = 3,
+         profile: str | None = None) -> Plan:  # fmt: skip
+    return make_plan(suite.load("cifar100"), methods=methods, pairs=pairs, seeds=seeds, profile=profile)
+
+
+def runs(method: str, last: Sequence[float], *, student: str = "shufflenet_v2", status: str = "FINISHED",
+         first: int = 1) -> list[dict[str, object]]:  # fmt: skip
+    """One run per value; the best on test is always 0.5 above the last."""
+    return [
+        {
+            "signature": f"{method}-{student}-{repetition}",
+            "run_id": f"{method}{repetition}",
+            "status": status,
+            "teacher": None if method == "vanilla" else "resnet32x4",
+            "student": student,
+            "method": method,
+            "repetition": repetition,
+            "epochs": 240,
+            "last": value,
+            "best_test": value + 0.5,
+            "best_val": float("nan"),
+        }
+        for repetition, value in enumerate(last, start=first)
+    ]
+
+
+def cells(table: Table, section: int = 0) -> dict[str, dict[str, str]]:
+    """Shown texts by method title and header."""
+    headers = [column.header for column in table.columns]
+    return {
+        row.cells[0].text: dict(zip(headers, (cell.text for cell in row.cells), strict=True))
+        for row in table.sections[section].rows
+    }
+
+
+def line(table: Table, method: str) -> dict[str, str]:
+    """A line of the CSV form."""
+    return next(row for row in csv.DictReader(io.StringIO(table.to_csv())) if row["method"] == method)
+
+
+FULL = pd.DataFrame(
+    [*runs("vanilla", [71.0, 72.0, 73.0]), *runs("kd", [74.0, 75.0, 76.0]), *runs("sdd_kd", [75.0, 76.0, 78.0])]
+)
+
+
+def test_complete() -> None:
+    table = comparison(plan(), FULL, {"resnet32x4": 79.1})
+    assert table.title == "CIFAR-100"
+    assert table.sections[0].title == PAIR
+    assert table.sections[0].subtitle == "teacher 79.10 (published 79.42)"
+    shown = cells(table)
+    assert list(shown) == ["Student", "KD", "SD-KD"], "the student alone comes first"
+    assert shown["Student"] == {
+        "Method": "Student",
+        "last": "72.00 ± 1.00",
+        "best (selected on test)": "72.50 ± 1.00",
+        "gain in last [95%]": "—",
+        "detectable": "—",
+        "published": "71.82",
+        "best − published": "+0.68",
+        "seeds": "3/3",
+    }
+    # differences 3, 3, 3 and 1, 1, 2: see tests/test_stats.py
+    assert shown["KD"]["gain in last [95%]"] == "+3.00 [+3.00, +3.00]"
+    assert shown["SD-KD"]["gain in last [95%]"] == "+1.33 [−0.10, +2.77]"
+    assert shown["SD-KD"]["detectable"] == "1.88"
+    assert shown["SD-KD"]["best − published"] == "+0.16"
+    assert not any("†" in note or "‡" in note for note in table.notes)
+    assert any(note.startswith("sdd/table2: SDD, CIFAR-100") and "arXiv 2403.13512" in note for note in table.notes)
+
+
+def test_cells_name_their_runs() -> None:
+    row = comparison(plan(), FULL, {}).sections[0].rows[1]
+    assert row.cells[1].run_ids == ("kd1", "kd2", "kd3")
+    assert row.cells[3].run_ids == ("kd1", "kd2", "kd3", "vanilla1", "vanilla2", "vanilla3")
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame(columns=list(RUN_COLUMNS))])
+def test_nothing_run_yet(frame: pd.DataFrame) -> None:
+    table = comparison(plan(), frame, {})
+    assert table.sections[0].subtitle == "teacher — (published 79.42)"
+    assert list(cells(table)["SD-KD"].values()) == ["SD-KD", "—", "—", "—", "—", "76.67", "—", "0/3"]
+    assert line(table, "sdd_kd")["last_mean"] == ""
+
+
+def test_partial_and_failed() -> None:
+    frame = pd.DataFrame(
+        [
+            *runs("vanilla", [71.0, 72.0, 73.0]),
+            *runs("kd", [74.0, 75.0]),
+            *runs("kd", [float("nan")], first=3, status="FAILED"),
+            *runs("sdd_kd", [75.0], first=2),
+            *runs("sdd_kd", [10.0], first=1, status="RUNNING"),
+        ]
+    )
+    table = comparison(plan(), frame, {})
+    shown = cells(table)
+    assert shown["KD"]["seeds"] == "2/3, 1 failed"
+    assert shown["KD"]["last"] == "74.50 ± 0.71 †"
+    assert shown["KD"]["gain in last [95%]"] == "+3.00 †"
+    assert shown["SD-KD"]["seeds"] == "1/3"
+    assert shown["SD-KD"]["last"] == "75.00 †", "one value has no spread, and an unfinished run no value"
+    assert shown["SD-KD"]["gain in last [95%]"] == "+0.00 †", "over the seed that both have"
+    assert any("†" in note for note in table.notes)
+    assert [line(table, "kd")[name] for name in ("num_planned", "num_finished", "num_failed")] == ["3", "2", "1"]
+    assert not any(cell.bold for row in table.sections[0].rows for cell in row.cells), "one method has all its seeds"
+
+
+def test_a_finished_run_counts_over_an_earlier_failure() -> None:
+    frame = pd.DataFrame([*runs("kd", [float("nan")], status="FAILED"), *runs("kd", [74.0, 75.0, 76.0])])
+    assert cells(comparison(plan(), frame, {}))["KD"]["seeds"] == "3/3"
+
+
+@pytest.mark.parametrize(("seeds", "text"), [(1, "74.00 †"), (2, "74.50 ± 0.71 †")])
+def test_few_seeds_are_marked(seeds: int, text: str) -> None:
+    few = FULL[FULL["repetition"] <= seeds]
+    table = comparison(plan(seeds=seeds), few, {})
+    shown = cells(table)["KD"]
+    assert (shown["last"], shown["gain in last [95%]"], shown["detectable"]) == (text, "+3.00 †", "—")
+    assert shown["seeds"] == f"{seeds}/{seeds}"
+    assert any(note.startswith("† fewer than 3 seeds") for note in table.notes)
+
+
+def test_smoke_is_no_result() -> None:
+    table = comparison(plan(seeds=1, profile="smoke"), FULL[FULL["repetition"] == 1], {})
+    assert "smoke profile: a small slice, not a result" in table.title
+    assert table.notes[0].startswith("smoke profile: a small slice, not a result")
+    assert "best − published" not in cells(table)["KD"]
+    assert cells(table)["KD"]["published"] == "74.45"
+    assert line(table, "kd")["best_test_minus_published"] == ""
+    assert not any(cell.bold for row in table.sections[0].rows for cell in row.cells)
+    assert all(len(row.cells) == len(table.columns) for row in table.sections[0].rows)
+
+
+def test_part_of_a_data_set_is_not_comparable() -> None:
+    table = comparison(plan(), FULL, {}, dataset_name="cifar100[10 classes]")
+    assert "cifar100[10 classes]" in table.title + table.subtitle
+    assert cells(table)["KD"]["best − published (not comparable)"] == "+1.05"
+    assert line(table, "kd")["best_test_minus_published"] == ""
+    assert "not comparable" in table.notes[0]
+
+
+def test_unequal_budget_is_marked() -> None:
+    table = comparison(plan(["vanilla", "kd", "sdd_kd", "mlkd"]), FULL, {})
+    shown = cells(table)
+    assert shown["MLKD (960 × 2) ‡"]["published"] == "78.44 ?"
+    assert "KD" in shown
+    assert any(note.startswith("‡ unequal budget") and "240 × 1" in note for note in table.notes)
+    assert any(note.startswith("? published value of unsure confidence") for note in table.notes)
+
+
+def test_base_that_is_not_planned_gives_no_gain() -> None:
+    table = comparison(plan(["sdd_kd"]), FULL, {})
+    assert list(cells(table)) == ["SD-KD"]
+    assert cells(table)["SD-KD"]["gain in last [95%]"] == "—"
+
+
+def test_pairs_of_one_student_share_its_runs_alone_but_no_others() -> None:
+    table = comparison(plan(pairs=["resnet32x4:shufflenet_v2", "wrn_40_2:shufflenet_v2"]), FULL, {"wrn_40_2": 75.0})
+    assert cells(table, 1)["Student"]["last"] == "72.00 ± 1.00"
+    assert cells(table, 1)["KD"]["seeds"] == "0/3"
+    assert table.sections[1].subtitle == "teacher 75.00", "no table has this pair"
+
+
+def test_without_published_values_their_columns_are_left_out() -> None:
+    table = comparison(make_plan(suite.load("digits")), pd.DataFrame(), {})
+    assert [column.header for column in table.columns][-2:] == ["detectable", "seeds"]
+
+
+def test_best_last_is_bold_among_complete_methods() -> None:
+    frame = pd.concat([FULL[FULL["method"] != "sdd_kd"], pd.DataFrame(runs("sdd_kd", [90.0]))])
+    for table, best in ((comparison(plan(), FULL, {}), "sdd_kd"), (comparison(plan(), frame, {}), "kd")):
+        bold = [row.fields["method"] for row in table.sections[0].rows if row.cells[1].bold]
+        assert bold == [best]
+
+
+def test_csv_is_tidy() -> None:
+    table = comparison(plan(), FULL, {"resnet32x4": 79.1})
+    row = line(table, "sdd_kd")
+    assert {name: row[name] for name in row if name != "run_ids"} == {
+        "suite": "cifar100", "profile": "", "data": "cifar100", "pair": PAIR, "teacher": "resnet32x4",
+        "student": "shufflenet_v2", "teacher_accuracy": "79.1", "teacher_published": "79.42", "method": "sdd_kd",
+        "base": "kd", "epochs": "240", "num_views": "1", "num_planned": "3", "num_finished": "3", "num_failed": "0",
+        "last_mean": "76.3333", "last_std": "1.5275", "best_test_mean": "76.8333", "best_test_std": "1.5275",
+        "best_val_mean": "", "best_val_std": "", "gain": "1.3333", "gain_low": "-0.1009", "gain_high": "2.7676",
+        "gain_num_seeds": "3", "gain_correlation": "0.982", "gain_detectable": "1.8845", "published": "76.67",
+        "published_confidence": "read", "published_table": "sdd/table2", "best_test_minus_published": "0.1633",
+    }  # fmt: skip
+    assert row["run_ids"] == "sdd_kd1 sdd_kd2 sdd_kd3"
+
+
+SMALL = Table(
+    title="A_B",
+    subtitle="50% of it",
+    columns=(Column("Method", "left"), Column("gain [95%]")),
+    sections=(
+        Section("a:b_1", "teacher 79.10", (Row((Cell("KD"), Cell("—")), {"method": "kd", "gain": None}),)),
+        Section(
+            "c|d", "", (Row((Cell("x|y ‡"), Cell("+1.00 [−0.10, +2.10]", bold=True)), {"method": "x,y", "gain": 1.0}),)
+        ),
+    ),
+    notes=("± & co", "†: few"),
+)
+
+
+def test_markdown() -> None:
+    assert (
+        SMALL.to_markdown()
+        == r"""## A_B
+
+50% of it
+
+### a:b_1
+
+teacher 79.10
+
+| Method | gain [95%] |
+| :--- | ---: |
+| KD | — |
+
+### c|d
+
+| Method | gain [95%] |
+| :--- | ---: |
+| x\|y ‡ | **+1.00 [−0.10, +2.10]** |
+
+- ± & co
+- †: few
+"""
+    )
+
+
+def test_csv() -> None:
+    assert SMALL.to_csv() == 'method,gain\nkd,\n"x,y",1.0\n'
+
+
+def test_latex() -> None:
+    assert (
+        SMALL.to_latex()
+        == r"""\begin{table}
+\centering
+\caption{A\_B. 50\% of it}
+\begin{tabular}{lr}
+\toprule
+Method & gain [95\%] \\
+\midrule
+\multicolumn{2}{l}{\emph{a:b\_1, teacher 79.10}} \\
+KD & --- \\
+\midrule
+\multicolumn{2}{l}{\emph{c|d}} \\
+x|y \textsuperscript{\textdaggerdbl} & \textbf{+1.00 [$-$0.10, +2.10]} \\
+\bottomrule
+\end{tabular}
+\par\footnotesize $\pm$ \& co
+\par\footnotesize \textsuperscript{\textdagger}: few
+\end{table}
+"""
+    )
+
+
+def test_rich_takes_text_as_it_is() -> None:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(SMALL.to_rich())
+    text = console.export_text()
+    for expected in ("A_B", "a:b_1", "gain [95%]", "+1.00 [−0.10, +2.10]", "x|y ‡", "†: few"):
+        assert expected in text

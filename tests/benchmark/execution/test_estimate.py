@@ -1,0 +1,87 @@
+"""The estimate is measured, and adds up as training does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.config import Data
+from benchmark.datasets import create
+from benchmark.datasets.base import DataSet
+from benchmark.datasets.image_files import FileImages
+from benchmark.execution.estimate import Costs, Speed
+from tests.benchmark.datasets.test_folder import write
+from tests.conftest import make_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def costs(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> Costs:
+    """Round figures: a teacher's pass takes 1 s an image, a student's step 10 s and its pass 0.1 s."""
+    made = Costs(digits, CPU, threads=1)
+    monkeypatch.setattr(made, "speed", lambda model, batch_size: {"resnet8_half": Speed(0.1, 10.0)}[model])
+    monkeypatch.setattr(made, "teacher_s", lambda config, batch_size: {"resnet8": 1.0}[config.teacher])
+    return made
+
+
+def test_a_cohort_costs_one_teacher_pass_per_view_and_every_lane(costs: Costs) -> None:
+    student, evaluation, teacher_once = 80 * 10.0, 60 * 0.1, 60 * 1.0
+    assert costs.cohort_s([make_config()]) == pytest.approx(2 * (student + evaluation))
+    kd = costs.cohort_s([make_config("kd")])
+    assert kd == pytest.approx(2 * (student + evaluation + 80) + teacher_once)
+    four = costs.cohort_s([make_config("kd"), make_config("sdd_kd"), make_config("dkd"), make_config()])
+    assert four == pytest.approx(2 * (4 * (student + evaluation) + 80) + teacher_once)
+    mlkd = costs.cohort_s([make_config("mlkd")])
+    assert mlkd == pytest.approx(2 * (2 * student + evaluation + 2 * 80) + teacher_once)
+
+
+def test_stored_views_cost_no_teacher(costs: Costs) -> None:
+    """In two epochs, each of an image's 25 views is new but for one time in 25 in the second; strong views always."""
+    kd, mlkd = make_config("kd"), make_config("mlkd")
+    cached = [config.model_copy(update={"teacher_cache": "fp16"}) for config in (kd, mlkd)]
+    assert costs.cohort_s([kd]) - costs.cohort_s([cached[0]]) == pytest.approx(80 / 25)
+    assert costs.cohort_s([mlkd]) - costs.cohort_s([cached[1]]) == pytest.approx(80 / 25)
+
+
+def test_what_is_done_or_not_evaluated_costs_nothing(costs: Costs) -> None:
+    config = make_config()
+    assert costs.cohort_s([config], epochs_done=1) == pytest.approx(costs.cohort_s([config]) / 2)
+    rarely = costs.cohort_s([config.model_copy(update={"eval_every": 2})])
+    assert rarely == pytest.approx(2 * (80 * 10.0 + 30 * 0.1))
+    tuned = costs.cohort_s([make_config(data=Data(name="digits", num_train=80, num_test=60, val_fraction=0.1))])
+    assert tuned == pytest.approx(2 * (80 * 10.0 + 460 * 0.1))
+
+
+def test_a_streamed_data_set_waits_for_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU decoding takes the cores from training; a GPU trains meanwhile."""
+    write(tmp_path / "birds", count=40)
+    options = {"path": "birds", "image_size": 28, "memory_gb": 0.0, "num_workers": 0}
+    data = create("folder", tmp_path, **options)
+    assert isinstance(data.train, FileImages)
+    config = make_config(data=Data(name="folder"))
+    for device, expected in (("cpu", 2 * (80 + 40 + 160 / 10)), ("cuda", 2 * (80 + 40))):
+        costs = Costs(data, torch.device(device), threads=1)
+        monkeypatch.setattr(costs, "speed", lambda model, batch_size: Speed(0.5, 1.0))
+        rate = costs.loader_images_per_s()
+        assert rate is not None
+        assert 10 < rate < 1e6
+        assert costs.loader_images_per_s() == rate
+        monkeypatch.setattr(costs, "_loader_rate", 10.0)
+        assert costs.cohort_s([config]) == pytest.approx(expected)
+
+
+def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Costs(digits, CPU, threads=1)
+    before = torch.get_num_threads()
+    speed = measured.speed("resnet8_half", 64)
+    assert 0 < speed.forward_s < speed.train_s < 0.1
+    assert torch.get_num_threads() == before
+    teacher_s = measured.teacher_s(make_config("kd"), 64)
+    assert 0 < teacher_s < 0.1
+    for once in ("_measure", "BatchTeacher"):
+        monkeypatch.setattr(f"benchmark.execution.estimate.{once}", lambda *_: pytest.fail("measured twice"))
+    assert measured.speed("resnet8_half", 64) == speed
+    assert measured.teacher_s(make_config("kd"), 64) == teacher_s

@@ -1,0 +1,54 @@
+"""Suite files are checked to the last key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark.errors import UserError
+from benchmark.plan import suite
+from benchmark.plan.resolve import make_plan
+from tests.conftest import SMALL_SUITE as SMALL
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, r"seeds: input should be greater than 0 \(got 0\)"),
+        ({"sedes": 3}, r"sedes: unknown key; did you mean 'seeds'\?"),
+        ({"pairs": []}, "pairs: list should have at least 1 item"),
+        ({"pairs": [{"teacher": "resnet8"}]}, r"pairs.0.student: field required"),
+        ({"recipe": {"lr": "1e-2"}}, None),
+        ({"methods": {"kdd": {}}}, r"unknown distiller 'kdd'; did you mean 'kd'\?"),
+        ({"methods": {"kd": {"sdd": {}}}}, r"methods.kd.sdd: unknown key; known: kd, recipe"),
+        ({"methods": {"kd": {"receipe": {}}}}, r"methods.kd.receipe: unknown key; did you mean 'recipe'\?"),
+        ({"methods": {"kd": {"kd": {"temprature": 1}}}}, r"methods.kd.kd.temprature.*did you mean 'temperature'\?"),
+        ({"students": {"resnet8_hlf": {}}}, r"unknown model 'resnet8_hlf'; did you mean 'resnet8_half'\?"),
+        (
+            {"pairs": [{"teacher": "resnet8", "student": "resnet8_half", "parameters": {"dkdd": {}}}]},
+            r"pairs.0.parameters.dkdd: unknown key; did you mean 'dkd'\?",
+        ),
+    ],
+)
+def test_suite_files_are_checked(tmp_path: Path, change: dict[str, Any], message: str | None) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **change}))
+    if message is None:  # YAML reads 1e-2 as text; it is a number all the same
+        plan = make_plan(suite.load(str(path)))
+        assert plan.teachers["resnet8"].recipe.lr == 0.01
+        return
+    with pytest.raises(UserError, match=message):
+        suite.load(str(path))
+
+
+def test_unknown_suites_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown suite 'cifar10'; did you mean 'cifar100'\?.*list suites"):
+        suite.load("cifar10")
+    with pytest.raises(UserError, match="does not exist"):
+        suite.load(str(tmp_path / "none.yaml"))
+    (tmp_path / "broken.yaml").write_text("pairs: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        suite.load(str(tmp_path / "broken.yaml"))

@@ -1,0 +1,386 @@
+"""The loop: a run's weights depend on nothing but the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmark import results
+from benchmark.config import RunConfig
+from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
+from benchmark.execution.engines import local
+from benchmark.execution.engines.local import LocalEngine
+from benchmark.train import checkpoint, loop
+from benchmark.train.lane import Lane
+from benchmark.train.messages import (
+    CohortCrashed,
+    CohortEnded,
+    CohortJob,
+    EpochDone,
+    Event,
+    LaneDropped,
+    LaneFailed,
+    LaneFinished,
+    Progress,
+    Started,
+    Stopped,
+    TeacherFile,
+)
+from tests.conftest import make_config, make_job
+
+FOUR = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
+
+
+def configs(*methods: str, **changes: object) -> dict[str, RunConfig]:
+    return {method: make_config(method, **changes) for method in methods}
+
+
+def run(job: CohortJob, data: DataSet | None = None) -> list[Event]:
+    events: list[Event] = []
+    loop.train_cohort(job, events.append, data=data)
+    return events
+
+
+def weights(job: CohortJob, name: str) -> dict[str, Tensor]:
+    return load_file(next(lane.weights for lane in job.lanes if lane.signature == name))
+
+
+def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory, teacher_file: TeacherFile, digits: DataSet) -> CohortJob:
+    """A cohort of four, trained in this process."""
+    job = make_job(tmp_path_factory.mktemp("four"), configs(*FOUR), teacher_file)
+    events = run(job, digits)
+    assert [type(event) for event in events if isinstance(event, LaneFinished)] == [LaneFinished] * 4
+    return job
+
+
+@pytest.mark.parametrize("method", FOUR)
+def test_a_lane_alone_is_bit_equal_to_the_same_lane_in_a_cohort_of_four(
+    method: str, four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    alone = make_job(tmp_path, configs(method), teacher_file if method != "vanilla" else None)
+    run(alone, digits)
+    assert_equal(weights(alone, method), weights(four, method))
+
+
+@pytest.mark.parametrize("method", ["vanilla", "sdd_kd"])
+def test_a_lane_without_a_teacher_is_the_same_beside_any_other(
+    method: str, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    """Vanilla beside a scale-decoupled method alone: no neighbour asks for the teacher's own logits."""
+    both = make_job(tmp_path / "both", configs("vanilla", "sdd_kd"), teacher_file)
+    alone = make_job(tmp_path / "alone", configs(method), teacher_file if method != "vanilla" else None)
+    rows = {}
+    for name, job in (("both", both), ("alone", alone)):
+        finished = [e for e in run(job, digits) if isinstance(e, LaneFinished) and e.signature == method]
+        rows[name] = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in finished[0].history]
+    assert rows["both"] == rows["alone"]
+    assert ("test/agreement" in rows["both"][0]) == (method != "vanilla")
+    assert_equal(weights(both, method), weights(alone, method))
+
+
+def test_a_cohort_in_a_worker_is_bit_equal_to_one_in_this_process(
+    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile
+) -> None:
+    job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    engine = LocalEngine(workers=1)
+    try:
+        engine.submit(job)
+        events = [event for _, event in engine.events()]
+    finally:
+        engine.close()
+    assert isinstance(events[-1], CohortEnded)
+    for method in FOUR:
+        assert_equal(weights(job, method), weights(four, method))
+
+
+def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet) -> None:
+    # torchvision's mobilenet_v2 has dropout in its classifier
+    student = "torchvision/mobilenet_v2"
+    change = {"student": student, "recipe": {"epochs": 1, "batch_size": 16}}
+    small = {"data": make_config().data.model_copy(update={"num_train": 32})}
+    one, other = (
+        make_config(**change, **small),
+        make_config(**{**change, "student": "torchvision/mobilenet_v2"}, **small),
+    )
+    alone, both = make_job(tmp_path / "alone", {"a": one}), make_job(tmp_path / "both", {"b": other, "a": one})
+    run(alone, digits)
+    run(both, digits)
+    assert_equal(weights(alone, "a"), weights(both, "a"))
+
+
+def test_two_epochs_are_one_and_a_kill_and_one(
+    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    """SIGKILL right after the first epoch, in a process of its own, then the same job again."""
+    script = textwrap.dedent(f"""
+        import os, signal
+        from pathlib import Path
+        from benchmark.train import loop
+        from benchmark.train.messages import EpochDone, TeacherFile
+        from tests.conftest import make_config, make_job
+        loop.CHECKPOINT_SECONDS = 0.0
+        teacher = TeacherFile("resnet8", Path({str(teacher_file.path)!r}), {teacher_file.checksum!r})
+        job = make_job(Path({str(tmp_path)!r}), {{m: make_config(m) for m in {FOUR!r}}}, teacher)
+        def report(event):
+            if isinstance(event, EpochDone):
+                os.kill(os.getpid(), signal.SIGKILL)
+        loop.train_cohort(job, report)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
+    assert not job.lanes[0].weights.exists()
+    events = run(job, digits)
+    assert [event.epoch for event in events if isinstance(event, EpochDone)] == [2]
+    for method in FOUR:
+        assert_equal(weights(job, method), weights(four, method))
+        history = next(e.history for e in events if isinstance(e, LaneFinished) and e.signature == method)
+        assert [row["epoch"] for row in history] == [1, 2]
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_reports(
+    tmp_path: Path, digits: DataSet, teacher_file: TeacherFile
+) -> None:
+    job = make_job(tmp_path, configs("kd"), teacher_file)
+    first = run(job, digits)
+    job.lanes[0].weights.unlink()
+    again = run(job, digits)
+    assert not [event for event in again if isinstance(event, EpochDone)]
+    finished = [next(e for e in events if isinstance(e, LaneFinished)) for events in (first, again)]
+    assert finished[0].history == finished[1].history
+    assert finished[0].per_class == finished[1].per_class
+
+
+def test_stopping_saves_the_last_finished_epoch(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    events: list[Event] = []
+    loop.train_cohort(job, events.append, stop=lambda: any(isinstance(e, EpochDone) for e in events), data=digits)
+    assert events[-1] == Stopped(1)
+    assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
+
+
+def test_a_non_finite_loss_ends_its_lane_alone(tmp_path: Path, digits: DataSet) -> None:
+    bad = make_config(recipe={"lr": 1e30, "clip_norm": None})
+    job = make_job(tmp_path, {"bad": bad, "good": make_config()})
+    events = run(job, digits)
+    failed = [event for event in events if isinstance(event, LaneFailed)]
+    assert [(event.signature, event.final) for event in failed] == [("bad", True)]
+    assert failed[0].reason == "the loss was not finite at epoch 1, step 2"
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["good"]
+    assert not job.lanes[0].checkpoint.exists()
+
+
+def test_a_network_that_diverges_in_the_last_step_ends_its_lane_alone(tmp_path: Path, digits: DataSet) -> None:
+    """Its losses were finite; what they did to the weights was not."""
+    data = make_config().data.model_copy(update={"num_train": 32})
+    bad = make_config(recipe={"lr": 1e38, "clip_norm": None}, data=data)
+    job = make_job(tmp_path, {"bad": bad, "good": make_config(data=data)})
+    events = run(job, digits)
+    failed = [(e.signature, e.reason, e.final) for e in events if isinstance(e, LaneFailed)]
+    assert failed == [("bad", "the logits were not finite after epoch 1", True)]
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["good"]
+
+
+def test_a_lane_that_raises_leaves_the_others(tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Lane.step
+
+    def breaks(lane: Lane, *arguments: object) -> None:
+        if lane.config.method == "kd":
+            raise RuntimeError("out of something")
+        step(lane, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Lane, "step", breaks)
+    kd = make_config("kd").model_copy(update={"teacher": None})
+    events = run(make_job(tmp_path, {"kd": kd, "vanilla": make_config()}), digits)
+    failed = next(event for event in events if isinstance(event, LaneFailed))
+    assert not failed.final
+    assert "out of something" in failed.reason
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["vanilla"]
+
+
+def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    run(job, digits)
+    path = job.lanes[0].checkpoint
+    path.write_bytes(path.read_bytes()[:-100])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="damaged or truncated"):
+        run(job, digits)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, digits: DataSet) -> None:
+    first, other = (make_job(tmp_path, {name: make_config()}) for name in ("first", "other"))
+    run(first, digits)
+    first.lanes[0].checkpoint.rename(other.lanes[0].checkpoint.parent.mkdir() or other.lanes[0].checkpoint)
+    with pytest.raises(UserError, match="belongs to another run"):
+        run(other, digits)
+
+
+def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path, teacher_file: TeacherFile) -> None:
+    job = make_job(tmp_path, configs("kd", recipe={"epochs": 500}), teacher_file)
+    short = make_job(tmp_path / "short", configs("vanilla"))
+    engine = LocalEngine(workers=1)
+    try:
+        engine.submit(job)
+        engine.submit(short)
+        crashed: list[CohortCrashed] = []
+        ended = []
+        for which, event in engine.events():
+            if isinstance(event, EpochDone) and which is job:
+                os.kill(engine._workers[0].process.pid or 0, signal.SIGKILL)
+            if isinstance(event, CohortCrashed):
+                crashed.append(event)
+            if isinstance(event, CohortEnded):
+                ended.append(which)
+    finally:
+        engine.close()
+    assert [event.reason for event in crashed] == [
+        "its worker process ended with SIGKILL (out of memory? --workers 1 takes less)"
+    ]
+    assert ended == [short]
+
+
+def test_validation_is_measured_only_when_there_is_a_split(tmp_path: Path, digits: DataSet) -> None:
+    data = make_config().data.model_copy(update={"val_fraction": 0.1})
+    events = run(make_job(tmp_path, {"a": make_config(data=data)}), digits)
+    rows = next(event.history for event in events if isinstance(event, LaneFinished))
+    assert all("val/top1" in row for row in rows)
+    events = run(make_job(tmp_path / "b", {"b": make_config()}), digits)
+    rows = next(event.history for event in events if isinstance(event, LaneFinished))
+    assert not any("val/top1" in row for row in rows)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A test set of which nobody may look at an image."""
+
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(self, order: list[Tensor], device: torch.device) -> None:
+        raise AssertionError("the test set was looked at")
+
+
+def test_a_tuning_run_never_looks_at_the_test_set(
+    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    data = make_config().data.model_copy(update={"val_fraction": 0.1})
+    tuning, usual = configs("vanilla", "kd", data=data, tuning=True), configs("vanilla", "kd", data=data)
+    job = make_job(tmp_path / "tuning", tuning, teacher_file)
+    hidden = replace(digits, test=Unseen(digits.test.targets))  # type: ignore[arg-type]
+    finished = {e.signature: e for e in run(job, hidden) if isinstance(e, LaneFinished)}
+    beside = make_job(tmp_path / "usual", usual, teacher_file)
+    expected = {e.signature: e.history for e in run(beside, digits) if isinstance(e, LaneFinished)}
+    for name, event in finished.items():
+        shown = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in event.history]
+        assert shown == [{k: row[k] for k in row if not k.startswith(("time/", "test/"))} for row in expected[name]]
+        assert "val/top1" in shown[0]
+        assert results.selections(event.history) == {"final/val": event.history[-1]["val/top1"]}
+        counts = torch.bincount(digits.train.targets[loop.splits(digits, data).val])
+        right = (torch.tensor(event.per_class) / 100 * counts).sum() / counts.sum()
+        assert 100 * float(right) == pytest.approx(event.history[-1]["val/top1"], abs=1e-4)
+        assert_equal(weights(job, name), weights(beside, name))
+    again = [e for e in run(job, hidden) if isinstance(e, LaneFinished)]  # its last checkpoint is there
+    assert [e.per_class for e in again] == [finished[e.signature].per_class for e in again]
+
+
+@pytest.mark.parametrize(
+    ("moment", "epochs"),
+    [(lambda e: isinstance(e, EpochDone), 1), (lambda e: isinstance(e, Progress) and (e.epoch, e.step) == (2, 1), 1),
+     (lambda e: isinstance(e, Started), 0)],
+    ids=["between epochs", "within an epoch", "at once"],
+)  # fmt: skip
+def test_a_dropped_lane_leaves_no_trace_in_the_others(
+    moment: Callable[[Event], bool],
+    epochs: int,
+    four: CohortJob,
+    tmp_path: Path,
+    teacher_file: TeacherFile,
+    digits: DataSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "PROGRESS_SECONDS", 0.0)
+    job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    unwanted: set[str] = {"someone else"}
+    events: list[Event] = []
+
+    def report(event: Event) -> None:
+        events.append(event)
+        if moment(event) and "kd" not in unwanted:
+            assert job.lanes[1].checkpoint.exists() == (epochs > 0)
+            unwanted.add("kd")
+
+    loop.train_cohort(job, report, data=digits, unwanted=unwanted)
+    (dropped,) = (e for e in events if isinstance(e, LaneDropped))
+    assert (dropped.signature, [row["epoch"] for row in dropped.history]) == ("kd", [1.0][:epochs])
+    assert not job.lanes[1].checkpoint.exists()
+    assert not job.lanes[1].weights.exists()
+    assert [list(e.rows) for e in events if isinstance(e, EpochDone)][-1] == ["vanilla", "sdd_dkd", "sdd_mlkd"]
+    assert not [e for e in events if isinstance(e, LaneFailed)]
+    for method in ("vanilla", "sdd_dkd", "sdd_mlkd"):
+        assert_equal(weights(job, method), weights(four, method))
+
+
+def test_a_lane_is_dropped_in_its_worker_which_goes_on(tmp_path: Path) -> None:
+    job = make_job(tmp_path, configs("vanilla", recipe={"epochs": 500}))
+    short = make_job(tmp_path / "short", configs("vanilla"))
+    engine = LocalEngine(workers=1)
+    seen: list[tuple[CohortJob, type]] = []
+    try:
+        engine.submit(job)
+        engine.submit(short)
+        for which, event in engine.events():
+            seen.append((which, type(event)))
+            if isinstance(event, EpochDone) and which is job:
+                engine.drop(job, "vanilla")  # of every epoch until it has left: those that come too late do no harm
+            if isinstance(event, LaneDropped):
+                assert 1 <= len(event.history) < 500
+                engine.drop(job, "vanilla")
+    finally:
+        engine.close()
+    assert [kind for which, kind in seen if which is job][-2:] == [LaneDropped, CohortEnded]
+    assert [kind for which, kind in seen if which is short][-2:] == [LaneFinished, CohortEnded]
+
+
+def test_a_worker_that_trains_hears_stop_drop_exit_and_that_its_parent_is_gone() -> None:
+    ours, theirs = Pipe()
+    inbox = local._Inbox(theirs)
+    assert not inbox.must_stop()
+    ours.send(local._Drop("a"))
+    assert not inbox.must_stop()
+    assert (inbox.unwanted, inbox.is_exiting) == ({"a"}, False)
+    ours.send(local._STOP)
+    ours.send(local._Drop("b"))
+    assert inbox.must_stop()
+    assert inbox.must_stop()
+    assert (inbox.unwanted, inbox.is_exiting) == ({"a", "b"}, False)
+    for end in (lambda: ours.send(local._EXIT), ours.close):
+        inbox = local._Inbox(theirs)
+        end()
+        assert inbox.must_stop()
+        assert inbox.is_exiting

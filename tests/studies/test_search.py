@@ -1,0 +1,262 @@
+"""A study's trials: each point once, whoever works, dies or comes back."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from optuna.trial import BaseTrial, TrialState
+
+from benchmark.errors import UserError
+from studies.base import Choice, Study
+from studies.search import Search, frame
+
+
+class Grid(Study):
+    """Nine points, two at a time."""
+
+    name, question, published, at_once = "grid", "Which?", "none", 2
+
+    def suggest(self, trial: BaseTrial) -> Choice:
+        return Choice("sdd_kd", {"sdd.beta": trial.suggest_categorical("sdd.beta", tuple(range(9)))})
+
+    def grid(self) -> Sequence[Mapping[str, Any]]:
+        return [{"sdd.beta": number} for number in range(9)]
+
+    def baselines(self) -> Sequence[Choice]:
+        return [Choice("kd", {})]
+
+    def draw(self, frame: pd.DataFrame, title: str, lines: object) -> Figure:
+        return Figure()
+
+
+class Drawn(Grid):
+    """Twelve points of a curve by TPE, three at a time."""
+
+    name, sampler, trials, at_once = "drawn", "tpe", 12, 3
+
+    def suggest(self, trial: BaseTrial) -> Choice:
+        return Choice("sdd_kd", {"sdd.beta": trial.suggest_float("sdd.beta", 0, 10)})
+
+    def grid(self) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+
+def opened(folder: Path, study: Study | None = None, **options: Any) -> Search:
+    return Search(study or Grid(), "which", {"pair": "a:b"}, folder, **options)
+
+
+def answer(search: Search, batches: int = 100) -> None:
+    """Tell the value -(beta - 3)^2."""
+    for _ in range(batches):
+        asked = search.ask()
+        if not asked:
+            return
+        for trial, choice in asked:
+            search.tell(trial, -((choice.settings["sdd.beta"] - 3) ** 2))
+
+
+def points(search: Search, state: TrialState = TrialState.COMPLETE) -> Counter[float]:
+    return Counter(trial.params["sdd.beta"] for trial in search.trials() if trial.state == state)
+
+
+def test_a_grid_is_asked_for_in_batches_and_once(tmp_path: Path) -> None:
+    search = opened(tmp_path)
+    assert len(search.ask()) == 2
+    answer(search)
+    assert len(search.ask()) == 0
+    search.close()
+    again = opened(tmp_path)  # the two that the first worker never told are put back
+    answer(again)
+    assert points(again) == Counter(range(9))
+    best = again.best()
+    assert best is not None
+    assert best.params == {"sdd.beta": 3}
+    lost = [trial.number for trial in again.trials() if trial.user_attrs.get("lost")]
+    assert lost == [0, 1]
+    assert len(frame(again.trials())) == 9
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from tests.studies.test_search import answer, opened
+search = opened(Path({folder!r}), {storage})
+print("ready", flush=True)
+sys.stdin.readline()
+if {hangs}:
+    search.ask()
+    print("asked", flush=True)
+    time.sleep(600)
+while asked := search.ask():
+    for trial, choice in asked:
+        time.sleep(0.02)
+        search.tell(trial, float(choice.settings["sdd.beta"]))
+"""
+
+
+def three_workers(folder: Path, storage: str = "") -> None:
+    """Let three processes work at a grid, and kill one with its trials in hand before the others begin."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WORKER.format(folder=str(folder), storage=storage, hangs=hangs))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hangs in (True, False, False)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    hanging, *others = workers
+    assert hanging.stdin is not None
+    assert hanging.stdout is not None
+    hanging.stdin.write("go\n")
+    hanging.stdin.flush()
+    assert hanging.stdout.readline() == "asked\n"
+    hanging.send_signal(signal.SIGKILL)
+    hanging.wait()
+    for worker in others:
+        worker.communicate("go\n", timeout=120)
+        assert worker.returncode == 0
+
+
+def test_a_grid_is_trained_once_by_three_workers_one_of_which_is_killed(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    three_workers(tmp_path)
+    search = opened(tmp_path)
+    assert search.ask() == []
+    assert points(search) == Counter(range(9))
+    lost = points(search, TrialState.FAIL)
+    assert sum(lost.values()) == 2
+    instead = [trial.user_attrs["instead_of"] for trial in search.trials() if "instead_of" in trial.user_attrs]
+    assert len(instead) == len(set(instead)) == 2
+
+
+def test_tpe_is_a_function_of_its_history(tmp_path: Path) -> None:
+    """Whether the process was started once or for every batch."""
+    once = opened(tmp_path / "once", Drawn())
+    answer(once)
+    for _ in range(4):
+        often = opened(tmp_path / "often", Drawn())
+        answer(often, batches=1)
+        often.close()
+    values = [trial.params["sdd.beta"] for trial in once.trials()]
+    assert len(values) == 12
+    assert values == [trial.params["sdd.beta"] for trial in opened(tmp_path / "often", Drawn()).trials()]
+    assert len(set(values)) == 12
+
+
+def test_the_number_of_drawn_trials_can_be_raised(tmp_path: Path) -> None:
+    search = opened(tmp_path, Drawn(), num_trials=4)
+    answer(search)
+    assert len(search.trials()) == 4
+    search.close()
+    more = opened(tmp_path, Drawn(), num_trials=5)
+    answer(more)
+    assert len(more.trials()) == 5
+
+
+def test_what_a_worker_stops_in_the_middle_of_is_put_back(tmp_path: Path) -> None:
+    search = opened(tmp_path)
+    (first, _), (second, _) = search.ask()
+    search.tell(first, -9.0)
+    search.abandon([first, second])
+    assert [trial.state.name for trial in search.trials()[:2]] == ["COMPLETE", "FAIL"]
+    answer(search)
+    assert points(search) == Counter(range(9))
+
+
+def test_a_failed_trial_is_told_and_not_repeated(tmp_path: Path) -> None:
+    search = opened(tmp_path)
+    (first, _), (second, _) = search.ask()
+    search.tell(first, None, reason="the loss was not finite")
+    search.tell(second, 1.0)
+    answer(search)
+    assert sum(points(search).values()) == 8
+    rows = frame(search.trials()).set_index("number")
+    assert rows.loc[first.number, "state"] == "fail"
+    assert rows.loc[first.number, "reason"] == "the loss was not finite"
+
+
+def test_another_definition_is_refused_until_fresh(tmp_path: Path) -> None:
+    search = opened(tmp_path)
+    answer(search, batches=1)
+    search.close()
+    with pytest.raises(UserError, match=r"holds 'which' with another at_once, sampler, space, study: give --fresh"):
+        opened(tmp_path, Drawn())
+    with pytest.raises(UserError, match="with another pair"):
+        Search(Grid(), "which", {"pair": "c:d"}, tmp_path)
+    assert opened(tmp_path, Drawn(), fresh=True).trials() == []
+
+
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [
+        ("postgresql+psycopg://nobody@127.0.0.1:1/none", "onnection refused"),
+        ("nodatabase://x", "nodatabase"),
+        ("sqlite:////proc/none/here.db", "unable to open"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path, storage: str, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"{re.escape(storage)} cannot be used: .*{reason}"):
+        opened(tmp_path, storage=storage)
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "which.journal").write_text("{not json\n{}\n")
+    with pytest.raises(UserError, match=r"which\.journal cannot be used"):
+        opened(tmp_path)
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server of its own, as Debian installs it."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found and (elsewhere := shutil.which("initdb")) is None:
+        pytest.skip("needs PostgreSQL (Debian: postgresql)")
+    binaries = (found[-1] if found else Path(str(elsewhere))).parent
+    data, socket = Path("/tmp") / f"pg-{os.getpid()}", "/tmp"
+    # the server refuses to run as root
+    owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+    as_owner: dict[str, Any] = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True, cwd="/tmp", **as_owner)
+
+    port = 20000 + os.getpid() % 20000
+    run(str(binaries / "initdb"), "-D", str(data), "-U", "bench", "--auth=trust")
+    try:
+        options = f"-p {port} -k {socket} -c fsync=off"
+        run(str(binaries / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", f"{data}/log", "start")
+        yield f"postgresql+psycopg://bench@127.0.0.1:{port}/postgres"
+        run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+    finally:
+        run("rm", "-rf", str(data))
+
+
+@pytest.mark.postgresql
+def test_a_grid_is_trained_once_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    started = time.monotonic()
+    three_workers(tmp_path, f"storage={postgresql!r}")
+    search = opened(tmp_path, storage=postgresql)
+    assert search.ask() == []
+    assert points(search) == Counter(range(9))
+    assert sum(points(search, TrialState.FAIL).values()) == 2
+    assert time.monotonic() - started < 120
