@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import resource, signal, torch
         from pathlib import Path
-        from benchmark import checkpoint
+        from benchmark.train import checkpoint
         from benchmark.errors import UserError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -187,7 +187,8 @@ def test_a_fill_that_is_killed_goes_on(
     script = textwrap.dedent(f"""
         import os, signal, torch
         from pathlib import Path
-        from benchmark import datasets, teachers
+        from benchmark import datasets
+        from benchmark.train import teacher_store
         from benchmark.train.messages import TeacherFile
         from benchmark.train.heads import Request
         from benchmark.train.teacher import BatchTeacher
@@ -196,7 +197,7 @@ def test_a_fill_that_is_killed_goes_on(
         file = TeacherFile("resnet8", Path({str(teacher_file.path)!r}), {teacher_file.checksum!r})
         data = datasets.create("digits", Path())
         request = Request("weak", (1, 2, 4), "map")
-        teacher = BatchTeacher(teachers.load_network(file, data), [request], torch.device("cpu"), "fp32", 16, "fp16")
+        teacher = BatchTeacher(teacher_store.load_network(file, data), [request], torch.device("cpu"), "fp32", 16, "fp16")
         cached = open_caches(teacher, file, data, 100, Path({str(tmp_path)!r}), None, print)
         done = 0
         def advance(count):
