@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +16,10 @@ from benchmark.perf.measure import Task
 from benchmark.perf.reference import Trainer
 from benchmark.randomness import generator
 from benchmark.train.batches import Batch
-from benchmark.train.cuda_graphs import Branches, Inputs, ReplayedStep, Step, capture_for
+from benchmark.train.cuda_graphs import Inputs
 from benchmark.train.heads import Request
 from benchmark.train.lane import Lane, create_network
+from benchmark.train.step import CohortStep
 from benchmark.train.teacher import BatchTeacher
 from distillers import Outputs
 from models import Network
@@ -142,14 +142,11 @@ class Cohort:
         )
         for lane in self.lanes:
             lane.start_epoch(EPOCH)
-        self._branches = Branches(setting.device)
-        self._step: Step = self._eager_step
-        if (capture := capture_for(setting.device)) is not None:
-            self._step = ReplayedStep(self._eager_step, self._captured_step, capture, _refuse)
+        self._step = CohortStep(self.lanes, self._prepared, setting.device, _raise, _refuse)
 
-    def outputs(self) -> dict[Request, Outputs]:
-        """Return what the teacher shows for the batch."""
-        return self._shown(self.inputs)
+    def outputs(self) -> Mapping[Request, Outputs]:
+        """Return the teacher's outputs for the batch."""
+        return self._prepared(self.inputs)[1]
 
     def step(self) -> None:
         """Run the teacher, then train every student for one step."""
@@ -159,17 +156,15 @@ class Cohort:
         """Train every student for one step on a batch of which the teacher's stored cells are at hand."""
         self._step({"x": batch.views["weak"], "target": batch.target_B, "cells": cells_BSK})
 
-    def _shown(self, inputs: Inputs) -> dict[Request, Outputs]:
-        return self.teacher.outputs({"weak": inputs["x"]}, [inputs["cells"]] if "cells" in inputs else ())
+    def _prepared(self, inputs: Inputs) -> tuple[Batch, Mapping[Request, Outputs]]:
+        views = {"weak": inputs["x"]}
+        shown = self.teacher.outputs(views, [inputs["cells"]] if "cells" in inputs else ())
+        return Batch(views, inputs["target"]), shown
 
-    def _eager_step(self, inputs: Inputs) -> None:
-        shown = self._shown(inputs)
-        for lane in self.lanes:
-            lane.step({"weak": inputs["x"]}, inputs["target"], shown)
 
-    def _captured_step(self, inputs: Inputs) -> None:
-        views, target_B, shown = {"weak": inputs["x"]}, inputs["target"], self._shown(inputs)
-        self._branches.run([partial(lane.step_without_randomness, views, target_B, shown) for lane in self.lanes])
+def _raise(lane: Lane, error: Exception) -> None:
+    """A cohort that lost a lane would be measured as a whole one."""
+    raise error
 
 
 def _refuse(reason: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -18,8 +17,8 @@ from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.machine import release_freed_memory, set_numerics
 from benchmark.train import checkpoint, teacher_store
-from benchmark.train.batches import Batch, Drawn, TrainStream, eval_batches, on_device, splits
-from benchmark.train.cuda_graphs import Branches, Inputs, ReplayedStep, Step, capture_for
+from benchmark.train.batches import Batch, TrainStream, eval_batches, on_device, splits
+from benchmark.train.cuda_graphs import Inputs
 from benchmark.train.evaluate import Evaluation, evaluate
 from benchmark.train.heads import Request
 from benchmark.train.lane import Lane, NonFiniteLoss, weights_of
@@ -36,6 +35,7 @@ from benchmark.train.messages import (
     Started,
     Stopped,
 )
+from benchmark.train.step import CohortStep, named, unnamed
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, CacheRefused, open_caches
 from distillers import Outputs
@@ -132,10 +132,9 @@ class _Cohort:
         #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
         self._teacher_logits: dict[str, list[Tensor]] = {}
         self._last_progress = self._last_saved = time.monotonic()
-        self._branches = Branches(self.device)
-        self._step: Step = self._eager_step
-        if (capture := capture_for(self.device)) is not None:
-            self._step = ReplayedStep(self._eager_step, self._captured_step, capture, self._note)
+        self._step = CohortStep(
+            [one.lane for one in self.running], self._prepared, self.device, self._lane_failed, self._note
+        )
 
     def _note(self, text: str) -> None:
         self.report(Note(text))
@@ -150,7 +149,11 @@ class _Cohort:
                 self._save()
                 self.report(Stopped(epoch - 1))
                 return
-            self._for_each(Lane.finish_epoch, epoch)
+            for one in list(self.running):
+                try:
+                    one.lane.finish_epoch(epoch)
+                except Exception as error:
+                    self._leave(one, error)
             seconds = time.monotonic() - started
             if self.running and self.config.is_evaluated(epoch):
                 release_freed_memory()
@@ -171,7 +174,7 @@ class _Cohort:
         if self.cached is not None:
             stored = self.cached.epoch(self.stream, epoch)
         for step, (drawn, cells) in enumerate(zip(self.stream.drawn(epoch), stored, strict=False), start=1):
-            self._step(_inputs(drawn, cells))
+            self._step(named(drawn, cells))
             must_stop = self.stop()
             self._drop_unwanted()
             if not self.running:
@@ -183,34 +186,14 @@ class _Cohort:
                 self.report(Progress(epoch, step))
         return True
 
-    def _eager_step(self, inputs: Inputs) -> None:
-        """Take a step lane by lane; one that raises leaves."""
-        batch, shown = self._shown(inputs)
-        self._for_each(Lane.step, batch.views, batch.target_B, shown)
-
-    def _captured_step(self, inputs: Inputs) -> None:
-        """Take a step with every lane on a stream of its own, as a graph is made of it."""
-        for one in self.running:
-            if one.lane.draws_random_numbers():
-                raise RuntimeError(f"{one.job.config.student} draws random numbers (dropout) from a stream of its own")
-        batch, shown = self._shown(inputs)
-        self._branches.run(
-            [partial(one.lane.step_without_randomness, batch.views, batch.target_B, shown) for one in self.running]
-        )
-
-    def _shown(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
-        """Return the batch in every view, and what the teacher says of it."""
-        drawn, cells = _drawn(inputs)
+    def _prepared(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
+        """Return the batch in every view, and the teacher's outputs for it."""
+        drawn, cells = unnamed(inputs)
         batch = self.stream.batch(drawn)
         return batch, {} if self.teacher is None else self.teacher.outputs(batch.views, cells)
 
-    def _for_each(self, act: Callable[..., None], *arguments: object) -> None:
-        """Let every lane act; one that raises is reported and leaves, the others go on."""
-        for one in list(self.running):
-            try:
-                act(one.lane, *arguments)
-            except Exception as error:
-                self._leave(one, error)
+    def _lane_failed(self, lane: Lane, error: Exception) -> None:
+        self._leave(next(one for one in self.running if one.lane is lane), error)
 
     def _leave(self, one: _Running, error: Exception) -> None:
         self._remove(one)
@@ -233,8 +216,7 @@ class _Cohort:
 
     def _remove(self, one: _Running) -> None:
         self.running.remove(one)
-        if isinstance(self._step, ReplayedStep):
-            self._step.forget()
+        self._step.remove(one.lane)
 
     def _evaluate(self, epoch: int) -> None:
         """Add test and validation figures to the epoch's rows; a lane whose logits are not finite leaves."""
@@ -283,21 +265,6 @@ class _Cohort:
         self._last_saved = time.monotonic()
         for one in self.running:
             one.save()
-
-
-def _inputs(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return a drawn batch as a flat set of named tensors, of which a graph keeps copies; `_drawn` undoes it."""
-    named = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B}
-    named |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
-    named |= {f"made/{view}": made for view, made in drawn.made.items()}
-    return named | {f"cells/{number}": one for number, one in enumerate(cells)}
-
-
-def _drawn(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
-    def group(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}
-
-    return Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"]), list(group("cells/").values())
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.datasets.base import DataSet
-from benchmark.train import loop
+from benchmark.train import loop, step
 from benchmark.train.cuda_graphs import EAGER_STEPS, Inputs, ReplayedStep
 from benchmark.train.messages import EpochDone, Event, LaneDropped, LaneFailed, LaneFinished, Note, TeacherFile
 from tests.conftest import make_config, make_job
@@ -114,7 +114,7 @@ def test_a_replayed_cohort_is_bit_equal_to_the_plain_loop(
 ) -> None:
     plain = trained(tmp_path / "plain", teacher_file, digits)
     capture = Recorder()
-    monkeypatch.setattr(loop, "capture_for", lambda _: capture)
+    monkeypatch.setattr(step, "capture_for", lambda _: capture)
     replayed = trained(tmp_path / "replayed", teacher_file, digits)
     # two epochs of two full batches and one of 16: the full ones are captured, the small one is seen twice only
     assert (capture.captures, capture.replays) == (1, 1)
@@ -125,7 +125,7 @@ def test_a_replayed_cohort_is_bit_equal_to_the_plain_loop(
 def test_a_network_with_dropout_is_trained_eagerly_and_says_so(
     tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "capture_for", lambda _: _launching)
+    monkeypatch.setattr(step, "capture_for", lambda _: _launching)
     data = make_config().data.model_copy(update={"num_train": 160})
     config = make_config(student="torchvision/mobilenet_v2", data=data, recipe={"epochs": 1})
     events: list[Event] = []
@@ -145,7 +145,7 @@ def test_a_lane_that_leaves_takes_its_graph_along(
     tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture = Recorder()
-    monkeypatch.setattr(loop, "capture_for", lambda _: capture)
+    monkeypatch.setattr(step, "capture_for", lambda _: capture)
     data = make_config().data.model_copy(update={"num_train": 160})
     bad = make_config(recipe={"lr": 1e30, "clip_norm": None}, data=data)
     events: list[Event] = []
@@ -183,7 +183,7 @@ def test_a_dropped_lane_takes_its_graph_along_and_the_others_are_as_without_it(
 
     alone, expected = run("alone", "vanilla", "sdd_dkd", "sdd_mlkd")
     capture = Recorder()
-    monkeypatch.setattr(loop, "capture_for", lambda _: capture)
+    monkeypatch.setattr(step, "capture_for", lambda _: capture)
     events, found = run("dropped", *METHODS)
     assert [(e.signature, len(e.history)) for e in events if isinstance(e, LaneDropped)] == [("kd", 1)]
     # the first epoch captures its fourth of five steps; the drop, after the first step of the second, does away with it
@@ -216,7 +216,7 @@ def test_graphs_give_the_numbers_of_the_plain_loop(
 
     graphed, notes = run("graphed")
     assert notes == []
-    monkeypatch.setattr(loop, "capture_for", lambda _: None)
+    monkeypatch.setattr(step, "capture_for", lambda _: None)
     plain, _ = run("plain")
     assert graphed.keys() == plain.keys() == set(methods)
     for method in methods:

@@ -1,0 +1,88 @@
+"""One training step of a cohort: the batch in every view, the teacher once, then every lane; eager, or captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmark.train.batches import Batch, Drawn
+from benchmark.train.cuda_graphs import Branches, Inputs, ReplayedStep, Step, capture_for
+from benchmark.train.heads import Request
+from benchmark.train.lane import Lane
+from distillers import Outputs
+
+#: turns the tensors of a step into the batch in every view, and the teacher's outputs for it
+Prepare = Callable[[Inputs], tuple[Batch, Mapping[Request, Outputs]]]
+
+
+class CohortStep:
+    """Trains every lane for one step. On a GPU the step is captured as a CUDA graph, each lane on its own stream."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        prepare: Prepare,
+        device: torch.device,
+        fail: Callable[[Lane, Exception], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Take the lanes and how a batch is prepared.
+
+        `fail` is told the error of a lane, which then has to be removed; `say` why a step could not be captured.
+        """
+        self._lanes = list(lanes)
+        self._prepare, self._fail = prepare, fail
+        self._branches = Branches(device)
+        self._step: Step = self._eager
+        self._replayed: ReplayedStep | None = None
+        if (capture := capture_for(device)) is not None:
+            self._step = self._replayed = ReplayedStep(self._eager, self._captured, capture, say)
+
+    def __call__(self, inputs: Inputs) -> None:
+        """Take one step on a batch."""
+        self._step(inputs)
+
+    def remove(self, lane: Lane) -> None:
+        """Train without this lane from now on; graphs that hold it are dropped."""
+        self._lanes.remove(lane)
+        if self._replayed is not None:
+            self._replayed.forget()
+
+    def _eager(self, inputs: Inputs) -> None:
+        """Step lane by lane: the error of one does not keep the others from stepping."""
+        batch, shown = self._prepare(inputs)
+        for lane in list(self._lanes):
+            try:
+                lane.step(batch.views, batch.target_B, shown)
+            except Exception as error:
+                self._fail(lane, error)
+
+    def _captured(self, inputs: Inputs) -> None:
+        """Launch the same work as `_eager`, with every lane on a stream of its own."""
+        for lane in self._lanes:
+            if lane.draws_random_numbers():
+                raise RuntimeError(f"{lane.config.student} draws random numbers (dropout) from a stream of its own")
+        batch, shown = self._prepare(inputs)
+        self._branches.run(
+            [partial(lane.step_without_randomness, batch.views, batch.target_B, shown) for lane in self._lanes]
+        )
+
+
+def named(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Flatten a drawn batch and its stored teacher cells into tensors by name, of which a graph keeps copies."""
+    tensors = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B}
+    tensors |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
+    tensors |= {f"made/{view}": made for view, made in drawn.made.items()}
+    return tensors | {f"cells/{number}": one for number, one in enumerate(cells)}
+
+
+def unnamed(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
+    """Undo `named`."""
+
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}
+
+    return Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"]), list(group("cells/").values())
