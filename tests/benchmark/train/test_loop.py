@@ -98,21 +98,6 @@ def test_a_lane_without_a_teacher_is_the_same_beside_any_other(
     assert_equal(weights(both, method), weights(alone, method))
 
 
-def test_a_cohort_in_a_worker_is_bit_equal_to_one_in_this_process(
-    four: CohortJob, tmp_path: Path, teacher_file: TeacherFile
-) -> None:
-    job = make_job(tmp_path, configs(*FOUR), teacher_file)
-    engine = LocalEngine(workers=1)
-    try:
-        engine.submit(job)
-        events = [event for _, event in engine.events()]
-    finally:
-        engine.close()
-    assert isinstance(events[-1], CohortEnded)
-    for method in FOUR:
-        assert_equal(weights(job, method), weights(four, method))
-
-
 def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet) -> None:
     # torchvision's mobilenet_v2 has dropout in its classifier
     student = "torchvision/mobilenet_v2"
@@ -344,27 +329,6 @@ def test_a_dropped_lane_leaves_no_trace_in_the_others(
     assert not [e for e in events if isinstance(e, LaneFailed)]
     for method in ("vanilla", "sdd_dkd", "sdd_mlkd"):
         assert_equal(weights(job, method), weights(four, method))
-
-
-def test_a_lane_is_dropped_in_its_worker_which_goes_on(tmp_path: Path) -> None:
-    job = make_job(tmp_path, configs("vanilla", recipe={"epochs": 500}))
-    short = make_job(tmp_path / "short", configs("vanilla"))
-    engine = LocalEngine(workers=1)
-    seen: list[tuple[CohortJob, type]] = []
-    try:
-        engine.submit(job)
-        engine.submit(short)
-        for which, event in engine.events():
-            seen.append((which, type(event)))
-            if isinstance(event, EpochDone) and which is job:
-                engine.drop(job, "vanilla")  # of every epoch until it has left: those that come too late do no harm
-            if isinstance(event, LaneDropped):
-                assert 1 <= len(event.history) < 500
-                engine.drop(job, "vanilla")
-    finally:
-        engine.close()
-    assert [kind for which, kind in seen if which is job][-2:] == [LaneDropped, CohortEnded]
-    assert [kind for which, kind in seen if which is short][-2:] == [LaneFinished, CohortEnded]
 
 
 def test_a_worker_that_trains_hears_stop_drop_exit_and_that_its_parent_is_gone() -> None:

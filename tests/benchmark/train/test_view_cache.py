@@ -197,7 +197,8 @@ def test_a_fill_that_is_killed_goes_on(
         file = TeacherFile("resnet8", Path({str(teacher_file.path)!r}), {teacher_file.checksum!r})
         data = datasets.create("digits", Path())
         request = Request("weak", (1, 2, 4), "map")
-        teacher = BatchTeacher(teacher_store.load_network(file, data), [request], torch.device("cpu"), "fp32", 16, "fp16")
+        network = teacher_store.load_network(file, data)
+        teacher = BatchTeacher(network, [request], torch.device("cpu"), "fp32", 16, "fp16")
         cached = open_caches(teacher, file, data, 100, Path({str(tmp_path)!r}), None, print)
         done = 0
         def advance(count):

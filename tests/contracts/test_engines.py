@@ -1,0 +1,91 @@
+"""What every engine owes a command: the same weights as anywhere, and events that end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmark.datasets.base import DataSet
+from benchmark.execution import engines
+from benchmark.train import loop
+from benchmark.train.messages import (
+    CohortCrashed,
+    CohortEnded,
+    CohortJob,
+    EngineEvent,
+    LaneDropped,
+    LaneFinished,
+    Started,
+    TeacherFile,
+)
+from tests.conftest import make_config, make_job
+
+METHODS = ("vanilla", "sdd_dkd", "mlkd")
+
+
+def cohort(folder: Path, teacher: TeacherFile) -> CohortJob:
+    return make_job(folder, {method: make_config(method) for method in METHODS}, teacher)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, teacher_file: TeacherFile, digits: DataSet) -> CohortJob:
+    """The cohort, trained by the loop without any engine."""
+    job = cohort(tmp_path_factory.mktemp("expected"), teacher_file)
+    loop.train_cohort(job, lambda _: None, data=digits)
+    return job
+
+
+@contextmanager
+def engine(name: str) -> Iterator[engines.Engine]:
+    made = engines.registry.get(name)(1, lambda: False)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
+    name: str, tmp_path: Path, teacher_file: TeacherFile, expected: CohortJob
+) -> None:
+    damaged = make_job(tmp_path / "damaged", {"vanilla": make_config()})
+    damaged.lanes[0].checkpoint.parent.mkdir(parents=True)
+    damaged.lanes[0].checkpoint.write_bytes(b"no checkpoint")
+    left = make_job(tmp_path / "left", {"kd": make_config("kd", recipe={"epochs": 500})}, teacher_file)
+    job = cohort(tmp_path / "job", teacher_file)
+    events: dict[str, list[EngineEvent]] = {"damaged": [], "left": [], "job": []}
+    named = {id(damaged): "damaged", id(left): "left", id(job): "job"}
+    with engine(name) as made:
+        for one in (damaged, left, job):
+            made.submit(one)
+        for which, event in made.events():
+            events[named[id(which)]].append(event)
+            if which is left:
+                made.drop(left, "kd")  # at every event: what comes too late does no harm
+    (crash,) = events["damaged"]
+    assert isinstance(crash, CohortCrashed)
+    assert crash.is_user_error
+    assert str(damaged.lanes[0].checkpoint) in crash.reason
+    assert [type(event) for event in events["left"] if isinstance(event, LaneDropped | CohortEnded)] == [
+        LaneDropped,
+        CohortEnded,
+    ]
+    assert isinstance(events["job"][0], Started)
+    assert [type(event) for event in events["job"]].count(CohortEnded) == 1
+    assert isinstance(events["job"][-1], CohortEnded)
+    assert {event.signature for event in events["job"] if isinstance(event, LaneFinished)} == set(METHODS)
+    for ours, theirs in zip(job.lanes, expected.lanes, strict=True):
+        weights, others = load_file(ours.weights), load_file(theirs.weights)
+        assert weights.keys() == others.keys()
+        assert all(torch.equal(value, others[key]) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_an_unused_engine_has_no_events_and_closes(name: str) -> None:
+    with engine(name) as made:
+        assert list(made.events()) == []
