@@ -158,6 +158,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads per worker; numbers are bit-equal at equal threads (default: 1)",
     )
+    parser.add_argument(
+        "--force-bf16",
+        action="store_true",
+        help="compute in bf16 even on a CPU that takes longer for it than for fp32",
+    )
 
 
 def resolve_device(name: str) -> str:

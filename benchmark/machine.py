@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -69,6 +70,43 @@ def has_fast_bf16(device: str) -> bool:
     if not device.startswith("cuda"):
         return False
     return torch.cuda.get_device_capability(torch.device(device)) >= (8, 0)
+
+
+#: bf16 that takes longer than this, in times of fp32, is refused on a CPU unless it is asked for by force
+SLOW_BF16 = 1.2
+
+
+@functools.cache
+def bf16_slowdown() -> float:
+    """Time one 3 x 3 convolution on this CPU and return bf16's seconds over fp32's, measured once per process.
+
+    0.5 where the CPU has bf16 instructions; without them bf16 is emulated, and 5 to 9 was seen.
+    """
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    x_BCHW = torch.ones(16, 64, 16, 16).to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def seconds(dtype: torch.dtype) -> float:
+        layer, x = convolution.to(dtype), x_BCHW.to(dtype)
+        layer(x)
+        taken = []
+        for _ in range(5):
+            started = time.thread_time()  # of one thread, so that other processes hardly matter
+            layer(x)
+            taken.append(time.thread_time() - started)
+        return min(taken)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return seconds(torch.bfloat16) / seconds(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def cpu_capability() -> str:
+    """Return the widest instruction set that torch uses on this CPU, e.g. `AVX2` or `AVX512`."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def keep_freed_memory() -> None:

@@ -16,7 +16,7 @@ from benchmark.analysis.comparison import comparison
 from benchmark.analysis.table import Table
 from benchmark.errors import UserError
 from benchmark.execution import progress
-from benchmark.execution.estimate import Costs, estimate_s
+from benchmark.execution.estimate import Costs, estimate_s, refuse_slow_bf16
 from benchmark.execution.execute import Execution
 from benchmark.execution.options import Options
 from benchmark.execution.survey import Entry, Survey
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         workers=given.workers or command_line.default_workers(device, given.threads),
         threads=given.threads,
         retry_failed=given.retry_failed,
+        force_bf16=given.force_bf16,
         cache_gb=given.cache_gb,
     )
     survey = look(plan, options, download=not given.no_download and not given.dry_run)
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(device), options.threads, plan.suite.precision)
     if left:
+        refuse_slow_bf16(survey)
         console.print("Measuring a few steps of every network ...", end=" ")
         console.print(
             f"about {progress.duration(estimate_s(survey, costs))} on"

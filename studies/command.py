@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         workers=given.workers or command_line.default_workers(ground.device, given.threads),
         threads=given.threads,
         cache_gb=given.cache_gb,
+        force_bf16=given.force_bf16,
     )
     folder = options.runs / "studies"
     if given.show and given.storage is None and not (folder / f"{slug(title)}.journal").exists():

@@ -15,6 +15,7 @@ from benchmark import machine
 from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.datasets.image_files import FileImages
+from benchmark.errors import UserError
 from benchmark.execution import cohorts
 from benchmark.execution.survey import Entry, Survey
 from benchmark.train.batches import splits
@@ -162,6 +163,21 @@ def estimate_s(survey: Survey, costs: Costs) -> float:
         needs_new_teacher = any(entry.state == "waiting" for entry in group)
         add(_cost(group, costs), teachers_done if needs_new_teacher else 0.0)
     return max(loads)
+
+
+def refuse_slow_bf16(survey: Survey) -> None:
+    """Raise UserError when a run that is left computes in bf16 on a CPU that is slower at it, and nobody forces it."""
+    options = survey.options
+    left = [entry.config for entry in [*survey.teacher_entries.values(), *survey.entries] if entry.is_open]
+    if options.device != "cpu" or options.force_bf16:
+        return
+    asking = "precision" if any(config.precision == "bf16" for config in left) else ""
+    asking = asking or ("teacher_precision" if any(config.teacher_precision == "bf16" for config in left) else "")
+    if asking and (slowdown := machine.bf16_slowdown()) > machine.SLOW_BF16:
+        raise UserError(
+            f"{asking}=bf16: on this CPU ({machine.cpu_capability()}) a convolution takes {slowdown:.1f} times as long"
+            " in bf16 as in fp32; leave it out, or force it with --force-bf16"
+        )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from benchmark import machine, results
 from benchmark.errors import UserError
 from benchmark.execution import engines
-from benchmark.execution.estimate import Costs, cohorts_of, distinct
+from benchmark.execution.estimate import Costs, cohorts_of, distinct, refuse_slow_bf16
 from benchmark.execution.progress import View
 from benchmark.execution.record import Record
 from benchmark.execution.survey import Entry, State, Survey
@@ -98,6 +98,7 @@ class Execution:
                 self._release(entry)
 
     def _begin(self) -> None:
+        refuse_slow_bf16(self.survey)
         self._await_teachers()
         self._record.begin()
         for entry in self.survey.teacher_entries.values():

@@ -22,6 +22,8 @@ class Options:
     workers: int = 1
     threads: int = 1
     retry_failed: bool = False
+    #: train in bf16 even on a CPU that is slower at it than at fp32
+    force_bf16: bool = False
     #: largest size of a view cache; None: half of what is free on the disk
     cache_gb: float | None = None
 

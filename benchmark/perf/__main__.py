@@ -10,13 +10,14 @@ import torch
 from rich.console import Console
 
 from benchmark import command_line, files, machine
+from benchmark.config import Precision
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
 from benchmark.perf import apart, measurements
 from benchmark.perf.base import Measurement, Setting, in_order
 from benchmark.perf.figure import ratio_bars
 from benchmark.perf.measure import cpu_seconds, machine_busy_seconds
-from benchmark.perf.report import Result, describe, provenance, ratio_text, shown, slug, to_json, to_table
+from benchmark.perf.report import Result, describe, left_out, provenance, ratio_text, shown, slug, to_json, to_table
 
 __all__ = ["main", "measurements"]
 
@@ -43,11 +44,15 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     if threads < 1:
         raise UserError(f"--threads {threads}: must be at least 1")
     writable(given.out)
-    setting = Setting(device, threads, given.quick)
+    slowdown = machine.bf16_slowdown() if device.type == "cpu" else 0.0
+    precisions: tuple[Precision, ...] = ("fp32",) if slowdown > machine.SLOW_BF16 else ("fp32", "bf16")
+    setting = Setting(device, threads, given.quick, precisions)
     flags = machine.command_line() if arguments is None else " ".join(["python -m benchmark.perf", *arguments])
-    about = provenance(setting, flags.split())
+    about = {**provenance(setting, flags.split()), "bf16_slowdown": round(slowdown, 2)}
     machine.set_numerics(device, threads)
     console.print(describe(about), soft_wrap=True)
+    for note in left_out(about):
+        console.print(note, soft_wrap=True)
     print_plan(chosen, setting, console)
     try:
         results = [run(one, setting, console, f"[{place}/{len(chosen)}]") for place, one in enumerate(chosen, start=1)]

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 
+from benchmark.config import Precision
 from benchmark.perf.measure import Ratio, Samples, Task, interleaved, ratio, stopwatch
 from benchmark.registry import Registry
 
@@ -25,6 +26,8 @@ class Setting:
     device: torch.device
     threads: int
     quick: bool
+    #: of our teacher: bf16 is left out where the device is slower at it
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
     batch_size: int = 64
     image_size: int = 32
     num_classes: int = 100

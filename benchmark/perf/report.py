@@ -60,7 +60,7 @@ def provenance(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
         "device": machine.describe_device(setting.device),
         "cores": machine.available_cores(),
         "threads": setting.threads,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": machine.cpu_capability(),
         #: runnable processes just before the start, this one included: above 1, others were at work
         "load_average_1_min": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
@@ -112,8 +112,19 @@ def to_table(about: Mapping[str, Any], results: Sequence[Result]) -> Table:
         for one in results
         if one.other_cores > OTHERS_MATTER * about["cores"]
     ]
-    notes = (*NOTES, *definitions, *failures)
+    notes = (*NOTES, *definitions, *left_out(about), *failures)
     return Table("Reference against ours, side by side", describe(about), COLUMNS, tuple(sections), notes)
+
+
+def left_out(about: Mapping[str, Any]) -> list[str]:
+    """Return why rows of a bf16 teacher are missing, where they are."""
+    slowdown = about.get("bf16_slowdown", 0.0)
+    if slowdown <= machine.SLOW_BF16:
+        return []
+    return [
+        f"Rows of a bf16 teacher are left out: on this CPU ({about['cpu_capability']}) a convolution takes"
+        f" {slowdown:.1f} times as long in bf16 as in fp32."
+    ]
 
 
 def describe(about: Mapping[str, Any]) -> str:
@@ -121,8 +132,8 @@ def describe(about: Mapping[str, Any]) -> str:
     dirty = " + changes" if about["git_dirty"] else ""
     threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     return (
-        f"{about['device']}, {threads}, load {about['load_average_1_min']} before the start, torch"
-        f" {about['torch']}, commit {about['git_commit'][:8]}{dirty}, {about['date'][:16].replace('T', ' ')} UTC"
+        f"{about['device']}, {about['cpu_capability']}, {threads}, load {about['load_average_1_min']} before the start,"
+        f" torch {about['torch']}, commit {about['git_commit'][:8]}{dirty}, {about['date'][:16].replace('T', ' ')} UTC"
         f"{', quick' if about['quick'] else ''}"
     )
 

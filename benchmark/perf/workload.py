@@ -27,8 +27,6 @@ from models import Network
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 #: warm-ups scale a loss and cost nothing: any epoch will do
 EPOCH = 1
-#: of the teacher
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 class Pair(NamedTuple):
@@ -179,7 +177,7 @@ def reference_step(setting: Setting, configs: Sequence[RunConfig]) -> dict[str, 
 
 def our_steps(setting: Setting, configs: Sequence[RunConfig]) -> dict[str, Task]:
     """Return one step of our loop, for every student, by the teacher's precision."""
-    return {precision: Cohort(setting, configs, precision).step for precision in PRECISIONS}
+    return {precision: Cohort(setting, configs, precision).step for precision in setting.precisions}
 
 
 def random_data(num_train: int, num_test: int, side: int, image_size: int, padding: int, classes: int) -> DataSet:

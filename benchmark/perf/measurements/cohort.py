@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, timed
-from benchmark.perf.workload import PAIRS, PRECISIONS, cohort_configs, our_steps, reference_step
+from benchmark.perf.workload import PAIRS, cohort_configs, our_steps, reference_step
 
 
 @measurement("Training iteration, several students of one teacher", place=50, quick_s=15, full_s=150)
@@ -23,6 +23,6 @@ def cohort(setting: Setting) -> Iterator[Row]:
             }
             with apart(setting, sides) as tasks:
                 found = setting.interleaved(tasks, quick_s=4, full_s=20, rounds=setting.choose(2, 5))
-            for precision in PRECISIONS:
+            for precision in setting.precisions:
                 label = f"{pair}, {students} students, teacher {precision}"
                 yield timed(label, found["reference"], found[f"ours/{precision}"], portions=students)

@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, timed
-from benchmark.perf.workload import PAIRS, PRECISIONS, our_steps, reference_step, run_config
+from benchmark.perf.workload import PAIRS, our_steps, reference_step, run_config
 
 
 @measurement("Training iteration, one student", place=40, quick_s=14, full_s=85)
@@ -19,5 +19,5 @@ def step(setting: Setting) -> Iterator[Row]:
         sides = {"reference": partial(reference_step, setting, configs), "ours": partial(our_steps, setting, configs)}
         with apart(setting, sides) as tasks:
             found = setting.interleaved(tasks, quick_s=2, full_s=20, rounds=setting.choose(2, 5))
-        for precision in PRECISIONS:
+        for precision in setting.precisions:
             yield timed(f"{pair}, teacher {precision}", found["reference"], found[f"ours/{precision}"])

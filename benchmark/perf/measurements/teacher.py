@@ -11,7 +11,7 @@ from benchmark.perf import reference
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.measure import Task
-from benchmark.perf.workload import PRECISIONS, Cohort, Pair, random_batch, random_teacher, run_config
+from benchmark.perf.workload import Cohort, Pair, random_batch, random_teacher, run_config
 
 SCALES = (1, 2, 4)
 
@@ -24,7 +24,7 @@ def teacher(setting: Setting) -> Iterator[Row]:
         sides = {"reference": partial(plain, setting, name), "ours": partial(folded, setting, name)}
         with apart(setting, sides) as tasks:
             found = setting.interleaved(tasks, quick_s=1.5, full_s=18)
-        for precision in PRECISIONS:
+        for precision in setting.precisions:
             yield timed(f"{name}, {precision}", found["reference"], found[f"ours/{precision}"])
 
 
@@ -47,4 +47,4 @@ def folded(setting: Setting, name: str) -> dict[str, Task]:
     def run(cohort: Cohort) -> None:
         cohort.outputs()
 
-    return {precision: partial(run, Cohort(setting, [config], precision)) for precision in PRECISIONS}
+    return {precision: partial(run, Cohort(setting, [config], precision)) for precision in setting.precisions}

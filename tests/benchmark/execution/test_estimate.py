@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmark import machine
 from benchmark.config import Data
 from benchmark.datasets import create
 from benchmark.datasets.base import DataSet
 from benchmark.datasets.image_files import FileImages
-from benchmark.execution.estimate import Costs, Speed
+from benchmark.errors import UserError
+from benchmark.execution.estimate import Costs, Speed, refuse_slow_bf16
+from benchmark.execution.options import Options
+from benchmark.execution.survey import Survey
+from benchmark.plan.resolve import make_plan
+from benchmark.plan.suite import Suite
 from tests.benchmark.datasets.test_folder import write
-from tests.conftest import make_config
+from tests.conftest import SMALL_SUITE, make_config
 
 CPU = torch.device("cpu")
 
@@ -85,3 +93,42 @@ def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monke
         monkeypatch.setattr(f"benchmark.execution.estimate.{once}", lambda *_: pytest.fail("measured twice"))
     assert measured.speed("resnet8_half", 64) == speed
     assert measured.teacher_s(make_config("kd"), 64) == teacher_s
+
+
+@pytest.mark.parametrize(
+    ("assignment", "slowdown", "forced", "refused"),
+    [
+        (
+            "teacher_precision=bf16",
+            5.57,
+            False,
+            "teacher_precision=bf16: on this CPU (AVX2) a convolution takes 5.6 times",
+        ),
+        ("precision=bf16", 5.57, False, "precision=bf16: on this CPU (AVX2) a convolution takes 5.6 times"),
+        ("teacher_precision=bf16", 0.5, False, None),
+        ("teacher_precision=bf16", 5.57, True, None),
+        ("teacher_precision=fp32", 5.57, False, None),
+    ],
+)
+def test_bf16_is_refused_where_it_is_slower_unless_it_is_forced(
+    assignment: str,
+    slowdown: float,
+    forced: bool,
+    refused: str | None,
+    tmp_path: Path,
+    digits: DataSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "bf16_slowdown", lambda: slowdown)
+    monkeypatch.setattr(machine, "cpu_capability", lambda: "AVX2")
+    plan = make_plan(Suite(name="small", **SMALL_SUITE), assignments=[assignment])
+    survey = Survey(plan, Options(tmp_path, tmp_path, force_bf16=forced), digits, tracker=None)
+    survey.look()
+    with pytest.raises(UserError, match=re.escape(refused)) if refused else contextlib.nullcontext():
+        refuse_slow_bf16(survey)
+
+
+def test_bf16_is_measured_on_one_layer() -> None:
+    """Between twice as fast, with instructions for it, and ten times as slow, without."""
+    assert 0.1 < machine.bf16_slowdown() < 30
+    assert machine.cpu_capability() == torch.backends.cpu.get_cpu_capability()

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 import benchmark.perf.__main__ as module
-from benchmark import command_line
+from benchmark import command_line, machine
 from benchmark.perf import base, report
 from benchmark.perf.base import Measurement, Row, Setting, counted, throughput, timed
 from benchmark.perf.measure import Samples
@@ -23,6 +23,28 @@ from benchmark.perf.report import Result
 
 NAMES = ["losses", "head", "teacher", "step", "cohort", "cache", "counts", "augmentation", "loader", "epoch",
          "processes", "memory"]  # fmt: skip
+
+
+def test_a_device_that_is_slow_at_bf16_has_no_rows_of_it_and_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Setting] = []
+
+    def measure(setting: Setting) -> Iterator[Row]:
+        seen.append(setting)
+        yield counted("a", "operators", 2, 1)
+
+    fake = Measurement("fake", "Fake", "Counts.", 1, 1, 1, measure)
+    monkeypatch.setattr(module, "selected", lambda names: [fake])
+    monkeypatch.setattr(machine, "bf16_slowdown", lambda: 5.57)
+    monkeypatch.setattr(machine, "cpu_capability", lambda: "AVX2")
+    _, text = command("--quick", "--device", "cpu", "--threads", "1", "--out", str(tmp_path))
+    assert seen[0].precisions == ("fp32",)
+    reason = "Rows of a bf16 teacher are left out: on this CPU (AVX2) a convolution takes 5.6 times as long"
+    table = next(tmp_path.glob("*.md")).read_text()
+    assert reason in text
+    assert reason in table
+    assert ", AVX2, 1 thread, " in table
 
 
 def command(*arguments: str) -> tuple[int, str]:
