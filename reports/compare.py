@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.analysis import stats
-from benchmark.analysis.comparison import MISSING, gain_text, signed, unmarked_spread
+from benchmark.analysis.numbers import MISSING, gain_text, signed, unmarked_spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.errors import UserError, among
 from benchmark.plan import suite

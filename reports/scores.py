@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,16 +11,14 @@ import pandas as pd
 
 import distillers
 from benchmark.analysis import stats
-from benchmark.analysis.comparison import MISSING
+from benchmark.analysis.numbers import MISSING, finite, two_decimals
 from benchmark.analysis.published import VANILLA
-from benchmark.analysis.table import FEW_SEEDS, Cell
+from benchmark.analysis.table import Cell
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from benchmark.tracking import Tracked
 from benchmark.train.teacher_store import Manifest
 from reports.base import Context
-
-FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no interval, and no evidence of a difference."
 
 
 @dataclass(frozen=True)
@@ -92,15 +89,6 @@ def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
     return Scores(by_seed, tuple(kept[seed][1] for seed in seeds))
 
 
-def finite(value: object) -> float | None:
-    """Return what a value or its text says as a number; None for what is not finite, and for no number."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def comparisons(plan: Plan) -> Iterator[Comparison]:
     """Yield what the methods of a plan are for, pair by pair: SD-X against X, and X against the student alone."""
     for pair in plan.pairs:
@@ -114,7 +102,7 @@ def teacher_cell(manifest: Manifest | None) -> Cell:
     """Return a stored teacher's accuracy, with the run that trained it."""
     if manifest is None:
         return Cell(MISSING)
-    return Cell(f"{manifest.test_top1:.2f}", (manifest.mlflow_run,) if manifest.mlflow_run else ())
+    return Cell(two_decimals(manifest.test_top1), (manifest.mlflow_run,) if manifest.mlflow_run else ())
 
 
 def base_of(method: str) -> str:

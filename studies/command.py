@@ -22,7 +22,7 @@ from rich.console import Console
 
 from benchmark import command_line, datasets, files, machine, tracking
 from benchmark.analysis import stats
-from benchmark.analysis.comparison import MISSING, bracketed, signed, two_decimals, unmarked_spread
+from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, signed, two_decimals, unmarked_spread
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
@@ -314,7 +314,7 @@ def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
     choice = one["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
     value, is_told = MISSING, one["state"] == "complete"
     if is_told:
-        value = f"{one['value']:.2f}" + ("" if pd.isna(one["std"]) else f" ± {one['std']:.2f}")
+        value = plus_minus(one["value"], None if pd.isna(one["std"]) else one["std"])
     cells = (
         Cell(str(one["number"])),
         Cell(choice),

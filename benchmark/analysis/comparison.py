@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -12,13 +11,12 @@ import pandas as pd
 
 import distillers
 from benchmark.analysis import published, stats
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, gain_text, rounded, signed, spread, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedValue
-from benchmark.analysis.table import FEW_SEEDS, OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.config import RunConfig
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
-
-MISSING = "—"
 
 #: what `comparison` reads, one row per run; accuracies in percent
 RUN_COLUMNS = ("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs", "last",
@@ -284,7 +282,7 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
     if plan.profile is None:
         notes.append("Bold: the best last of a pair among methods with all their seeds.")
     if any(len(line.finished) < stats.MIN_SEEDS for line in lines):
-        notes.append(f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no interval, and no evidence of a difference.")
+        notes.append(FEW_SEEDS_NOTE)
     if any(line.budget != line.usual_budget for line in lines):
         usual = sorted({line.usual_budget for line in lines})
         most = " or ".join("{} × {}".format(*budget) for budget in usual)
@@ -299,43 +297,8 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
     return notes
 
 
-def unmarked_spread(values: Sequence[float]) -> str:
-    """Write mean and standard deviation."""
-    if not values:
-        return MISSING
-    mean, std = stats.mean_std(values)
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
-
-
-def spread(values: Sequence[float]) -> str:
-    """Write mean and standard deviation; fewer than three seeds are marked."""
-    return unmarked_spread(values) + (f" {FEW_SEEDS}" if 0 < len(values) < stats.MIN_SEEDS else "")
-
-
-def gain_text(gain: stats.PairedDifference) -> str:
-    """Write a paired difference with its interval; without one, marked as of too few seeds."""
-    if gain.interval is None:
-        return f"{signed(gain.mean)} {FEW_SEEDS}"
-    return f"{signed(gain.mean)} {bracketed(gain.interval)}"
-
-
-def bracketed(interval: stats.Interval | None) -> str:
-    """Write an interval of a difference."""
-    return MISSING if interval is None else f"[{', '.join(map(signed, interval))}]"
-
-
-def two_decimals(value: float | None) -> str:
-    """Write a number."""
-    return MISSING if value is None else f"{value:.2f}"
-
-
-def signed(value: float | None) -> str:
-    """Write a difference with its sign."""
-    return MISSING if value is None else f"{value:+.2f}".replace("-", "−")
-
-
 def _published(value: PublishedValue) -> str:
-    return f"{value.value:.2f}" + (f" {UNSURE}" if value.confidence == "unsure" else "")
+    return two_decimals(value.value) + (f" {UNSURE}" if value.confidence == "unsure" else "")
 
 
 def _num_failed(line: _Line) -> int:
@@ -345,8 +308,3 @@ def _num_failed(line: _Line) -> int:
 def _count(line: _Line) -> str:
     failed = _num_failed(line)
     return f"{len(line.finished)}/{line.num_planned}" + (f", {failed} failed" if failed else "")
-
-
-def rounded(value: float | None) -> float | None:
-    """Return a number as a field of CSV: four decimals, nothing where there is none."""
-    return None if value is None or not math.isfinite(value) else round(value, 4)

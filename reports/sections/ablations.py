@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmark import results
 from benchmark.analysis import published, stats
-from benchmark.analysis.comparison import rounded, spread, two_decimals
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE, finite, rounded, spread, two_decimals
 from benchmark.analysis.published import PublishedSeries
 from benchmark.analysis.published.entry import Level
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
@@ -63,9 +63,9 @@ class Part:
 
 
 def _beta(run: pd.Series[Any]) -> Level | None:
-    beta = scores.finite(run[BETA])
+    beta = finite(run[BETA])
     # at 0 the complementary regions are gone: that is the terms' ablation
-    return beta if beta and scores.finite(run[CONSISTENT]) == 1 else None
+    return beta if beta and finite(run[CONSISTENT]) == 1 else None
 
 
 def _scales(run: pd.Series[Any]) -> Level | None:
@@ -74,7 +74,7 @@ def _scales(run: pd.Series[Any]) -> Level | None:
 
 
 def _terms(run: pd.Series[Any]) -> Level | None:
-    beta, consistent = scores.finite(run[BETA]), scores.finite(run[CONSISTENT])
+    beta, consistent = finite(run[BETA]), finite(run[CONSISTENT])
     if beta is None or consistent is None:
         return None
     if beta and consistent:
@@ -296,7 +296,7 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
     if factor in ("scales", "terms"):
         notes.append(f"{level_text(_base_level(factor) or '')} is the base method where it was not run by itself.")
     if few:
-        notes.append(scores.FEW_SEEDS_NOTE)
+        notes.append(FEW_SEEDS_NOTE)
     columns = (Column(part.xlabel.partition(",")[0], "left"), Column("last"), Column("seeds"), Column("published"))
     return Table(part.title, "Runs that differ in this alone.", columns, tuple(sections), tuple(notes))
 

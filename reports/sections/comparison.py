@@ -9,8 +9,9 @@ import pandas as pd
 
 import distillers
 from benchmark.analysis import published, stats
-from benchmark.analysis.comparison import MISSING, is_comparable, signed, two_decimals, unmarked_spread
 from benchmark.analysis.comparison import comparison as detailed
+from benchmark.analysis.comparison import is_comparable
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, signed, two_decimals, unmarked_spread
 from benchmark.analysis.published import VANILLA, PublishedTable
 from benchmark.analysis.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
@@ -26,7 +27,6 @@ SELECTIONS = {
     "best_val": "Epoch that is best on the validation split",
     "best_test": "Epoch that is best on the test set, as the literature reports",
 }
-_FEW_SEEDS_NOTE = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no evidence of a difference."
 
 
 @section("Comparison", place=10)
@@ -85,7 +85,7 @@ def ours(context: Context) -> Table:
         " Bold: the best of a column, underlined: the second, among methods with all their seeds.",
     ]
     if plan.seeds < stats.MIN_SEEDS or any(FEW_SEEDS in c.text for s in sections for r in s.rows for c in r.cells):
-        notes.append(_FEW_SEEDS_NOTE)
+        notes.append(FEW_SEEDS_NOTE_WITHOUT_INTERVALS)
     if plan.profile:
         notes.append(f"{plan.profile} profile: a small slice, not a result.")
     return Table(
@@ -221,7 +221,7 @@ def _notes(
             " published weights, but trained anew. Gains over the own base carry over, absolute differences less so."
         )
     if few:
-        yield _FEW_SEEDS_NOTE
+        yield FEW_SEEDS_NOTE_WITHOUT_INTERVALS
     if table.confidence == "unsure" or table.unsure:
         yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
     yield f"Source: {table.source}. Selection: {table.selection}."

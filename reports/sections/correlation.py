@@ -20,6 +20,7 @@ from scipy import stats as scipy_stats
 
 import models
 from benchmark import datasets
+from benchmark.analysis.numbers import p_text
 from benchmark.datasets.augment import center_crop
 from benchmark.datasets.base import DataSet, stratified
 from benchmark.errors import UserError
@@ -30,7 +31,6 @@ from benchmark.train.batches import eval_batches, splits
 from reports import scores, style
 from reports.base import Block, Context, Drawing, Text, section
 from reports.scores import pair_title
-from reports.sections.significance import p_text
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

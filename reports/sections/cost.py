@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from benchmark.analysis import published, stats
-from benchmark.analysis.comparison import MISSING, rounded, spread
+from benchmark.analysis.numbers import MISSING, rounded, spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from benchmark.tracking import Tracked

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmark.analysis import published
-from benchmark.analysis.comparison import MISSING, two_decimals
+from benchmark.analysis.numbers import MISSING, two_decimals
 from benchmark.analysis.table import Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.analysis import published
-from benchmark.analysis.comparison import signed, two_decimals
+from benchmark.analysis.numbers import signed, two_decimals
 from benchmark.analysis.published import PublishedTable
 from benchmark.analysis.table import UNSURE, Cell, Column, Row, Section, Table, Value
 from reports.base import Block, Context, Listing, Text, section

@@ -8,7 +8,7 @@ from itertools import groupby
 import pandas as pd
 
 from benchmark.analysis import stats
-from benchmark.analysis.comparison import MISSING, rounded, signed, spread, two_decimals
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from reports import scores
@@ -83,7 +83,7 @@ def accuracies(plan: Plan, held: Held) -> Table | None:
     if any(not row["best_val_num_seeds"] for row in all_rows):
         notes.append(NO_SPLIT_NOTE)
     if any(0 < int(row[f"{name}_num_seeds"] or 0) < stats.MIN_SEEDS for row in all_rows for name in SELECTIONS):
-        notes.append(scores.FEW_SEEDS_NOTE)
+        notes.append(FEW_SEEDS_NOTE)
     columns = (Column("Method", "left"), *map(Column, SELECTIONS.values()), Column("best on test − last"))
     return Table("Accuracy by the choice of the epoch", "Best on test looks at what it reports, as others do.",
                  columns, tuple(sections), tuple(notes))  # fmt: skip

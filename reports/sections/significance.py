@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from benchmark.analysis import stats
-from benchmark.analysis.comparison import MISSING, bracketed, rounded, signed, two_decimals
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE, bracketed, p_text, rounded, signed, two_decimals
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
 from benchmark.train.teacher_store import Manifest
@@ -120,7 +120,7 @@ def table(tested: Sequence[Tested]) -> Table:
         " this test finds with power 0.8, from the spread that was measured.",
     ]
     if any(one.test.difference.num_seeds < stats.MIN_SEEDS for one in tested):
-        notes.append(scores.FEW_SEEDS_NOTE)
+        notes.append(FEW_SEEDS_NOTE)
     by_pair = groupby(tested, key=lambda one: one.comparison.pair.name)
     sections = tuple(Section(pair_title(name), "", tuple(map(_row, ones))) for name, ones in by_pair)
     return Table("Paired differences", "Each scale-decoupled method against its base, each base against the student.",
@@ -150,13 +150,6 @@ def _row(one: Tested) -> Row:
     })  # fmt: skip
 
 
-def p_text(p: float | None) -> str:
-    """Write a p-value with what of it means something."""
-    if p is None:
-        return MISSING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
     """Return the methods' average ranks by mean `last` over the pairs that have all of them; None with nothing."""
     by_pair = {
@@ -173,7 +166,7 @@ def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
     for method, rank in found.ranks.items():
         ids = tuple(run_id for of in by_pair.values() for run_id in of[str(method)].run_ids)
         fields = {"method": str(method), "average_rank": rounded(float(rank)), "num_pairs": found.num_pairs}
-        rows.append(Row((Cell(scores.title(str(method))), Cell(f"{rank:.2f}", ids)), fields))
+        rows.append(Row((Cell(scores.title(str(method))), Cell(two_decimals(rank), ids)), fields))
     notes = [
         f"1 is the best; equal means share their ranks; over {found.num_pairs} of {len(plan.pairs)} pairs,"
         " those with a run of every method shown."

@@ -11,7 +11,8 @@ from typing import Literal
 import pandas as pd
 
 from benchmark.analysis import published, stats
-from benchmark.analysis.comparison import MISSING, bracketed, is_comparable, rounded, signed, two_decimals
+from benchmark.analysis.comparison import is_comparable
+from benchmark.analysis.numbers import MISSING, bracketed, rounded, signed, two_decimals
 from benchmark.analysis.published.entry import Level
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan

@@ -1,0 +1,73 @@
+"""How numbers are written in tables: signs, spreads, intervals, p-values, and a dash where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchmark.analysis import stats
+from benchmark.analysis.table import FEW_SEEDS
+
+MISSING = "—"
+_FEW = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds"
+#: the note under a table with intervals, and the one under a table without
+FEW_SEEDS_NOTE = f"{_FEW}: no interval, and no evidence of a difference."
+FEW_SEEDS_NOTE_WITHOUT_INTERVALS = f"{_FEW}: no evidence of a difference."
+
+
+def two_decimals(value: float | None) -> str:
+    """Write a number to two decimals."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def signed(value: float | None) -> str:
+    """Write a difference to two decimals with its sign, a minus rather than a hyphen."""
+    return MISSING if value is None else f"{value:+.2f}".replace("-", "−")
+
+
+def plus_minus(mean: float, std: float | None) -> str:
+    """Write a mean with its standard deviation, where there is one."""
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def unmarked_spread(values: Sequence[float]) -> str:
+    """Write the mean and standard deviation of values."""
+    return plus_minus(*stats.mean_std(values)) if values else MISSING
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write the mean and standard deviation of values; fewer than three seeds are marked."""
+    return unmarked_spread(values) + (f" {FEW_SEEDS}" if 0 < len(values) < stats.MIN_SEEDS else "")
+
+
+def bracketed(interval: stats.Interval | None) -> str:
+    """Write the interval of a difference."""
+    return MISSING if interval is None else f"[{', '.join(map(signed, interval))}]"
+
+
+def gain_text(gain: stats.PairedDifference) -> str:
+    """Write a paired difference with its interval; without one, it is marked as of too few seeds."""
+    if gain.interval is None:
+        return f"{signed(gain.mean)} {FEW_SEEDS}"
+    return f"{signed(gain.mean)} {bracketed(gain.interval)}"
+
+
+def p_text(p: float | None) -> str:
+    """Write a p-value to three decimals."""
+    if p is None:
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def rounded(value: float | None) -> float | None:
+    """Round a number to the four decimals of a CSV field; None where it is not finite."""
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def finite(value: object) -> float | None:
+    """Parse a finite float, or None."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

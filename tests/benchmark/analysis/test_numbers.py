@@ -1,0 +1,42 @@
+"""How numbers are written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from benchmark.analysis import numbers, stats
+from benchmark.analysis.numbers import MISSING
+from benchmark.analysis.table import FEW_SEEDS
+
+
+def test_a_minus_is_no_hyphen_and_nothing_is_a_dash() -> None:
+    assert [numbers.signed(value) for value in (-0.456, 0.0, 3, None)] == ["−0.46", "+0.00", "+3.00", MISSING]
+    assert [numbers.two_decimals(value) for value in (75.004, None)] == ["75.00", MISSING]
+    assert numbers.bracketed((-1.0, 2.0)) == "[−1.00, +2.00]"
+    assert numbers.bracketed(None) == MISSING
+
+
+def test_a_spread_has_a_standard_deviation_from_two_values_and_a_mark_below_three() -> None:
+    assert numbers.spread([]) == MISSING
+    assert numbers.spread([75.0]) == f"75.00 {FEW_SEEDS}"
+    assert numbers.spread([75.0, 76.0]) == f"75.50 ± 0.71 {FEW_SEEDS}"
+    assert numbers.spread([75.0, 76.0, 77.0]) == numbers.unmarked_spread([75.0, 76.0, 77.0]) == "76.00 ± 1.00"
+
+
+def test_a_gain_has_its_interval_or_a_mark() -> None:
+    few = stats.PairedDifference((-0.5,), -0.5, None, None, None)
+    assert numbers.gain_text(few) == f"−0.50 {FEW_SEEDS}"
+    assert numbers.gain_text(replace(few, mean=1.0, interval=(0.5, 1.5))) == "+1.00 [+0.50, +1.50]"
+
+
+@pytest.mark.parametrize(("p", "text"), [(None, MISSING), (0.0004, "< 0.001"), (0.0495, "0.050"), (1.0, "1.000")])
+def test_p_values(p: float | None, text: str) -> None:
+    assert numbers.p_text(p) == text
+
+
+def test_what_is_not_finite_is_no_number() -> None:
+    assert [numbers.rounded(value) for value in (1.23456, math.nan, math.inf, None)] == [1.2346, None, None, None]
+    assert [numbers.finite(value) for value in ("1.5", 2, "nan", "text", None)] == [1.5, 2.0, None, None, None]
