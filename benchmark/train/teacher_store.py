@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,17 +80,20 @@ def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
             ) from error
 
 
-def find(teachers: Path, data: DataSet, model: str, signature: str) -> tuple[Path, Manifest] | None:
-    """Return the teacher that a suite uses: imported weights if there are any, else those its own recipe trained.
+def choose(stored: Iterable[Manifest], model: str, data_digest: str, signature: str) -> Manifest | None:
+    """Choose the teacher that a suite uses: imported weights if there are any, else those its own recipe trained.
 
     Only teachers of exactly these images count (the data digest decides), so a subset never gets the full set's.
     """
-    usable = {
-        manifest.signature: (folder, manifest)
-        for folder, manifest in manifests(teachers)
-        if manifest.model == model and manifest.data_digest == data.digest
-    }
+    usable = {one.signature: one for one in stored if one.model == model and one.data_digest == data_digest}
     return usable.get(None) or usable.get(signature)
+
+
+def find(teachers: Path, data: DataSet, model: str, signature: str) -> tuple[Path, Manifest] | None:
+    """Find the folder and manifest of the teacher that a suite uses on these images; see `choose`."""
+    stored = list(manifests(teachers))
+    chosen = choose((manifest for _, manifest in stored), model, data.digest, signature)
+    return next(((folder, manifest) for folder, manifest in stored if manifest is chosen), None)
 
 
 def load_weights(file: TeacherFile) -> dict[str, Tensor]:
