@@ -15,6 +15,8 @@ from benchmark.plan.suite import load
 from reports import build
 from reports.base import Context, in_order
 from reports.compare import compared
+from reports.gather import gather
+from reports.write import log, write
 
 
 def parser() -> command_line.Parser:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     tracker = tracking.open_existing(runs)
 
     def context_of(suite: str) -> Context:
-        return build.gather(
+        return gather(
             plans_of(given, suite),
             tracker,
             runs,
@@ -62,13 +64,13 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     if given.compare:
         a, b = given.compare
         report = compared(a, b, given.suite, context_of)
-        path = build.write(report, out)
+        path = write(report, out)
         unlogged = None
     else:
         context = context_of(given.suite)
         report = build.make(context, chosen)
-        path = build.write(report, out)
-        unlogged = build.log(context, path)
+        path = write(report, out)
+        unlogged = log(context, path)
     for problem in [*report.problems, *([unlogged] if unlogged else [])]:
         console.print(f"note: {problem}", soft_wrap=True)
     for fault in report.faults:

@@ -15,6 +15,8 @@ from benchmark.tracking import Tracked, Tracker
 from reports import build
 from reports.base import Context, Listing
 from reports.compare import compared
+from reports.gather import gather
+from reports.write import write
 from tests.reports import pdf_text, synthetic
 
 NEW, OLD = "a" * 40, "b" * 40
@@ -26,7 +28,7 @@ def plan_of(name: str) -> Plan:
 
 def context_of(name: str, runs: list[Tracked], folder: Path) -> Context:
     plan = plan_of(name)
-    return build.gather([plan], cast(Tracker, synthetic.Store(runs, plan.slug)), **synthetic.nowhere(folder))
+    return gather([plan], cast(Tracker, synthetic.Store(runs, plan.slug)), **synthetic.nowhere(folder))
 
 
 def table_of(report: build.Report) -> Table:
@@ -49,7 +51,7 @@ def test_two_commits(tmp_path: Path) -> None:
     assert rows["kd"].fields["difference"] == pytest.approx(mean - 50)
     assert (rows["kd"].fields["n_a"], rows["kd"].fields["n_b"]) == (3, 3)
     assert (rows["vanilla"].fields["n_a"], rows["vanilla"].fields["difference"]) == (0, None)  # other settings
-    path = build.write(report, tmp_path)
+    path = write(report, tmp_path)
     assert path.name == f"compare-{OLD[:12]}-{NEW[:12]}.pdf"
     text = pdf_text.text(path.read_bytes())
     assert "50.00 ± 0.00" in text
@@ -62,7 +64,7 @@ def test_two_suites(tmp_path: Path) -> None:
     rows = [row for section in table_of(report).sections for row in section.rows]
     assert len(rows) == 2 + 5 + 3
     assert all(row.fields["difference"] is None for row in rows)
-    assert "suite cub on cub200" in pdf_text.text(build.write(report, tmp_path).read_bytes())
+    assert "suite cub on cub200" in pdf_text.text(write(report, tmp_path).read_bytes())
 
 
 def test_neither_suite_nor_commit(tmp_path: Path) -> None:

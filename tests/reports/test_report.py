@@ -26,9 +26,11 @@ from benchmark.tracking import Tracked, Tracker
 from reports import build, pdf, style
 from reports.__main__ import main
 from reports.base import Block, Context, Drawing, Listing, Text
+from reports.gather import gather
 from reports.scores import scores
 from reports.sections.comparison import seeds_text
 from reports.sections.coverage import State, states
+from reports.write import log, write
 from tests.conftest import SMALL_SUITE
 from tests.reports import pdf_text, synthetic
 
@@ -42,13 +44,13 @@ def small(**choices: Any) -> Plan:
 
 def gathered(plan: Plan, runs: Sequence[Tracked], folder: Path, **changes: Any) -> Context:
     store = cast(Tracker, synthetic.Store(runs, plan.slug))
-    return build.gather([plan], store, **synthetic.nowhere(folder), arguments=[plan.suite.name], **changes)
+    return gather([plan], store, **synthetic.nowhere(folder), arguments=[plan.suite.name], **changes)
 
 
 def written(context: Context, folder: Path, names: Sequence[str] = OWN) -> tuple[build.Report, Path]:
     report = build.make(context, build.chosen_sections(names))
     assert not report.faults
-    return report, build.write(report, folder / "out")
+    return report, write(report, folder / "out")
 
 
 def of_blocks(context: Context, blocks: Sequence[Block], folder: Path) -> str:
@@ -56,7 +58,7 @@ def of_blocks(context: Context, blocks: Sequence[Block], folder: Path) -> str:
     from reports import base
 
     made = build.make(context, [base.Section("one", "One", 0, lambda _: blocks)])
-    return pdf_text.text(build.write(made, folder / "out").read_bytes())
+    return pdf_text.text(write(made, folder / "out").read_bytes())
 
 
 def run_command(*arguments: str) -> tuple[int, str]:
@@ -139,7 +141,7 @@ def test_is_the_same_bytes_for_the_same_data(tmp_path: Path) -> None:
         report = build.make(context, build.chosen_sections(OWN))
         drawn = pdf.Part("drawn", "Drawn", [Drawing("curve", figure, "A curve")])
         report = replace(report, parts=(*report.parts, drawn))
-        paths.append(build.write(report, tmp_path / name))
+        paths.append(write(report, tmp_path / name))
     first, second = (
         {file.relative_to(path.parent): file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
         for path in paths
@@ -228,7 +230,7 @@ def test_a_section_that_fails_does_not_take_the_others(tmp_path: Path) -> None:
     chosen = [base.Section("bad", "Bad", 0, broken), *build.chosen_sections(["coverage"])]
     report = build.make(gathered(small(), [], tmp_path), chosen)
     assert report.faults == ("bad: ZeroDivisionError: no #seeds",)
-    text = pdf_text.text(build.write(report, tmp_path).read_bytes())
+    text = pdf_text.text(write(report, tmp_path).read_bytes())
     assert "no #seeds" in text
     assert "Planned and done" in text
 
@@ -250,11 +252,11 @@ def test_is_an_artifact_of_the_suite_logged_once(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "runs")
     context = replace(gathered(plan, [], tmp_path), tracker=tracker)
     path = written(context, tmp_path)[1]
-    assert build.log(context, path) is None
+    assert log(context, path) is None
     assert not tracker.experiments()  # to look at nothing makes no experiment
     experiment = tracker.experiment(plan.slug, {"suite": "small"})
     for _ in range(2):
-        assert build.log(context, path) is None
+        assert log(context, path) is None
     (run,) = tracker.client.search_runs([experiment])
     assert (run.info.run_name, run.info.status) == ("report", "FINISHED")
     assert {file.path for file in tracker.client.list_artifacts(run.info.run_id)} == {"small.pdf", "small-cells.csv"}
@@ -286,7 +288,7 @@ def test_plan_that_runs_answer_to_is_the_one_reported(tmp_path: Path) -> None:
         for precision in ("fp32", "bf16")
     ]
     runs = synthetic.tracked(plans[1])
-    context = build.gather(plans, cast(Tracker, synthetic.Store(runs, "cub")), **synthetic.nowhere(tmp_path))
+    context = gather(plans, cast(Tracker, synthetic.Store(runs, "cub")), **synthetic.nowhere(tmp_path))
     assert context.plan is plans[1]
     assert len(context.frame) == len(runs)
 

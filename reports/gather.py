@@ -1,0 +1,229 @@
+"""What is known of a suite when its report is made: the plan that tracked runs answer to, and those runs. Read-only."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark import datasets, results
+from benchmark.errors import UserError
+from benchmark.plan.resolve import Plan, PlannedRun
+from benchmark.tracking import Tracked, Tracker
+from benchmark.train import teacher_store
+from benchmark.train.teacher_store import Manifest
+from reports import scores
+from reports.base import Context
+
+#: a database may hold hundreds of bad runs: the rest are counted
+_MAX_PROBLEMS = 20
+#: figures of a finished run without which it says nothing
+_HEADLINE = ("last", "best_test")
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A plan on one set of images: its runs' signatures, and what is tracked on the images."""
+
+    plan: Plan
+    digest: str
+    tracked: Sequence[Tracked]
+    manifests: Mapping[str, Manifest]
+    planned: tuple[tuple[PlannedRun, str | None], ...]
+
+    @property
+    def num_found(self) -> int:
+        known = {run.signature for run in self.tracked}
+        return sum(signature in known for _, signature in self.planned)
+
+
+def gather(
+    plans: Sequence[Plan],
+    tracker: Tracker | None,
+    runs: Path,
+    data_root: Path,
+    *,
+    server: str | None = None,
+    arguments: Sequence[str] = (),
+) -> Context:
+    """Gather what is known of the plan that most tracked runs answer to.
+
+    `plans` are one choice of a command line, resolved for different devices. Images are not loaded: which ones the
+    suite ran on is read from its runs and teachers.
+    """
+    problems: list[str] = []
+    plan = plans[0]
+    known = _manifests(runs / "teachers", problems)
+    matches = [_match(plan, "", (), known)]
+    digests: list[str] = []
+    # stored teachers say which images; to ask every run of the suite takes seconds where there are thousands
+    for of_teachers in (True, False):
+        found = _digests(plan, known) if of_teachers else _digests_of_runs(tracker, plan)
+        new = [digest for digest in dict.fromkeys(found) if digest and digest not in digests]
+        digests += new
+        for digest in new:
+            tracked = _tracked_on(tracker, digest, problems)
+            matches += [_match(one, digest, tracked, known) for one in plans]
+        if any(match.num_found for match in matches):
+            break
+    # the first of equals: images that are known before none, and the newest
+    best = max(matches, key=lambda match: (match.num_found, bool(match.tracked), bool(match.digest)))
+    if tracker is None:
+        problems.append(f"Nothing is tracked under {runs}: no run was made here yet, or --runs names another folder.")
+    elif not best.digest:
+        problems.append(f"The tracking store holds no run of {plan.name}, and there is no teacher of it.")
+    elif not best.num_found:
+        problems.append(
+            f"None of the {len(best.tracked)} runs on these images has the settings of this plan: they were made under"
+            " other settings or by an older version."
+        )
+    others = {match.digest for match in matches if match.num_found} - {best.digest}
+    if others:
+        problems.append(
+            f"Runs of this plan exist on {len(others) + 1} sets of images; this report is of {best.digest[:12]}, which"
+            " has the most."
+        )
+    problems += _missing_data(best.plan, data_root, runs)
+    frame = _frame(best, problems)
+    return Context(
+        plan=best.plan,
+        dataset=_dataset(best),
+        tracked=tuple(best.tracked),
+        frame=frame,
+        teachers=best.manifests,
+        runs=runs,
+        data_root=data_root,
+        tracker=tracker,
+        server=server,
+        problems=_shortened(problems),
+        data_digest=best.digest,
+        planned=best.planned,
+        arguments=tuple(arguments),
+    )
+
+
+def _digests_of_runs(tracker: Tracker | None, plan: Plan) -> list[str]:
+    """Data digests of the runs in the suite's experiment, newest first."""
+    if tracker is None:
+        return []
+    with tracker.named_errors():
+        experiment = tracker.experiments().get(plan.slug)
+        runs = tracker.runs_in([experiment]) if experiment is not None else []
+    return [run.tags.get("data_digest", "") for run in runs]
+
+
+def _tracked_on(tracker: Tracker | None, digest: str, problems: list[str]) -> list[Tracked]:
+    if tracker is None:
+        return []
+    with tracker.named_errors():
+        return _readable(tracker.runs_on(digest), problems)
+
+
+def _readable(tracked: Sequence[Tracked], problems: list[str]) -> list[Tracked]:
+    """Keep the runs that this project made; a run of another origin may have any tags."""
+    kept = []
+    for run in tracked:
+        missing = [tag for tag in ("student", "distiller", "seed") if tag not in run.tags]
+        epochs = run.params.get("recipe.epochs", "0")
+        if missing:
+            problems.append(f"Run {run.run_id} has no tag {', '.join(missing)}: left out.")
+        elif not run.tags["seed"].isdigit() or not epochs.isdigit():
+            problems.append(f"Run {run.run_id}: its seed or number of epochs is no number: left out.")
+        else:
+            kept.append(run)
+    return kept
+
+
+def _manifests(folder: Path, problems: list[str]) -> list[Manifest]:
+    found: list[Manifest] = []
+    try:
+        for _, manifest in teacher_store.manifests(folder):
+            found.append(manifest)  # what was read before a damaged one counts
+    except UserError as error:
+        problems.append(f"Teachers: {error}.")
+    return found
+
+
+def _digests(plan: Plan, manifests: Sequence[Manifest]) -> list[str]:
+    """Data digests of the images that teachers of this plan were trained on."""
+    usable = (one for one in manifests if one.model in plan.teachers and one.dataset.startswith(plan.data.name))
+    return [manifest.data_digest for manifest in usable]
+
+
+def _match(plan: Plan, digest: str, tracked: Sequence[Tracked], manifests: Sequence[Manifest]) -> _Match:
+    on_these = [manifest for manifest in manifests if digest and manifest.data_digest == digest]
+    known = {run.signature for run in tracked}
+    checksums = {model: _checksum(plan, model, digest, on_these, tracked, known) for model in plan.teachers}
+    planned = tuple((run, _signature(run, digest, checksums)) for run in plan.runs)
+    stored = {one.model: one for one in on_these if one.checksum == checksums.get(one.model)}
+    return _Match(plan, digest, tracked, stored, planned)
+
+
+def _checksum(
+    plan: Plan, model: str, digest: str, manifests: Sequence[Manifest], tracked: Sequence[Tracked], known: set[str]
+) -> str | None:
+    """Checksum of the teacher that the plan's runs had: the stored one, or the one that most runs name."""
+    own = plan.teachers[model].signature(digest, None) if digest else ""
+    chosen = teacher_store.choose(manifests, model, digest, own)
+    if chosen is not None:
+        return chosen.checksum
+    tagged = Counter(run.tags.get("teacher_checksum") for run in tracked if run.tags.get("teacher") == model)
+    candidates = [checksum for checksum, _ in tagged.most_common() if checksum]
+
+    def num_found(checksum: str) -> int:
+        mine = (run for run in plan.runs if run.config.teacher == model)
+        return sum(run.config.signature(digest, checksum) in known for run in mine)
+
+    return max(candidates, key=num_found) if candidates else None
+
+
+def _signature(run: PlannedRun, digest: str, checksums: Mapping[str, str | None]) -> str | None:
+    teacher = run.config.teacher
+    if not digest or (teacher is not None and checksums[teacher] is None):
+        return None
+    return run.config.signature(digest, checksums[teacher] if teacher else None)
+
+
+def _dataset(match: _Match) -> str:
+    wanted = {signature for _, signature in match.planned}
+    of_plan = [run.tags["dataset"] for run in match.tracked if run.signature in wanted and "dataset" in run.tags]
+    named = of_plan or [run.tags["dataset"] for run in match.tracked if "dataset" in run.tags]
+    named += [manifest.dataset for manifest in match.manifests.values()]
+    return named[0] if named else match.plan.data.name
+
+
+def _frame(match: _Match, problems: list[str]) -> pd.DataFrame:
+    """One row per run of the plan with its parameters; non-finite values become NaN and are reported as problems."""
+    signatures = {signature for _, signature in match.planned if signature is not None}
+    frame = results.frame(match.tracked, signatures)
+    for name in ("last", "best_test", "best_val", "train_seconds"):
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        frame.loc[~frame[name].map(math.isfinite), name] = math.nan
+    finished = frame[frame["status"] == "FINISHED"]
+    for row in finished[finished[list(_HEADLINE)].isna().any(axis=1)].itertuples():
+        problems.append(
+            f"Run {row.run_id} ({row.student}, {row.method}, seed {row.repetition}) is finished, but has no number for"
+            f" {' and '.join(name for name in _HEADLINE if math.isnan(getattr(row, name)))}: it is not counted there."
+        )
+    return scores.with_parameters(frame, match.tracked)
+
+
+def _missing_data(plan: Plan, data_root: Path, runs: Path) -> list[str]:
+    """Report a data set that is neither embedded nor in the data folder."""
+    if plan.data.options or (data_root.is_dir() and any(data_root.iterdir())):
+        return []  # to look further would decode all images
+    try:
+        datasets.load(plan.data, data_root, runs / "cache")
+    except UserError as error:
+        return [f"The images of {plan.data.name} are not here: {error}."]
+    return []
+
+
+def _shortened(problems: Sequence[str]) -> tuple[str, ...]:
+    unique = list(dict.fromkeys(problems))
+    rest = len(unique) - _MAX_PROBLEMS
+    return (*unique[:_MAX_PROBLEMS], *([f"And {rest} more of this kind."] if rest > 0 else []))
