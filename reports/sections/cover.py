@@ -13,7 +13,7 @@ from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import teacher_cell
-from reports.sections.coverage import State, states
+from reports.sections.coverage import TrackedState, states
 
 
 @section("Where the numbers come from", place=0)
@@ -28,15 +28,16 @@ def cover(context: Context) -> Sequence[Block]:
 
 
 def _summary(context: Context) -> str:
-    count = dict.fromkeys(State, 0)
+    count = dict.fromkeys(TrackedState, 0)
     for one in states(context):
         count[one.state] += 1
-    open_ones = [f"{number} {state.value}" for state, number in count.items() if number and state is not State.DONE]
+    done = count.pop(TrackedState.DONE)
+    open_ones = [f"{number} {state.value}" for state, number in count.items() if number]
     left = f"Missing: {', '.join(open_ones)}." if open_ones else "Nothing is missing."
     is_small = f" This is the {context.plan.profile} profile: a small slice, not a result." * bool(context.plan.profile)
     return (
-        f"{count[State.DONE]} of {sum(count.values())} planned runs are finished. {left}{is_small} What is concluded"
-        " here holds for these teachers, this data set and this recipe."
+        f"{done} of {done + sum(count.values())} planned runs are finished. {left}{is_small} What is concluded here"
+        " holds for these teachers, this data set and this recipe."
     )
 
 

@@ -17,8 +17,8 @@ from reports.scores import command
 _MAX_FAILURES = 60
 
 
-class State(Enum):
-    """Where a planned run stands."""
+class TrackedState(Enum):
+    """Where a planned run stands by what MLflow holds, unlike `survey.State`, which reads files too."""
 
     DONE = "done"
     FAILED = "failed"
@@ -26,12 +26,27 @@ class State(Enum):
     MISSING = "missing"
 
 
+#: by MLflow's status
+_STATE_OF = {
+    "FINISHED": TrackedState.DONE,
+    "FAILED": TrackedState.FAILED,
+    "KILLED": TrackedState.RUNNING,
+    "RUNNING": TrackedState.RUNNING,
+}
+#: what the command needs that trains a run in this state
+_FLAGS: dict[TrackedState, list[str]] = {
+    TrackedState.MISSING: [],
+    TrackedState.RUNNING: [],
+    TrackedState.FAILED: ["--retry-failed"],
+}
+
+
 @dataclass(frozen=True)
 class Standing:
     """A planned run and where it stands."""
 
     run: PlannedRun
-    state: State
+    state: TrackedState
     run_id: str | None = None
     reason: str = ""
 
@@ -48,11 +63,10 @@ def states(context: Context) -> list[Standing]:
     for run, signature in context.planned:
         row = known.get(signature)
         if row is None:
-            found.append(Standing(run, State.MISSING))
+            found.append(Standing(run, TrackedState.MISSING))
             continue
-        words = {"FINISHED": State.DONE, "FAILED": State.FAILED, "KILLED": State.RUNNING, "RUNNING": State.RUNNING}
         reason = row.failure if isinstance(row.failure, str) else ""
-        found.append(Standing(run, words[str(row.status)], str(row.run_id), reason))
+        found.append(Standing(run, _STATE_OF[str(row.status)], str(row.run_id), reason))
     return found
 
 
@@ -66,7 +80,7 @@ def coverage(context: Context) -> Sequence[Block]:
         blocks.append(Text("Every planned run is finished: there is no gap to fill."))
     else:
         blocks.append(Listing("gaps", gaps))
-    failed = [one for one in standing if one.state is State.FAILED]
+    failed = [one for one in standing if one.state is TrackedState.FAILED]
     if failed:
         blocks.append(Listing("failures", _failures(failed)))
     return blocks
@@ -78,17 +92,17 @@ def _table(context: Context, standing: Sequence[Standing]) -> Table:
         rows = []
         for method in context.plan.methods:
             mine = [one for one in standing if one.is_of(pair, method)]
-            counts = [sum(one.state is state for one in mine) for state in State]
+            counts = [sum(one.state is state for one in mine) for state in TrackedState]
             ids = tuple(one.run_id for one in mine if one.run_id is not None)
             cells = (Cell(method), Cell(str(len(mine))), *(Cell(str(count), ids) for count in counts))
             fields: dict[str, Value] = {"pair": pair.name, "method": method, "planned": len(mine)}
-            fields |= {state.name.lower(): count for state, count in zip(State, counts, strict=True)}
+            fields |= {state.name.lower(): count for state, count in zip(TrackedState, counts, strict=True)}
             rows.append(Row(cells, fields))
         groups.append(Group(pair.name, "", tuple(rows)))
     return Table(
         "Planned and done.",
         "Runs by pair and method; a student alone is one run for all pairs it is in.",
-        (Column("Method", "left"), Column("planned"), *(Column(state.value) for state in State)),
+        (Column("Method", "left"), Column("planned"), *(Column(state.value) for state in TrackedState)),
         tuple(groups),
     )
 
@@ -97,7 +111,7 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
     rows = []
     for pair in context.plan.pairs:
         by_method = {m: [one for one in standing if one.is_of(pair, m)] for m in context.plan.methods}
-        for state, flags in ((State.MISSING, []), (State.RUNNING, []), (State.FAILED, ["--retry-failed"])):
+        for state, flags in _FLAGS.items():
             open_ones = {m: [one for one in mine if one.state is state] for m, mine in by_method.items()}
             methods = [method for method, mine in open_ones.items() if mine]
             if not methods:

@@ -29,7 +29,7 @@ from reports.base import Block, Context, Drawing, Listing, Text
 from reports.gather import gather
 from reports.scores import scores
 from reports.sections.comparison import seeds_text
-from reports.sections.coverage import State, states
+from reports.sections.coverage import TrackedState, states
 from reports.write import log, write
 from tests.conftest import SMALL_SUITE
 from tests.reports import pdf_text, synthetic
@@ -213,8 +213,8 @@ def test_failures_and_gaps_come_with_their_commands(tmp_path: Path) -> None:
     runs = synthetic.tracked(plan, only=8)
     runs[0] = synthetic.tracked(plan, status="FAILED", tags={"failure_reason": "loss was nan"})[0]
     context = gathered(plan, runs, tmp_path)
-    count = {state: sum(one.state is state for one in states(context)) for state in State}
-    assert count == {State.DONE: 7, State.FAILED: 1, State.RUNNING: 0, State.MISSING: 2}
+    count = {state: sum(one.state is state for one in states(context)) for state in TrackedState}
+    assert count == {TrackedState.DONE: 7, TrackedState.FAILED: 1, TrackedState.RUNNING: 0, TrackedState.MISSING: 2}
     text = pdf_text.text(written(context, tmp_path, ["coverage"])[1].read_bytes())
     assert "loss was nan" in text
     assert "--methods vanilla --retry-failed" in text
