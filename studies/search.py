@@ -26,7 +26,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,6 +43,8 @@ BEAT_SECONDS = 60.0
 WILCOXON_SEEDS = 4
 
 _DEFINITION = "definition"
+#: states of a trial that is over
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Worker:
@@ -213,6 +215,17 @@ class Search:
     def trials(self) -> list[FrozenTrial]:
         """Return every trial, those that were lost and put back too."""
         return self.study.get_trials(deepcopy=False)
+
+    def num_left(self) -> int:
+        """Count the trials that are still to be told."""
+        trials = [trial for trial in self.trials() if not is_lost(trial)]
+        ended = sum(trial.state in ENDED for trial in trials)
+        return max(len(trials) if self.definition.grid() else self.num_trials, len(trials)) - ended
+
+    def best_choice(self) -> Choice | None:
+        """The choice of the best trial, or None while no trial is complete."""
+        best = self.best()
+        return None if best is None else self.definition.suggest(FixedTrial(dict(best.params)))
 
     def best(self) -> FrozenTrial | None:
         """Return the trial with the highest value, the earliest of equals; None while none is complete."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from optuna.trial import Trial
 
@@ -232,3 +233,38 @@ def confirmation_runs(ground: Ground, choice: Choice, seeds: int, title: str) ->
         name = f"confirm {choice.label}, seed {repetition}"
         runs.append(PlannedRun(config, run.pair, {"study": title, "confirms": choice.label}, name))
     return plan, runs
+
+
+def confirm(search: Search, ground: Ground, trainer: Trainer, seeds: int) -> pd.DataFrame | None:
+    """Train winner and baselines and return one row per run: choice, is_winner, repetition, last (percent), run_id.
+
+    A baseline that is the winner under another name is left out.
+    """
+    winner = search.best_choice()
+    if winner is None:
+        return None
+    title = search.title
+    made = {winner.label: confirmation_runs(ground, winner, seeds, title)}
+    for choice in search.definition.baselines():
+        plan, runs = confirmation_runs(ground, choice, seeds, title)
+        if runs[0].config != made[winner.label][1][0].config:
+            made[choice.label] = plan, runs
+    entries = trainer.train([plan for plan, _ in made.values()], [run for _, runs in made.values() for run in runs])
+    rows = [
+        {
+            "choice": entry.tags["confirms"],
+            "is_winner": entry.tags["confirms"] == winner.label,
+            "repetition": entry.config.repetition,
+            "last": _last(entry, trainer.tracker),
+            "run_id": entry.run_id,
+        }
+        for entry in entries
+        if entry.state == "finished"
+    ]
+    return pd.DataFrame(rows, columns=["choice", "is_winner", "repetition", "last", "run_id"])
+
+
+def _last(entry: Entry, tracker: Tracker) -> float:
+    """Test accuracy of a finished run after its last epoch."""
+    assert entry.run_id is not None
+    return tracker.metric(entry.run_id, "final/last")

@@ -1,0 +1,164 @@
+"""What a study writes: its trials and what was confirmed as tables, its figures, and its run in MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from benchmark.analysis import stats
+from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, signed, two_decimals, unmarked_spread
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from studies import figures as drawing
+from studies.search import Search, frame, is_lost
+from studies.trials import Trainer
+
+
+def left_words(search: Search) -> str:
+    """Count the trials by state, and those that are left."""
+    table = frame(search.trials())
+    counts = table["state"].value_counts().to_dict() if len(table) else {}
+    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return f"Trials: {told or 'none yet'}; {search.num_left()} left."
+
+
+def words_of(trial: FrozenTrial) -> str:
+    """Describe a trial that ended in one line."""
+    choice = trial.user_attrs.get("choice", "")
+    if is_lost(trial):
+        return f"trial {trial.number}: {choice}: lost with its worker, put back"
+    if trial.state == TrialState.COMPLETE:
+        return f"trial {trial.number}: {choice}: {trial.value:.2f}% on the validation split"
+    return f"trial {trial.number}: {choice}: {trial.state.name.lower()} {trial.user_attrs.get('reason', '')}".strip()
+
+
+def leaderboard(search: Search) -> Table:
+    """Every trial, the best first, with its tuning value, which is not a result."""
+    trials = frame(search.trials()).sort_values(["value", "number"], ascending=[False, True], na_position="last")
+    rows = [_trial_row(one, place == 0) for place, one in enumerate(trials.to_dict("records"))]
+    columns = (
+        Column("trial"),
+        Column("choice", "left"),
+        Column("state", "left"),
+        Column("validation top-1"),
+        Column("seeds"),
+        Column("reason", "left"),
+    )
+    notes = (
+        "Tuning values, in percent: the highest of several is higher than it would be again. Results are what is"
+        " confirmed on the test set.",
+    )
+    title, question = f"Trials of {search.title}", search.definition.question
+    return Table(title, question, columns, (Section("", "", tuple(rows)),), notes)
+
+
+def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
+    fields = {name: one[name] for name in ("number", "state", "choice", "value", "std", "num_seeds")}
+    parameters = {name: value for name, value in one.items() if name not in fields and name != "reason"}
+    choice = one["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
+    value, is_told = MISSING, one["state"] == "complete"
+    if is_told:
+        value = plus_minus(one["value"], None if pd.isna(one["std"]) else one["std"])
+    cells = (
+        Cell(str(one["number"])),
+        Cell(choice),
+        Cell(one["state"]),
+        Cell(value, bold=is_best and is_told),
+        Cell(str(one["num_seeds"] or "")),
+        Cell(one["reason"]),
+    )
+    return Row(cells, fields)
+
+
+def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
+    """Winner and baselines on the test set, and the winner's paired difference to each baseline."""
+    by_choice = {
+        str(label): one.set_index("repetition")["last"] for label, one in confirmed.groupby("choice", sort=False)
+    }
+    winner = next(iter(confirmed.loc[confirmed["is_winner"], "choice"]), None)
+    rows = []
+    for label, last in by_choice.items():
+        mean, std = stats.mean_std(last.tolist())
+        gain = None
+        if winner is not None and label != winner:
+            gain = stats.paired_difference(by_choice[winner], last)
+        interval = f" {bracketed(gain.interval)}" if gain and gain.interval else ""
+        cells = (
+            Cell(f"{label} (winner)" if label == winner else label),
+            Cell(unmarked_spread(last.tolist())),
+            Cell(f"{signed(gain.mean)}{interval}" if gain else MISSING),
+            Cell(two_decimals(gain.detectable if gain else None)),
+            Cell(str(len(last))),
+        )
+        fields: dict[str, Value] = {
+            "choice": label,
+            "is_winner": label == winner,
+            "last_mean": mean,
+            "last_std": std,
+            "gain_of_winner": gain.mean if gain else None,
+            "gain_low": gain.interval[0] if gain and gain.interval else None,
+            "gain_high": gain.interval[1] if gain and gain.interval else None,
+            "seeds": len(last),
+        }
+        rows.append(Row(cells, fields))
+    notes = [
+        "Trained on the whole training set under seeds that no trial saw; top-1 on the test set after the last epoch,"
+        " in percent. Gain: the winner minus this line, paired by seed, with its 95% t interval; one that holds 0 is no"
+        " evidence of a difference.",
+    ]
+    if len(by_choice) <= len(search.definition.baselines()):
+        notes.append("The winner is one of the baselines, which is why it stands here once.")
+    headers = ("last", "winner's gain [95%]", "detectable", "seeds")
+    columns = (Column("choice", "left"), *map(Column, headers))
+    title, question = f"Confirmed: {search.title}", search.definition.question
+    return Table(title, question, columns, (Section("", "", tuple(rows)),), tuple(notes))
+
+
+def contents(search: Search, confirmed: pd.DataFrame | None) -> dict[str, bytes]:
+    """The study's files by name: its tables and, once a trial is complete, its figures."""
+    made = _as_files("trials", leaderboard(search))
+    if confirmed is not None and len(confirmed):
+        made |= _as_files("confirmed", confirmation_table(search, confirmed))
+    return made | (figures(search) if search.best() is not None else {})
+
+
+def _as_files(name: str, table: Table) -> dict[str, bytes]:
+    return {f"{name}.csv": table.to_csv().encode(), f"{name}.md": table.to_markdown().encode()}
+
+
+def figures(search: Search) -> dict[str, bytes]:
+    """The study's own figure, its history, importances and timeline, as PNG and SVG by file name."""
+    trials = frame(search.trials())
+    drawn = {
+        "answer": search.definition.figure(trials, search.title),
+        "history": drawing.history(trials, search.title),
+        "importance": drawing.importance(search.study, search.title),
+        "timeline": drawing.timeline(search.study, search.title),
+    }
+    return {
+        f"{name}.{kind}": content for name, figure in drawn.items() for kind, content in drawing.saved(figure).items()
+    }
+
+
+def log(search: Search, trainer: Trainer, contents: dict[str, bytes]) -> None:
+    """Complete the study's run in MLflow."""
+    if trainer.run_id is None:
+        return
+    best = search.best()
+    about = {
+        "study": search.title,
+        "question": search.definition.question,
+        "sampler": search.definition.sampler,
+        "pruner": search.definition.pruner,
+        "space": json.dumps([dict(point) for point in search.definition.grid()] or "drawn")[:4000],
+        "storage": search.place if "://" not in search.place else search.place.partition("@")[2],
+    }
+    if best is not None:
+        about |= {"best_trial": str(best.number), "best_choice": best.user_attrs.get("choice", "")}
+        shares = {f"importance/{name}": share for name, share in drawing.importances(search.study).items()}
+        trainer.tracker.summarise(trainer.run_id, {"study/best_value": best.value or 0.0, **shares})
+    trainer.tracker.tag(trainer.run_id, about)
+    trainer.tracker.artifacts(trainer.run_id, contents)

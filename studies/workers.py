@@ -1,0 +1,90 @@
+"""Processes that work at one study together, each a command of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmark import command_line
+from benchmark.errors import UserError
+from studies.search import ENDED, Search, slug
+from studies.tables import words_of
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Process:
+    """One process that works at the study, and the file that it writes to."""
+
+    number: int
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+
+def watch(arguments: Sequence[str] | None, search: Search, processes: int, workers: int, console: Console) -> bool:
+    """Let processes of so many workers each work at the study, and print every trial that ends; True when stopped.
+
+    A process that dies is reported: its trials are put back and taken by the others, or by this one in the end.
+    """
+    own = [one for one in (sys.argv[1:] if arguments is None else arguments) if one != "--fresh"]
+    command = [sys.executable, "-m", "benchmark.study", *own, "--workers", str(workers), "--join"]
+    seen = {trial.number for trial in search.trials() if trial.state in ENDED}
+    stopped = False
+    with contextlib.ExitStack() as held:
+        running = [_started(number, command, search, held) for number in range(1, processes + 1)]
+        while running:
+            try:
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                stopped = True
+                console.print("Stopping: every student is saved, trials that are under way are put back ...")
+                for one in running:
+                    one.popen.send_signal(signal.SIGINT)
+            _print_ended(search, seen, console)
+            running = [one for one in running if _is_running(one, console)]
+    return stopped
+
+
+def _started(number: int, command: Sequence[str], search: Search, held: contextlib.ExitStack) -> _Process:
+    log = search.folder / f"{slug(search.title)}-worker-{number}.log"
+    output = held.enter_context(log.open("wb"))
+    popen = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    held.callback(_end, popen)
+    return _Process(number, popen, log)
+
+
+def _print_ended(search: Search, seen: set[int], console: Console) -> None:
+    """Print the trials that ended since the last look, and note them as seen."""
+    for trial in search.trials():
+        if trial.state in ENDED and trial.number not in seen:
+            seen.add(trial.number)
+            console.print(words_of(trial), soft_wrap=True)
+
+
+def _is_running(one: _Process, console: Console) -> bool:
+    """Whether a process still works; a death is printed, a user's mistake is raised."""
+    code = one.popen.poll()
+    if code is None:
+        return True
+    if code == command_line.EXIT_USER_ERROR:
+        said = one.log.read_text().strip().splitlines() or ["it said nothing"]
+        raise UserError(f"worker {one.number}: {said[-1].removeprefix('error: ')}")
+    if code not in (0, 130):
+        console.print(f"worker {one.number} ended with {code}: its trials are put back ({one.log})", soft_wrap=True)
+    return False
+
+
+def _end(popen: subprocess.Popen[bytes]) -> None:
+    """Let a process that still works save and put back, and wait for it."""
+    if popen.poll() is None:
+        popen.send_signal(signal.SIGINT)
+        popen.wait()
