@@ -44,7 +44,6 @@ def parser() -> command_line.Parser:
     made.add_argument(
         "--storage", metavar="URL", help="postgresql+psycopg://... for several machines (default: a journal)"
     )
-    made.add_argument("--resume", action="store_true", help="go on where the study was, which it does without as well")
     made.add_argument("--fresh", action="store_true", help="start the study again; its trained runs are kept")
     made.add_argument("--show", action="store_true", help="print the trials and what is left; train nothing")
     made.add_argument(
