@@ -22,7 +22,7 @@ from benchmark.plan.suite import load
 from studies import questions, tables
 from studies.base import Study
 from studies.search import Search, slug
-from studies.trials import VAL_FRACTION, Batch, Ground, Trainer, confirm
+from studies.trials import VAL_FRACTION, Ground, StudyExecution, TrialBatch, confirm
 from studies.workers import watch
 
 
@@ -161,22 +161,22 @@ def run(
         stopped = watch(arguments, search, processes, options.workers // processes, console)
     confirmed_runs = given.confirm * (1 + len(search.definition.baselines()))
     with progress.view(console, search.num_left() * search.definition.seeds + confirmed_runs) as view:
-        trainer = Trainer(search.title, data, options, tracker, view)
+        execution = StudyExecution(search.title, data, options, tracker, view)
         teacher = ground.pair.partition(":")[0]
-        if trainer.has_seen_everything(teacher) and not given.join:
+        if execution.has_seen_everything(teacher) and not given.join:
             view.say(
                 f"The weights of teacher {teacher} were imported: it has seen the validation images too, which flatters"
                 " every trial; they are tagged teacher_saw_val."
             )
         if not stopped:
-            stopped = not work(search, ground, trainer, given.timeout)
+            stopped = not work(search, ground, execution, given.timeout)
         if given.join:
             return 130 if stopped else 0
         confirmed = None
         if not stopped and given.confirm and not search.num_left():
-            confirmed = confirm(search, ground, trainer, given.confirm)
-            stopped = trainer.was_stopped
-    return conclude(search, confirmed, trainer, stopped, console)
+            confirmed = confirm(search, ground, execution, given.confirm)
+            stopped = execution.was_stopped
+    return conclude(search, confirmed, execution, stopped, console)
 
 
 def describe(search: Search, ground: Ground, workers: int) -> str:
@@ -191,7 +191,7 @@ def describe(search: Search, ground: Ground, workers: int) -> str:
     )
 
 
-def work(search: Search, ground: Ground, trainer: Trainer, timeout: float | None) -> bool:
+def work(search: Search, ground: Ground, execution: StudyExecution, timeout: float | None) -> bool:
     """Ask, train and tell until nothing is left to ask for; False when stopped."""
     started = time.monotonic()
     while timeout is None or time.monotonic() - started < timeout:
@@ -199,7 +199,7 @@ def work(search: Search, ground: Ground, trainer: Trainer, timeout: float | None
         if not trials:
             return True
         try:
-            if not Batch(search, ground, trials).train(trainer):
+            if not TrialBatch(search, ground, trials).train(execution):
                 return False
         except BaseException:  # interrupted between two trainings, a data set that cannot be read, ...
             search.abandon([trial for trial, _ in trials])
@@ -207,7 +207,9 @@ def work(search: Search, ground: Ground, trainer: Trainer, timeout: float | None
     return True
 
 
-def conclude(search: Search, confirmed: pd.DataFrame | None, trainer: Trainer, stopped: bool, console: Console) -> int:
+def conclude(
+    search: Search, confirmed: pd.DataFrame | None, execution: StudyExecution, stopped: bool, console: Console
+) -> int:
     """Print and write what was found, log it to the study's MLflow run, and say where to look next."""
     place = search.folder / slug(search.title)
     console.print()
@@ -217,8 +219,8 @@ def conclude(search: Search, confirmed: pd.DataFrame | None, trainer: Trainer, s
     contents = tables.contents(search, confirmed)
     for name, content in contents.items():
         files.write(place / name, content)
-    tables.log(search, trainer, contents)
-    for problem in trainer.problems:
+    tables.log(search, execution, contents)
+    for problem in execution.problems:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     console.print(tables.left_words(search))
     console.print(f"Figures and tables: {place}", soft_wrap=True)
@@ -226,4 +228,4 @@ def conclude(search: Search, confirmed: pd.DataFrame | None, trainer: Trainer, s
     if stopped:
         console.print(f"Stopped. The same command goes on: {machine.command_line()}", soft_wrap=True)
         return 130
-    return 0 if not search.num_left() and not trainer.problems else 1
+    return 0 if not search.num_left() and not execution.problems else 1

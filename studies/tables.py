@@ -14,7 +14,7 @@ from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, signed, t
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from studies import figures as drawing
 from studies.search import Search, frame, is_lost
-from studies.trials import Trainer
+from studies.trials import StudyExecution
 
 
 def left_words(search: Search) -> str:
@@ -143,9 +143,9 @@ def figures(search: Search) -> dict[str, bytes]:
     }
 
 
-def log(search: Search, trainer: Trainer, contents: dict[str, bytes]) -> None:
+def log(search: Search, execution: StudyExecution, contents: dict[str, bytes]) -> None:
     """Complete the study's run in MLflow."""
-    if trainer.run_id is None:
+    if execution.run_id is None:
         return
     best = search.best()
     about = {
@@ -159,6 +159,6 @@ def log(search: Search, trainer: Trainer, contents: dict[str, bytes]) -> None:
     if best is not None:
         about |= {"best_trial": str(best.number), "best_choice": best.user_attrs.get("choice", "")}
         shares = {f"importance/{name}": share for name, share in drawing.importances(search.study).items()}
-        trainer.tracker.summarise(trainer.run_id, {"study/best_value": best.value or 0.0, **shares})
-    trainer.tracker.tag(trainer.run_id, about)
-    trainer.tracker.artifacts(trainer.run_id, contents)
+        execution.tracker.summarise(execution.run_id, {"study/best_value": best.value or 0.0, **shares})
+    execution.tracker.tag(execution.run_id, about)
+    execution.tracker.artifacts(execution.run_id, contents)

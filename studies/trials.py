@@ -79,8 +79,8 @@ class Ground:
         return set_here or bool({**self.suite.data, **small}.get("val_fraction"))
 
 
-class Trainer:
-    """Trains planned runs of one study below one MLflow run."""
+class StudyExecution:
+    """Executes planned runs of one study, all below the study's run in MLflow."""
 
     def __init__(self, title: str, data: DataSet, options: Options, tracker: Tracker, view: View) -> None:
         self.title, self.data, self.options, self.tracker, self.view = title, data, options, tracker, view
@@ -120,7 +120,7 @@ class Trainer:
             time.sleep(LOOK_SECONDS)
 
 
-class Batch:
+class TrialBatch:
     """Trials that were asked for together, on their way to being told."""
 
     def __init__(self, search: Search, ground: Ground, trials: Sequence[tuple[Trial, Choice]]) -> None:
@@ -135,13 +135,13 @@ class Batch:
         self._last_beat = time.time()
         self._tags = {"study": search.title}
 
-    def train(self, trainer: Trainer) -> bool:
+    def train(self, execution: StudyExecution) -> bool:
         """Train all, tell each; False when stopped, with what is not told put back.
 
         With several seeds and a pruner, the seeds are the steps: each is trained for all trials that are left before
         the next, and a trial that the pruner gives up trains no further. With one seed the epochs are the steps.
         """
-        if trainer.has_seen_everything(self.ground.pair.partition(":")[0]):
+        if execution.has_seen_everything(self.ground.pair.partition(":")[0]):
             self._tags["teacher_saw_val"] = "true"
         prunes = self.search.definition.pruner != "none"
         stages = [[seed] for seed in range(1, self.seeds + 1)] if prunes else [list(range(1, self.seeds + 1))]
@@ -152,10 +152,10 @@ class Batch:
             if not open_trials:
                 break
             runs = [run for number in open_trials for run in self._runs(number, stage)]
-            entries = trainer.train(list(self.plans.values()), runs, self._on_epoch)
+            entries = execution.train(list(self.plans.values()), runs, self._on_epoch)
             for entry in entries:
-                self._note(entry, trainer.tracker)
-            if trainer.was_stopped:
+                self._note(entry, execution.tracker)
+            if execution.was_stopped:
                 self.search.abandon(list(self.trials.values()))
                 return False
             if prunes and self.seeds > 1:
@@ -235,7 +235,7 @@ def confirmation_runs(ground: Ground, choice: Choice, seeds: int, title: str) ->
     return plan, runs
 
 
-def confirm(search: Search, ground: Ground, trainer: Trainer, seeds: int) -> pd.DataFrame | None:
+def confirm(search: Search, ground: Ground, execution: StudyExecution, seeds: int) -> pd.DataFrame | None:
     """Train winner and baselines and return one row per run: choice, is_winner, repetition, last (percent), run_id.
 
     A baseline that is the winner under another name is left out.
@@ -249,13 +249,13 @@ def confirm(search: Search, ground: Ground, trainer: Trainer, seeds: int) -> pd.
         plan, runs = confirmation_runs(ground, choice, seeds, title)
         if runs[0].config != made[winner.label][1][0].config:
             made[choice.label] = plan, runs
-    entries = trainer.train([plan for plan, _ in made.values()], [run for _, runs in made.values() for run in runs])
+    entries = execution.train([plan for plan, _ in made.values()], [run for _, runs in made.values() for run in runs])
     rows = [
         {
             "choice": entry.tags["confirms"],
             "is_winner": entry.tags["confirms"] == winner.label,
             "repetition": entry.config.repetition,
-            "last": _last(entry, trainer.tracker),
+            "last": _last(entry, execution.tracker),
             "run_id": entry.run_id,
         }
         for entry in entries

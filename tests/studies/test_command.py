@@ -25,7 +25,7 @@ from studies import search as search_module
 from studies.base import Choice
 from studies.questions.sdd_terms import SDDTerms
 from studies.search import Search, frame
-from studies.trials import CONFIRM_FROM, Batch, Ground, confirmation_runs
+from studies.trials import CONFIRM_FROM, Ground, TrialBatch, confirmation_runs
 from tests.studies.test_search import Grid
 
 SMALL: dict[str, Any] = {
@@ -55,7 +55,7 @@ Score = Callable[[int, int, int], float]
 
 @dataclass
 class Played:
-    """Stands in for a trainer: the accuracy of (trial, seed, epoch) is a formula, and nothing is trained."""
+    """Stands in for an execution: the accuracy of (trial, seed, epoch) is a formula, and nothing is trained."""
 
     score: Score
     fails: frozenset[int] = frozenset()
@@ -115,7 +115,7 @@ def score(trial: int, seed: int, epoch: int) -> float:
 def batch(folder: Path, ground: Ground, played: Played, **study: Any) -> tuple[Search, bool]:
     kind = type("Kind", (Grid,), {"at_once": 3, **study})
     search = Search(kind(), "which", {}, folder)
-    return search, Batch(search, ground, search.ask()).train(played)  # type: ignore[arg-type]
+    return search, TrialBatch(search, ground, search.ask()).train(played)  # type: ignore[arg-type]
 
 
 def test_trials_are_told_mean_and_spread_over_their_seeds(tmp_path: Path, ground: Ground) -> None:
@@ -170,7 +170,7 @@ def test_wilcoxon_gives_up_a_trial_that_loses_by_every_seed(tmp_path: Path, grou
         return 50 - 5 * trial + 0.01 * seed * (1 + trial)
 
     for _ in range(2):
-        Batch(search, ground, search.ask()).train(Played(worse))  # type: ignore[arg-type]
+        TrialBatch(search, ground, search.ask()).train(Played(worse))  # type: ignore[arg-type]
     seeds = [trial.user_attrs.get("num_seeds") for trial in search.trials()[:4]]
     assert seeds[0] == 8
     assert all(count is not None and 4 <= count < 8 for count in seeds[2:])
