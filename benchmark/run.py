@@ -169,7 +169,7 @@ def conclude(execution: Execution, console: Console) -> int:
 
 def where(tracker: tracking.Tracker, plan: Plan) -> str:
     """Return where a person finds the runs."""
-    experiment = tracker.experiments().get(plan.slug)
+    experiment = tracker.experiments().get(plan.experiment_name)
     if experiment is None:
         return "none is tracked yet"
     address = tracker.ui_address(experiment)

@@ -91,7 +91,8 @@ def _commit_side(context: Context, commit: str) -> Side:
 
     Signatures of another version may differ for the same settings, so parameters decide here.
     """
-    mine = [run for run in context.tracked if run.tags.get("suite") == context.plan.suite.name]
+    of_suite = [run for run in context.tracked if run.tags.get("suite") == context.plan.suite.name]
+    mine = [run for run in of_suite if "study" not in run.tags]
     known = sorted({run.tags.get("git_commit", "") for run in mine} - {""})
     fits = [full for full in known if full.startswith(commit)]
     if len(commit) < 4 or not fits:

@@ -111,7 +111,7 @@ def _digests_of_runs(tracker: Tracker | None, plan: Plan) -> list[str]:
     if tracker is None:
         return []
     with tracker.named_errors():
-        experiment = tracker.experiments().get(plan.slug)
+        experiment = tracker.experiments().get(plan.experiment_name)
         runs = tracker.runs_in([experiment]) if experiment is not None else []
     return [run.tags.get("data_digest", "") for run in runs]
 

@@ -96,7 +96,7 @@ def log(context: Context, path: Path) -> str | None:
     tracker = context.tracker
     try:
         with tracker.named_errors():
-            experiment = tracker.experiments().get(context.plan.slug)
+            experiment = tracker.experiments().get(context.plan.experiment_name)
             if experiment is None:  # to look at nothing makes no experiment
                 return None
             run_id = tracker.parent(experiment, RUN_NAME, {"suite": context.plan.suite.name})

@@ -103,8 +103,8 @@ class StudyExecution:
         recipes: dict[str, RunConfig] = {}
         for plan in plans:
             recipes |= plan.teachers
-        suite = plans[0].suite.model_copy(update={"name": f"studies {plans[0].suite.name}", "rebuilds": []})
-        whole = replace(plans[0], suite=suite, profile=None, runs=tuple(runs), teachers=recipes)
+        experiment = f"studies {plans[0].suite.name}"  # of all profiles
+        whole = replace(plans[0], profile=None, runs=tuple(runs), teachers=recipes, experiment=experiment)
         while True:
             survey = Survey(whole, self.options, self.data, self.tracker)
             survey.look()

@@ -33,9 +33,10 @@ class Record:
         for run in self.survey.killed:
             self.tracker.end(run.run_id, "KILLED", failure_reason="its process was killed")
         plan, suite = self.survey.plan, self.survey.plan.suite
-        note = f"{suite.title}. Rebuilds: {', '.join(suite.rebuilds) or 'no published table'}."
+        rebuilds = suite.rebuilds if plan.experiment is None else []  # an experiment of its own rebuilds nothing
+        note = f"{suite.title}. Rebuilds: {', '.join(rebuilds) or 'no published table'}."
         about = {"suite": suite.name, "profile": plan.profile or "full", "mlflow.note.content": note}
-        self._experiment = self.tracker.experiment(plan.slug, about)
+        self._experiment = self.tracker.experiment(plan.experiment_name, about)
         if self._parent is not None:
             self._parents[self._parent] = self.tracker.parent(self._experiment, self._parent, {"suite": suite.name})
 

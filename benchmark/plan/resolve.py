@@ -64,6 +64,8 @@ class Plan:
     teachers: Mapping[str, RunConfig]
     #: what `--set` changed in the suite, as it was written; without what only says where images are kept
     changes: tuple[str, ...] = ()
+    #: its experiment in MLflow, where that is not the suite's own
+    experiment: str | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +76,11 @@ class Plan:
     def slug(self) -> str:
         """The name as it is used in file names."""
         return f"{self.suite.name}-{self.profile}" if self.profile else self.suite.name
+
+    @property
+    def experiment_name(self) -> str:
+        """The name of its experiment in MLflow: the slug, unless `experiment` says another."""
+        return self.experiment or self.slug
 
     @property
     def file_name(self) -> str:

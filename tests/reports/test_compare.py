@@ -71,3 +71,9 @@ def test_neither_suite_nor_commit(tmp_path: Path) -> None:
     runs = synthetic.tracked(plan_of("digits"), commit=NEW)
     with pytest.raises(UserError, match=r"--compare cubb: neither a suite nor a commit .*did you mean 'cub'"):
         compared("cubb", "digits", "digits", lambda name: context_of(name, runs, tmp_path))
+
+
+def test_runs_of_studies_are_no_runs_of_their_suite(tmp_path: Path) -> None:
+    runs = synthetic.tracked(plan_of("digits"), commit=NEW, tags={"study": "sdd_beta on digits"})
+    with pytest.raises(UserError, match="neither a suite nor a commit"):
+        compared(NEW[:7], NEW[:7], "digits", lambda name: context_of(name, runs, tmp_path))

@@ -253,6 +253,8 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
         assert run.tags["study"] == search.title
         assert run.metrics["final/val"] == pytest.approx(trial.value)
         assert not [name for name in run.metrics if name.startswith("test/")], "the test set was looked at"
+    assert list(tracker.experiments()) == ["studies small"]
+    assert {run.tags["suite"] for run in everything.values()} == {"small"}
     confirming = [run for run in everything.values() if "confirms" in run.tags]
     assert {int(run.tags["seed"]) for run in confirming} == {CONFIRM_FROM, CONFIRM_FROM + 1}
     assert all("test/top1" in run.metrics for run in confirming)

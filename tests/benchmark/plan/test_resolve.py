@@ -84,6 +84,8 @@ def test_rounding_a_teacher_leaves_results_comparable(small: suite.Suite) -> Non
 def test_a_profile_is_smaller_and_says_so(small: suite.Suite) -> None:
     plan = make_plan(small, profile="smoke")
     assert (plan.name, plan.slug, plan.seeds) == ("small (smoke)", "small-smoke", 1)
+    assert plan.experiment_name == plan.slug
+    assert replace(plan, experiment="studies small").experiment_name == "studies small"
     assert plan.data.num_train == 64
     assert plan.teachers["resnet8"].recipe.epochs == 1
 
