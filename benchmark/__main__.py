@@ -19,7 +19,6 @@ import models
 from benchmark import command_line, datasets, files, machine, prepare, results, run, tracking
 from benchmark.config import Data
 from benchmark.errors import UserError, among, nearest
-from benchmark.execution.options import Options
 from benchmark.plan import suite
 from benchmark.plan.resolve import make_plan
 from benchmark.train import teacher_store
@@ -238,9 +237,8 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
 
 def show_status(given: argparse.Namespace, console: Console) -> int:
     """Print what of a suite is done; trains nothing and writes nothing new."""
-    plan = run.plan_of(given, command_line.resolve_device(given.device))
-    options = Options(runs=given.runs.resolve(), data_root=given.data.resolve())
-    survey = run.look(plan, options, download=False)
+    options = command_line.options_of(given)
+    survey = run.look(run.plan_of(given, options.device), options, download=False)
     console.print(run.describe(survey))
     for entry in survey.entries:
         if entry.state == "failed":
@@ -253,19 +251,19 @@ def show_status(given: argparse.Namespace, console: Console) -> int:
 
 def manage_teachers(given: argparse.Namespace, console: Console) -> int:
     """List stored teachers, or import published checkpoints and measure them."""
-    folder = given.runs.resolve() / "teachers"
+    options = command_line.options_of(given)
     if given.action == "import":
         if given.folder is None:
             raise UserError("teachers import: name the folder that holds <network>_vanilla/ckpt_epoch_240.pth")
         import torch
 
-        device = command_line.resolve_device(given.device)
-        data = datasets.load(Data(name=given.dataset), given.data.resolve(), given.runs.resolve() / "cache")
-        for manifest in teacher_store.import_folder(given.folder, folder, data, torch.device(device)):
+        data = datasets.load(Data(name=given.dataset), options.data_root, options.cache)
+        device = torch.device(options.device)
+        for manifest in teacher_store.import_folder(given.folder, options.teachers, data, device):
             console.print(f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}")
         return 0
     shown = RichTable("data set", "model", "test top-1", "best epoch", "epochs", "origin", "checksum", "file")
-    for place, manifest in teacher_store.manifests(folder):
+    for place, manifest in teacher_store.manifests(options.teachers):
         best = "" if manifest.best_test_top1 is None else f"{manifest.best_test_top1:.2f}"
         shown.add_row(
             manifest.dataset,
@@ -281,7 +279,7 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
         console.print(shown)
     else:
         console.print(
-            f"no teachers under {folder}: a suite trains those it needs, or import published checkpoints"
+            f"no teachers under {options.teachers}: a suite trains those it needs, or import published checkpoints"
             " with `python -m benchmark teachers import FOLDER`",
         )
     return 0

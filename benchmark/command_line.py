@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmark import machine
 from benchmark.errors import UserError, among, nearest
+from benchmark.execution.options import Options
 
 EXIT_USER_ERROR = 2
 
@@ -144,6 +145,8 @@ def positive(text: str) -> int:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what computes."""
+    from benchmark.execution import engines  # not needed by commands that train nothing
+
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--workers",
@@ -162,6 +165,31 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--force-bf16",
         action="store_true",
         help="compute in bf16 even on a CPU that takes longer for it than for fp32",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=engines.names(),
+        default="local",
+        help="where cohorts train: worker processes of this machine (local) or this process (inline); default: local",
+    )
+
+
+def options_of(given: argparse.Namespace) -> Options:
+    """Make the Options of a parsed command; an option that the command does not have keeps its default.
+
+    Raises:
+        UserError: for a device that this machine does not have.
+    """
+    named = vars(given)
+    device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
+    others = {name: named[name] for name in ("engine", "retry_failed", "force_bf16", "cache_gb") if name in named}
+    return Options(
+        runs=given.runs.resolve(),
+        data_root=given.data.resolve(),
+        device=device,
+        threads=threads,
+        workers=named.get("workers") or default_workers(device, threads),
+        **others,
     )
 
 

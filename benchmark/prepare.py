@@ -11,6 +11,7 @@ from rich.progress import Progress
 from benchmark import command_line, datasets, machine
 from benchmark.config import Data, Precision
 from benchmark.errors import UserError, among
+from benchmark.execution.options import Options
 from benchmark.plan import suite
 from benchmark.plan.resolve import data_config, parse_assignments
 from benchmark.train import teacher_store
@@ -28,42 +29,41 @@ def prepare(given: argparse.Namespace, console: Console) -> int:
     config: Data = data_config({"name": name, **changes.pop("data", {})})
     if changes:
         raise UserError(f"--set {next(iter(changes))}: only data.* fields make sense here")
-    data = datasets.load(config, given.data.resolve(), given.runs.resolve() / "cache", download=True)
+    options = command_line.options_of(given)
+    data = datasets.load(config, options.data_root, options.cache, download=True)
     console.print(
         f"{data.name}: {len(data.train):,} train and {len(data.test):,} test images, {data.num_classes} classes,"
         f" seen at {data.image_size} x {data.image_size}\nsource: {data.source}\ndigest: {data.digest}",
     )
     if given.cache is not None:
-        _fill_view_caches(given, data, console)
+        _fill_view_caches(given.cache, options, data, console)
     return 0
 
 
-def _fill_view_caches(given: argparse.Namespace, data: datasets.DataSet, console: Console) -> None:
-    """Store what teachers say of every view of a training set, for all runs that are given --cache.
+def _fill_view_caches(chosen: str, options: Options, data: datasets.DataSet, console: Console) -> None:
+    """Store what a teacher (or `all`) says of every view of a training set, for all runs that are given --cache.
 
     Raises:
         UserError: when no such teacher is stored, or its cache does not fit.
     """
-    runs = given.runs.resolve()
-    stored = {manifest.model: (folder, manifest) for folder, manifest in teacher_store.manifests(runs / "teachers")
-              if manifest.data_digest == data.digest}  # fmt: skip
-    if given.cache != "all" and given.cache not in stored:
-        raise UserError(f"--cache {given.cache}: no such teacher of {data.name} is stored{among(given.cache, stored)}")
+    everything = teacher_store.manifests(options.teachers)
+    stored = {one.model: (folder, one) for folder, one in everything if one.data_digest == data.digest}
+    if chosen != "all" and chosen not in stored:
+        raise UserError(f"--cache {chosen}: no such teacher of {data.name} is stored{among(chosen, stored)}")
     if not stored:
-        raise UserError(f"--cache: no teacher of {data.name} is stored under {runs / 'teachers'}; a run trains those")
-    device = command_line.resolve_device(given.device)
-    machine.set_numerics(torch.device(device), given.threads)
+        raise UserError(f"--cache: no teacher of {data.name} is stored under {options.teachers}; a run trains those")
+    device = torch.device(options.device)
+    machine.set_numerics(device, options.threads)
     machine.keep_freed_memory()
-    precision: Precision = "bf16" if machine.has_fast_bf16(device) else "fp32"
-    for model in [given.cache] if given.cache != "all" else stored:
+    precision: Precision = "bf16" if machine.has_fast_bf16(options.device) else "fp32"
+    for model in [chosen] if chosen != "all" else stored:
         folder, manifest = stored[model]
         file = manifest.file(folder)
         # the scales of the papers: what every method sees follows from the cells that are stored for them
         wanted = [Request(STORED_VIEW, STORED_SCALES, "map")]
-        teacher = BatchTeacher(
-            teacher_store.load_network(file, data), wanted, torch.device(device), precision, data.image_size, "fp16"
-        )
-        cached = open_caches(teacher, file, data, len(data.train), runs / "cache", given.cache_gb, console.print)
+        network = teacher_store.load_network(file, data)
+        teacher = BatchTeacher(network, wanted, device, precision, data.image_size, "fp16")
+        cached = open_caches(teacher, file, data, len(data.train), options.cache, options.cache_gb, console.print)
         before = cached.num_stored()
         console.print(f"{model}: {before:,} of {cached.num_rows:,} views are stored")
         with Progress(console=console) as progress:

@@ -40,28 +40,18 @@ def parser() -> command_line.Parser:
 def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
-    device = command_line.resolve_device(given.device)
-    plan = plan_of(given, device)
-    options = Options(
-        runs=given.runs.resolve(),
-        data_root=given.data.resolve(),
-        device=device,
-        workers=given.workers or command_line.default_workers(device, given.threads),
-        threads=given.threads,
-        retry_failed=given.retry_failed,
-        force_bf16=given.force_bf16,
-        cache_gb=given.cache_gb,
-    )
+    options = command_line.options_of(given)
+    plan = plan_of(given, options.device)
     survey = look(plan, options, download=not given.no_download and not given.dry_run)
     console.print(describe(survey))
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
-    costs = Costs(survey.data, torch.device(device), options.threads, plan.suite.precision)
+    costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     if left:
         refuse_slow_bf16(survey)
         console.print("Measuring a few steps of every network ...", end=" ")
         console.print(
             f"about {progress.duration(estimate_s(survey, costs))} on"
-            f" {machine.describe_device(torch.device(device))}, {options.workers}"
+            f" {machine.describe_device(torch.device(options.device))}, {options.workers}"
             f" worker{'s' if options.workers > 1 else ''}"
         )
         if (rate := costs.loader_images_per_s()) is not None:

@@ -69,15 +69,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     definition = questions.registry.get(given.study)()
     ground = ground_of(given)
     title = title_of(definition, ground)
-    options = Options(
-        runs=given.runs.resolve(),
-        data_root=given.data.resolve(),
-        device=ground.device,
-        workers=given.workers or command_line.default_workers(ground.device, given.threads),
-        threads=given.threads,
-        cache_gb=given.cache_gb,
-        force_bf16=given.force_bf16,
-    )
+    options = command_line.options_of(given)
     folder = options.runs / "studies"
     if given.show and given.storage is None and not (folder / f"{slug(title)}.journal").exists():
         raise UserError(f"study '{title}' was not begun under {options.runs}: leave out --show to begin it")

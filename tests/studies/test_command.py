@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmark import tracking
 from benchmark.errors import UserError
+from benchmark.execution.engines.local import LocalEngine
 from benchmark.execution.survey import Entry
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, PlannedRun
@@ -222,14 +223,20 @@ def command(folder: Path, *arguments: str) -> tuple[int, str]:
     return code, text.getvalue()
 
 
+def refused(*_: object) -> None:
+    """Stands in for the making of an engine that was not asked for."""
+    raise AssertionError("the local engine was made")
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A study of four trials, confirmed by two seeds."""
+    """A study of four trials, confirmed by two seeds, all trained in this process."""
     folder = tmp_path_factory.mktemp("study")
     ground_in(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SDDTerms, "seeds", 1)
-        code, text = command(folder, "--workers", "1", "--confirm", "2")
+        patch.setattr(LocalEngine, "__init__", refused)
+        code, text = command(folder, "--workers", "1", "--confirm", "2", "--engine", "inline")
     assert code == 0, text
     return folder, text
 
