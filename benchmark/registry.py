@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from benchmark.errors import UserError, among
@@ -63,6 +63,11 @@ class Registry(Generic[T]):
     def names(self, pattern: str = "*") -> list[str]:
         """Registered names that match a shell pattern, sorted; families are not enumerated."""
         return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
+
+    def in_order(self, order: Sequence[str]) -> list[T]:
+        """Every registered thing: those that `order` names in its order, then the others by name."""
+        named = [name for name in order if name in self._entries]
+        return [self._entries[name] for name in [*named, *sorted(self._entries.keys() - set(order))]]
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries or (name.partition("/")[0] in self._families and "/" in name)

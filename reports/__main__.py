@@ -12,8 +12,8 @@ from rich.console import Console
 from benchmark import command_line, tracking
 from benchmark.plan.resolve import Plan, make_plan
 from benchmark.plan.suite import load
-from reports import build
-from reports.base import Context, in_order
+from reports import build, sections
+from reports.base import Context
 from reports.compare import compared
 from reports.gather import gather
 from reports.write import log, write
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     if given.list:
-        sections = in_order()
-        width = max(len(one.name) for one in sections)
-        for one in sections:
+        every = sections.in_order()
+        width = max(len(one.name) for one in every)
+        for one in every:
             console.print(f"{one.name:{width}}  {one.title}")
         return 0
     chosen = build.chosen_sections(given.sections)

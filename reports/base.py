@@ -106,24 +106,17 @@ class Section:
 
     name: str
     title: str
-    #: where it stands in the report
-    place: int
     make: Make
 
 
 registry: Registry[Section] = Registry("section")
 
 
-def section(title: str, *, place: int) -> Callable[[Make], Make]:
+def section(title: str) -> Callable[[Make], Make]:
     """Decorator: register a function as the section of its own name."""
 
     def add(make: Make) -> Make:
-        registry.add(make.__name__, Section(make.__name__, title, place, make))
+        registry.add(make.__name__, Section(make.__name__, title, make))
         return make
 
     return add
-
-
-def in_order() -> list[Section]:
-    """Return every section in the order of the report."""
-    return sorted((registry.get(name) for name in registry.names()), key=lambda one: one.place)

@@ -13,10 +13,8 @@ from benchmark import machine
 from benchmark.errors import UserError, among
 from benchmark.tracking import Tracked
 from reports import pdf, sections
-from reports.base import Block, Context, Section, Text, in_order
+from reports.base import Block, Context, Section, Text
 from reports.pdf import Part
-
-__all__ = ["Report", "checkout", "chosen_sections", "linker", "make", "newest", "sections"]
 
 #: more runs behind a cell than a page can set side by side have no link; cells.csv names them
 _MAX_LINKED = 20
@@ -47,7 +45,7 @@ def chosen_sections(names: Sequence[str]) -> list[Section]:
     Raises:
         UserError: for an unknown name, with the nearest.
     """
-    known = {one.name: one for one in in_order()}
+    known = {one.name: one for one in sections.in_order()}
     for name in names:
         if name not in known:
             raise UserError(f"unknown section '{name}'{among(name, known)} (`python -m reports --list`)")

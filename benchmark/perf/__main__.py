@@ -14,19 +14,19 @@ from benchmark.config import Precision
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
 from benchmark.perf import apart, measurements
-from benchmark.perf.base import Measurement, Setting, in_order
+from benchmark.perf.base import Measurement, Setting
 from benchmark.perf.figure import ratio_bars
 from benchmark.perf.measure import cpu_seconds, machine_busy_seconds
 from benchmark.perf.report import Result, describe, left_out, provenance, ratio_text, shown, slug, to_json, to_table
-
-__all__ = ["main", "measurements"]
 
 
 def parser() -> command_line.Parser:
     """Return the command's arguments."""
     made = command_line.Parser("python -m benchmark.perf", description=__doc__)
     made.add_argument("--quick", action="store_true", help="smaller and fewer: about two minutes on two cores")
-    made.add_argument("--only", metavar="NAME,...", help="some of: " + ", ".join(one.name for one in in_order()))
+    made.add_argument(
+        "--only", metavar="NAME,...", help="some of: " + ", ".join(one.name for one in measurements.in_order())
+    )
     made.add_argument("--threads", type=int, metavar="N", help="threads of both loops (default: all cores)")
     made.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
     made.add_argument(
@@ -78,9 +78,9 @@ def selected(names: str | None) -> list[Measurement]:
         UserError: for a name that is none, naming the nearest.
     """
     if names is None:
-        return in_order()
+        return measurements.in_order()
     wanted = command_line.words(names)
-    known = {one.name: one for one in in_order()}
+    known = {one.name: one for one in measurements.in_order()}
     for name in wanted:
         if name not in known:
             raise UserError(f"--only: no measurement '{name}'{among(name, known)}")

@@ -123,8 +123,6 @@ class Measurement:
     title: str
     #: what the two sides are and what is included
     definition: str
-    #: where it stands in the table
-    place: int
     #: about how long it takes on two CPU cores, in seconds, with --quick and without
     quick_s: float
     full_s: float
@@ -134,18 +132,13 @@ class Measurement:
 registry: Registry[Measurement] = Registry("measurement")
 
 
-def measurement(title: str, *, place: int, quick_s: float, full_s: float) -> Callable[[Measure], Measure]:
+def measurement(title: str, *, quick_s: float, full_s: float) -> Callable[[Measure], Measure]:
     """Decorator: register a function that yields rows under its own name; its docstring is the definition."""
 
     def add(measure: Measure) -> Measure:
         name = measure.__name__
         definition = " ".join((inspect.getdoc(measure) or "").split())
-        registry.add(name, Measurement(name, title, definition, place, quick_s, full_s, measure))
+        registry.add(name, Measurement(name, title, definition, quick_s, full_s, measure))
         return measure
 
     return add
-
-
-def in_order() -> list[Measurement]:
-    """Return every measurement in the order of the table."""
-    return sorted((registry.get(name) for name in registry.names()), key=lambda one: one.place)

@@ -1,5 +1,28 @@
 """Sections of the report: a new file in this folder that registers one is a new section."""
 
+from __future__ import annotations
+
 from benchmark.registry import import_modules
+from reports.base import Section, registry
 
 import_modules(__name__, list(__path__))
+
+#: the order of the report; a section that is not named here stands at its end
+ORDER = (
+    "cover",
+    "comparison",
+    "ablations",
+    "selection",
+    "significance",
+    "curves",
+    "cost",
+    "correlation",
+    "literature",
+    "coverage",
+    "verdict",
+)
+
+
+def in_order() -> list[Section]:
+    """Every section in the order of the report."""
+    return registry.in_order(ORDER)

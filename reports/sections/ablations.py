@@ -101,7 +101,7 @@ PARTS: dict[Factor, Part] = {
 }  # fmt: skip
 
 
-@section("Ablations", place=30)
+@section("Ablations")
 def ablations(context: Context) -> list[Block]:
     """Accuracy over each part, the paper's points beside."""
     found = find_all(context)

@@ -29,7 +29,7 @@ SELECTIONS = {
 }
 
 
-@section("Comparison", place=10)
+@section("Comparison")
 def comparison(context: Context) -> Sequence[Block]:
     """Our results, then beside every published table of the suite, then in full with intervals."""
     blocks: list[Block] = [Listing("comparison", ours(context))]

@@ -75,7 +75,7 @@ class Changes:
         return float(scipy_stats.binomtest(len(self.gained), num).pvalue) if num else None
 
 
-@section("Correlations, features and images", place=80)
+@section("Correlations, features and images")
 def correlation(context: Context) -> list[Block]:
     """Figures 3 to 5 of the paper, for the first pair with a run of KD and of SD-KD under the same seed."""
     chosen = choose(context.plan, context.frame)

@@ -20,7 +20,7 @@ BATCH = "param.recipe.batch_size"
 TABLE = "sdd/table9"
 
 
-@section("Cost", place=70)
+@section("Cost")
 def cost(context: Context) -> list[Block]:
     """Times of the plan's finished runs, and the paper's beside."""
     made = table(context.plan, with_steps(context.frame, context.tracked))

@@ -16,7 +16,7 @@ from reports.scores import teacher_cell
 from reports.sections.coverage import TrackedState, states
 
 
-@section("Where the numbers come from", place=0)
+@section("Where the numbers come from")
 def cover(context: Context) -> Sequence[Block]:
     """Provenance, teachers and problems."""
     blocks: list[Block] = [Text(_summary(context)), Listing("provenance", _provenance(context))]

@@ -70,7 +70,7 @@ def states(context: Context) -> list[Standing]:
     return found
 
 
-@section("Coverage", place=90)
+@section("Coverage")
 def coverage(context: Context) -> Sequence[Block]:
     """Planned, done, failed and missing runs by pair and method."""
     standing = states(context)

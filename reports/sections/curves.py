@@ -25,7 +25,7 @@ PANELS = 4
 SHORT = 9
 
 
-@section("Training curves", place=60)
+@section("Training curves")
 def curves(context: Context) -> list[Block]:
     """One panel per pair: the mean over seeds of every method, with a band."""
     missing = f"Missing: no finished run has test accuracies by epoch; this trains them: {scores.command(context)}"

@@ -13,7 +13,7 @@ from reports.scores import title_of
 from reports.sections.cover import tables_of
 
 
-@section("Published numbers", place=80)
+@section("Published numbers")
 def literature(context: Context) -> Sequence[Block]:
     """Published tables with source, confidence and notes, and what else is held for this data set."""
     held = tables_of(context.plan)

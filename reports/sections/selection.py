@@ -26,7 +26,7 @@ NO_SPLIT_NOTE = (
 )
 
 
-@section("The choice of the epoch", place=40)
+@section("The choice of the epoch")
 def selection(context: Context) -> list[Block]:
     """Accuracy and gain of every method by each way to choose the epoch."""
     held = all_scores(context.plan, context.frame)

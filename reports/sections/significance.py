@@ -45,7 +45,7 @@ class Tested:
         return "higher" if self.test.difference.mean > 0 else "lower"
 
 
-@section("Differences that the seeds bear out", place=50)
+@section("Differences that the seeds bear out")
 def significance(context: Context) -> list[Block]:
     """Paired differences with intervals, p over the family, what could have been found; average ranks."""
     tested = all_tests(context.plan, context.frame)

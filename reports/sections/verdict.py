@@ -72,7 +72,7 @@ class Claim:
         return "not tested" if "not tested" in outcomes else "reproduced"
 
 
-@section("Verdict", place=90)
+@section("Verdict")
 def verdict(context: Context) -> list[Block]:
     """The rule, and every claim by it."""
     plan = context.plan

@@ -23,7 +23,7 @@ from benchmark.errors import UserError
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, make_plan
 from benchmark.tracking import Tracked, Tracker
-from reports import build, pdf, style
+from reports import build, pdf, sections, style
 from reports.__main__ import main
 from reports.base import Block, Context, Drawing, Listing, Text
 from reports.gather import gather
@@ -57,7 +57,7 @@ def of_blocks(context: Context, blocks: Sequence[Block], folder: Path) -> str:
     """Return the text of a report of these blocks."""
     from reports import base
 
-    made = build.make(context, [base.Section("one", "One", 0, lambda _: blocks)])
+    made = build.make(context, [base.Section("one", "One", lambda _: blocks)])
     return pdf_text.text(write(made, folder / "out").read_bytes())
 
 
@@ -227,7 +227,7 @@ def test_a_section_that_fails_does_not_take_the_others(tmp_path: Path) -> None:
     def broken(context: Context) -> Sequence[Block]:
         raise ZeroDivisionError("no #seeds")
 
-    chosen = [base.Section("bad", "Bad", 0, broken), *build.chosen_sections(["coverage"])]
+    chosen = [base.Section("bad", "Bad", broken), *build.chosen_sections(["coverage"])]
     report = build.make(gathered(small(), [], tmp_path), chosen)
     assert report.faults == ("bad: ZeroDivisionError: no #seeds",)
     text = pdf_text.text(write(report, tmp_path).read_bytes())
@@ -279,6 +279,19 @@ def test_list_and_unknown_section(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown section 'coverige'; did you mean 'coverage'\?"):
         run_command("cub", "--runs", str(tmp_path), "--sections", "coverige")
     assert not list(tmp_path.iterdir())
+
+
+def test_sections_have_an_order_and_a_new_one_stands_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reports import base
+
+    assert [one.name for one in sections.in_order()] == list(sections.ORDER)
+    monkeypatch.setattr(base.registry, "_entries", dict(base.registry._entries))
+
+    @base.section("Agreement")
+    def agreement(context: Context) -> Sequence[Block]:
+        return []
+
+    assert [one.name for one in sections.in_order()] == [*sections.ORDER, "agreement"]
 
 
 def test_plan_that_runs_answer_to_is_the_one_reported(tmp_path: Path) -> None:

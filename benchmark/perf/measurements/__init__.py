@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+from benchmark.perf.base import Measurement, registry
 from benchmark.registry import import_modules
 
 import_modules(__name__, list(__path__))
+
+#: the order of the table; a measurement that is not named here stands at its end
+ORDER = (
+    "losses",
+    "head",
+    "teacher",
+    "step",
+    "cohort",
+    "cache",
+    "counts",
+    "augmentation",
+    "loader",
+    "epoch",
+    "processes",
+    "memory",
+)
+
+
+def in_order() -> list[Measurement]:
+    """Every measurement in the order of the table."""
+    return registry.in_order(ORDER)

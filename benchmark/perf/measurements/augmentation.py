@@ -17,7 +17,7 @@ from benchmark.perf.workload import random_data
 from benchmark.train.batches import TrainStream, on_device
 
 
-@measurement("Augmentation", place=80, quick_s=7, full_s=30)
+@measurement("Augmentation", quick_s=7, full_s=30)
 def augmentation(setting: Setting) -> Iterator[Row]:
     """An epoch of random crops, flips and normalised batches on the device from uint8 images in memory: PIL transforms
     per image in a loader with two processes (their start included), against our whole-batch stream. At CUB's size

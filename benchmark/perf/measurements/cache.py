@@ -20,7 +20,7 @@ from benchmark.train.view_cache import open_caches
 STEPS = 1
 
 
-@measurement("Training iteration, teacher from a filled view cache", place=60, quick_s=10, full_s=75)
+@measurement("Training iteration, teacher from a filled view cache", quick_s=10, full_s=75)
 def cache(setting: Setting) -> Iterator[Row]:
     """As the iteration of one student, but ours draws and augments its batch, and reads what the teacher says of it
     from a cache on disk (fp16), checksums verified. The reference runs its teacher on a batch that is on the device."""

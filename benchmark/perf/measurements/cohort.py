@@ -10,7 +10,7 @@ from benchmark.perf.base import Row, Setting, measurement, timed
 from benchmark.perf.workload import PAIRS, cohort_configs, our_steps, reference_step
 
 
-@measurement("Training iteration, several students of one teacher", place=50, quick_s=15, full_s=150)
+@measurement("Training iteration, several students of one teacher", quick_s=15, full_s=150)
 def cohort(setting: Setting) -> Iterator[Row]:
     """Time per student of a cohort (KD, SD-KD, DKD, SD-DKD, and from the fifth on NKD, SD-NKD, SD-KD and SD-DKD at
     another beta), against as many reference iterations of the same methods, each with its own teacher pass."""

@@ -11,7 +11,7 @@ from benchmark.perf.counting import count
 from benchmark.perf.workload import PAIRS, Cohort, References, run_config
 
 
-@measurement("Operators and host reads of an iteration", place=70, quick_s=4, full_s=6)
+@measurement("Operators and host reads of an iteration", quick_s=4, full_s=6)
 def counts(setting: Setting) -> Iterator[Row]:
     """PyTorch operators dispatched in one iteration of one student, teacher included, and how often the host has to
     wait for a value of the device (items, masks turned into positions, copies to the host)."""

@@ -27,7 +27,7 @@ from benchmark.train.messages import CohortJob, LaneFailed, LaneJob, TeacherFile
 EPOCHS = 2
 
 
-@measurement("Epoch with evaluation, one student", place=100, quick_s=13, full_s=90)
+@measurement("Epoch with evaluation, one student", quick_s=13, full_s=90)
 def epoch(setting: Setting) -> Iterator[Row]:
     """Time per epoch of a whole run of two epochs on random images of CIFAR's size: making the networks, loading and
     augmenting, training, evaluating after each epoch, saving. The reference has its loader processes; ours is

@@ -32,7 +32,7 @@ class MapClassifier(Network):
         return logits
 
 
-@measurement("Head alone", place=20, quick_s=2, full_s=25)
+@measurement("Head alone", quick_s=2, full_s=25)
 def head(setting: Setting) -> Iterator[Row]:
     """Pooling a feature map to 21 regions and classifying them and the image, forward and backward: scale by scale on
     an NCHW map, against one constant pooling matrix on a channels-last map."""

@@ -25,7 +25,7 @@ from benchmark.randomness import generator
 SIDE, CROP, CLASSES = 256, 224, 4
 
 
-@measurement("Images streamed from files", place=90, quick_s=8, full_s=30)
+@measurement("Images streamed from files", quick_s=8, full_s=30)
 def loader(setting: Setting) -> Iterator[Row]:
     """An epoch over JPEG files of 500 × 375 pixels: decode, resize to 256 × 256, crop 224, flip, normalise, on the
     device. torchvision's ImageFolder and DataLoader against our stream over FileImages, with as many worker processes

@@ -22,7 +22,7 @@ def batch_of(setting: Setting, classes: int) -> int:
     return setting.batch_size if classes <= 1000 else setting.choose(4, 16)
 
 
-@measurement("Loss alone", place=10, quick_s=4, full_s=60)
+@measurement("Loss alone", quick_s=4, full_s=60)
 def losses(setting: Setting) -> Iterator[Row]:
     """Cross-entropy and distillation, forward and backward to the logits, from the logits of the image and of R = 21
     regions; each side's logits lie in memory as its own head leaves them."""

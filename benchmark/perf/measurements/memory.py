@@ -17,7 +17,7 @@ MIB = 2**20
 STEPS = 2
 
 
-@measurement("Peak memory", place=120, quick_s=14, full_s=30)
+@measurement("Peak memory", quick_s=14, full_s=30)
 def memory(setting: Setting) -> Iterator[Row]:
     """Peak over two iterations in a fresh process: resident memory beyond what the process had after its imports on
     a CPU, memory allocated by PyTorch on a GPU. The reference trains one student; ours 1, 4 and 8 on one teacher."""

@@ -17,7 +17,7 @@ STUDENTS = 2
 TASK = "steps"
 
 
-@measurement("Two cohorts on a CPU", place=110, quick_s=13, full_s=70)
+@measurement("Two cohorts on a CPU", quick_s=13, full_s=70)
 def processes(setting: Setting) -> Iterator[Row]:
     """Ours against ours: two cohorts (a teacher, KD and SD-KD each) one after the other in a process with two threads
     ("reference"), against side by side in two processes with one thread each ("ours"). Time per student and step."""

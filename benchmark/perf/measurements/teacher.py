@@ -16,7 +16,7 @@ from benchmark.perf.workload import Cohort, Pair, random_batch, random_teacher, 
 SCALES = (1, 2, 4)
 
 
-@measurement("Teacher forward alone", place=30, quick_s=9, full_s=65)
+@measurement("Teacher forward alone", quick_s=9, full_s=65)
 def teacher(setting: Setting) -> Iterator[Row]:
     """Logits of the image and of 21 regions of one batch, without gradient: the network as it is, in NCHW and fp32,
     against our BatchTeacher in fp32 and in bf16. Random weights."""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import benchmark.perf.__main__ as module
 from benchmark import command_line, machine
-from benchmark.perf import base, report
+from benchmark.perf import base, measurements, report
 from benchmark.perf.base import Measurement, Row, Setting, counted, throughput, timed
 from benchmark.perf.measure import Samples
 from benchmark.perf.measurements import memory
@@ -34,7 +34,7 @@ def test_a_device_that_is_slow_at_bf16_has_no_rows_of_it_and_the_reason(
         seen.append(setting)
         yield counted("a", "operators", 2, 1)
 
-    fake = Measurement("fake", "Fake", "Counts.", 1, 1, 1, measure)
+    fake = Measurement("fake", "Fake", "Counts.", 1, 1, measure)
     monkeypatch.setattr(module, "selected", lambda names: [fake])
     monkeypatch.setattr(machine, "bf16_slowdown", lambda: 5.57)
     monkeypatch.setattr(machine, "cpu_capability", lambda: "AVX2")
@@ -83,12 +83,12 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_every_measurement_is_registered_in_the_order_of_the_table_and_defined() -> None:
-    assert [one.name for one in base.in_order()] == NAMES
-    for one in base.in_order():
+    assert [one.name for one in measurements.in_order()] == NAMES
+    for one in measurements.in_order():
         assert len(one.definition) > 80, one.name
         assert one.quick_s <= one.full_s
-    assert sum(one.quick_s for one in base.in_order()) <= 120
-    assert len({one.place for one in base.in_order()}) == len(NAMES)
+    assert sum(one.quick_s for one in measurements.in_order()) <= 120
+    assert list(measurements.ORDER) == NAMES
 
 
 def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def failing() -> Iterator[Measurement]:
         yield counted("before", "operators", 4, 2)
         raise RuntimeError("out of\nmemory")
 
-    one = Measurement("failing", "Fails", "fails", 999, 1, 1, measure)
+    one = Measurement("failing", "Fails", "fails", 1, 1, measure)
     base.registry.add("failing", one)
     yield one
     del base.registry._entries["failing"]
