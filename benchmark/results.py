@@ -8,21 +8,25 @@ import pandas as pd
 
 from benchmark.tracking import Tracked, Tracker
 
+#: columns that every frame has; one per further metric follows, under the metric's own name
 COLUMNS = (
-    "signature", "run_id", "status", "role", "suite", "dataset", "teacher", "student", "method", "repetition",
-    "epochs", "last", "best_test", "best_val", "train_seconds", "failure", "teacher_checksum", "git_commit",
-    "git_dirty", "device",
-)  # fmt: skip
+    *("signature", "run_id", "status", "role", "suite", "dataset", "teacher", "student", "method", "repetition"),
+    *("epochs", "last", "best_test", "best_val", "train_seconds"),
+    *("failure", "teacher_checksum", "git_commit", "git_dirty", "device"),
+)
+#: metrics that have a column of another name
+_HEADLINE = {name: f"final/{name}" for name in ("last", "best_test", "best_val", "train_seconds")}
 
 #: of several runs with one signature, the one that counts
 _ORDER = {"FINISHED": 0, "RUNNING": 1, "FAILED": 2, "KILLED": 3}
 
 
 def frame(tracked: Iterable[Tracked], signatures: Collection[str] | None = None) -> pd.DataFrame:
-    """Return one row per run, accuracies in percent; only the given signatures, when they are given.
+    """Tabulate runs, one per row, accuracies in percent; only the given signatures, when they are given.
 
     `last` is the accuracy on the test set after the last epoch; `best_test` that of the best epoch on the test set;
-    `best_val` the test accuracy of the epoch that was best on the validation split. NaN where there is none.
+    `best_val` the test accuracy of the epoch that was best on the validation split. Every other metric of a finished
+    run, such as `test/agreement`, is a column of its own name: its value after the last epoch. NaN where there is none.
     """
     chosen: dict[str, Tracked] = {}
     for run in tracked:
@@ -31,12 +35,14 @@ def frame(tracked: Iterable[Tracked], signatures: Collection[str] | None = None)
         known = chosen.get(run.signature)
         if known is None or _ORDER[run.status] < _ORDER[known.status]:
             chosen[run.signature] = run
-    return pd.DataFrame([_row(run) for run in chosen.values()], columns=list(COLUMNS))
+    rows = pd.DataFrame([_row(run) for run in chosen.values()], columns=list(COLUMNS))
+    metrics = [_metrics(run) for run in chosen.values()]
+    names = sorted({name for row in metrics for name in row})
+    return pd.concat([rows, pd.DataFrame(metrics, index=rows.index, columns=names, dtype=float)], axis=1)
 
 
 def _row(run: Tracked) -> dict[str, object]:
-    done = run.status == "FINISHED"
-    metric = run.metrics.get if done else (lambda name: None)
+    finished = run.metrics if run.status == "FINISHED" else {}
     return {
         "signature": run.signature,
         "run_id": run.run_id,
@@ -49,16 +55,20 @@ def _row(run: Tracked) -> dict[str, object]:
         "method": run.tags["distiller"],
         "repetition": int(run.tags["seed"]),
         "epochs": int(run.params.get("recipe.epochs", 0)),
-        "last": metric("final/last"),
-        "best_test": metric("final/best_test"),
-        "best_val": metric("final/best_val"),
-        "train_seconds": metric("final/train_seconds"),
+        **{column: finished.get(metric) for column, metric in _HEADLINE.items()},
         "failure": run.tags.get("failure_reason"),
         "teacher_checksum": run.tags.get("teacher_checksum"),
         "git_commit": run.tags.get("git_commit"),
         "git_dirty": run.tags.get("git_dirty"),
         "device": run.tags.get("device"),
     }
+
+
+def _metrics(run: Tracked) -> dict[str, float]:
+    """The metrics of a finished run that no column of `COLUMNS` holds."""
+    if run.status != "FINISHED":
+        return {}
+    return {name: value for name, value in run.metrics.items() if name not in {*COLUMNS, *_HEADLINE.values()}}
 
 
 def selections(history: list[dict[str, float]]) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Context:
     dataset: str
     #: of this plan's runs and of others on the same images (studies, ablations), finished or not
     tracked: Sequence[Tracked]
-    #: one row per run as `results.frame` gives it, and one column per parameter, prefixed `param.`
+    #: one row per run as `results.frame` gives it (a column per metric) and a column per parameter, prefixed `param.`
     frame: pd.DataFrame
     #: stored teachers by model
     teachers: Mapping[str, Manifest]

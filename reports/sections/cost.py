@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from benchmark.analysis import published, stats
 from benchmark.analysis.numbers import MISSING, rounded, spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
-from benchmark.tracking import Tracked
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import pair_title
 
+#: of the last epoch, which no warm-up touches
 STEP = "time/step_ms"
 BATCH = "param.recipe.batch_size"
 TABLE = "sdd/table9"
@@ -23,7 +21,7 @@ TABLE = "sdd/table9"
 @section("Cost")
 def cost(context: Context) -> list[Block]:
     """Times of the plan's finished runs, and the paper's beside."""
-    made = table(context.plan, with_steps(context.frame, context.tracked))
+    made = table(context.plan, context.frame)
     printed = Listing("cost_published", published_times())
     if made is None:
         missing = (
@@ -34,16 +32,10 @@ def cost(context: Context) -> list[Block]:
     return [Listing("cost", made), printed]
 
 
-def with_steps(frame: pd.DataFrame, tracked: Iterable[Tracked]) -> pd.DataFrame:
-    """Return the frame with the time of a step in the last epoch, which no warm-up touches."""
-    steps = {run.run_id: run.metrics[STEP] for run in tracked if STEP in run.metrics}
-    wanted = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "run_id"])))
-    return wanted.assign(step_ms=wanted["run_id"].map(steps).astype(float))
-
-
 def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
-    """Return times by pair, device and method; None without one. `frame` has a column `step_ms`."""
-    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "device", "step_ms", "train_seconds", BATCH])))
+    """Return times by pair, device and method; None without one."""
+    needed = ["run_id", "method", "repetition", "device", "train_seconds", STEP, BATCH]
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *needed])))
     sections: list[Section] = []
     total, counted = 0.0, set[str]()
     few = False
@@ -55,7 +47,7 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
             here = of_pair[of_pair["device"].fillna("unknown device") == device]
             for method in plan.methods:
                 runs = here[here["method"] == method]
-                steps = scores.as_scores(runs, "step_ms")
+                steps = scores.as_scores(runs, STEP)
                 seconds = scores.as_scores(runs, "train_seconds")
                 if steps.mean is None and seconds.mean is None:
                     continue

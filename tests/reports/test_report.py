@@ -294,6 +294,24 @@ def test_sections_have_an_order_and_a_new_one_stands_at_its_end(monkeypatch: pyt
     assert [one.name for one in sections.in_order()] == [*sections.ORDER, "agreement"]
 
 
+def test_a_section_sees_every_metric_in_the_frame(tmp_path: Path) -> None:
+    from reports import base
+
+    plan = small()
+    runs = synthetic.tracked(plan, metrics={"test/agreement": 80.0}, only=8)
+    runs[0] = synthetic.tracked(plan, metrics={"test/agreement": 80.0}, status="FAILED")[0]
+    seen = []
+
+    def agreement(context: Context) -> Sequence[Block]:
+        seen.append(scores(context.frame, plan.pairs[0], "kd", "test/agreement").values)
+        return [Text(f"{context.frame['test/agreement'].count()} runs")]
+
+    report = build.make(gathered(plan, runs, tmp_path), [base.Section("one", "One", agreement)])
+    assert not report.faults
+    assert report.parts[0].blocks == [Text("7 runs")]
+    assert seen == [[80.0, 80.0]]
+
+
 def test_plan_that_runs_answer_to_is_the_one_reported(tmp_path: Path) -> None:
     chosen = suite.load("cub")
     plans = [
