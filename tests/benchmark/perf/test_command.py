@@ -148,7 +148,7 @@ def test_the_table_shows_units_ratios_and_spread() -> None:
     slow, fast = Samples((0.5, 0.6, 0.7), (1.0, 1.2, 1.4)), Samples((0.2, 0.3, 0.2), (0.25, 0.3, 0.2))
     rows = [timed("step", slow, fast), throughput("loader", slow, fast, images=60), counted("peak", "MiB", 1500, 2000)]
     about = report.provenance(Setting(torch.device("cpu"), 2, quick=False), ["perf"])
-    one = Measurement("x", "Title", "Definition.", 1, 1, 1, lambda setting: iter(rows))
+    one = Measurement("x", "Title", "Definition.", 1, 1, lambda setting: iter(rows))
     text = report.to_table(about, [Result(one, rows)]).to_markdown()
     assert "| step | 600 ms | 200 ms | **3.00×** | 2.25-3.00 | 2.50× | 4.80× | 3 |" in text
     assert "| loader | 100 images/s | 300 images/s | **3.00×** |" in text
