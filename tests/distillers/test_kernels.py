@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import distillers
-from distillers import analytic
-from distillers.analytic import row_loss
+from distillers import kernels
 from distillers.dkd import dkd
 from distillers.kd import kd
+from distillers.kernels import row_loss
 from distillers.nkd import nkd
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -99,7 +99,7 @@ def relative(actual: Tensor, exact: Tensor) -> float:
 
 @pytest.fixture
 def blocks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    return lambda size: monkeypatch.setattr(analytic, "CPU_BLOCK", size)
+    return lambda size: monkeypatch.setattr(kernels, "CPU_BLOCK", size)
 
 
 @loss_and_double
