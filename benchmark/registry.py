@@ -41,6 +41,10 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} '{name}' is registered twice: by {self._entries[name]!r} and by {entry!r}")
         self._entries[name] = entry
 
+    def remove(self, name: str) -> None:
+        """Forget an entry, e.g. before a notebook registers a changed one. Raises KeyError when there is none."""
+        del self._entries[name]
+
     def family(self, prefix: str, factory: Callable[[str], T]) -> None:
         """Make every `prefix/<rest>` available as `factory(rest)`. Raises ValueError when the prefix is taken."""
         if prefix in self._families:

@@ -117,7 +117,7 @@ def mine() -> Iterator[str]:
 
     yield "mine"
     for name in ("mine", "sdd_mine"):
-        del registry._entries[name]
+        registry.remove(name)
 
 
 def test_a_new_sample_loss_comes_with_its_scale_decoupled_form(mine: str) -> None:

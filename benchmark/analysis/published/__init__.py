@@ -1,7 +1,8 @@
 """The literature's numbers, each with its source: `load("sdd/table2")`, `lookup(["sdd/table2"], pair, "sdd_kd")`.
 
 One YAML file per paper (or group of sources), one entry per table; pairs and methods are written with this project's
-keys. An entry's `kind` says what it is: a table of pairs x methods (when it says nothing), a `series` over one factor
+keys, a method that is not here by the name that the paper prints (`method_key` resolves it once it is registered). An
+entry's `kind` says what it is: a table of pairs x methods (when it says nothing), a `series` over one factor
 (`ablation("sdd/table8").points("resnet32x4:shufflenet_v1")`), or repeated `runs` (`runs("sdd/scripts")`).
 """
 
@@ -15,7 +16,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from benchmark.analysis.published.entry import VANILLA, Confidence, Published
+import distillers
+from benchmark.analysis.published.entry import VANILLA, Confidence, Published, method_key
 from benchmark.analysis.published.repeated import PublishedRuns, RunsRow, Spread
 from benchmark.analysis.published.series import PublishedSeries, SeriesRow
 from benchmark.analysis.published.tables import PublishedTable, PublishedValue
@@ -40,6 +42,7 @@ __all__ = [
     "load",
     "lookup",
     "lookup_teacher",
+    "method_key",
     "parse",
     "run_ids",
     "runs",
@@ -64,7 +67,7 @@ def load(table: str) -> PublishedTable:
     """Return a table by id, repeated runs as their means. Raises UserError that names the nearest to an unknown one."""
     entry = _entries().get(table)
     if isinstance(entry, PublishedRuns):
-        return _means(table)
+        return _means(table, _titles())
     if not isinstance(entry, PublishedTable):
         raise UserError(_unknown("table", table, ids()))
     return entry
@@ -132,8 +135,17 @@ def parse(name: str, content: Mapping[str, Any]) -> Published:
         raise UserError(f"published entry {name}: {'; '.join(problems)}") from None
 
 
-@cache
 def _entries() -> dict[str, Published]:
+    return _read(_titles())
+
+
+def _titles() -> tuple[tuple[str, str], ...]:
+    return tuple((name, distillers.registry.get(name).title) for name in distillers.names())
+
+
+# which rows have a key depends on the distillers that are registered: a new one has the entries read again
+@cache
+def _read(titles: tuple[tuple[str, str], ...]) -> dict[str, Published]:
     found = {}
     for file in (resources.files("benchmark.analysis") / "published").iterdir():
         if file.name.endswith(".yaml"):
@@ -144,7 +156,7 @@ def _entries() -> dict[str, Published]:
 
 
 @cache
-def _means(name: str) -> PublishedTable:
+def _means(name: str, titles: tuple[tuple[str, str], ...]) -> PublishedTable:
     return runs(name).means()
 
 

@@ -2,7 +2,8 @@
 
 Everything is checked when it is read: unknown keys, ragged rows, values out of range, networks and methods that are not
 written with this project's keys, values of a factor that the distiller's own field refuses. A refusal is a ValueError
-that names the entry and the row.
+that names the entry and the row. A method that is registered later under a title that a paper prints (`DIST`) takes
+over the rows of that name: they are read as its key.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 import distillers
 import models
@@ -27,6 +28,17 @@ Level = float | tuple[float, ...] | str
 VANILLA = "vanilla"
 
 T = TypeVar("T")
+
+
+def method_key(name: str) -> str:
+    """Resolve a registered distiller's title to its key; keys, and printed names of other methods, stay as they are."""
+    if name in distillers.registry:
+        return name
+    return next((key for key in distillers.names() if distillers.registry.get(key).title == name), name)
+
+
+#: a method in an entry: by key or by printed name in YAML, by key (where it has one) once it is read
+Method = Annotated[str, AfterValidator(method_key)]
 
 
 class Published(Frozen):
@@ -69,13 +81,10 @@ class Published(Frozen):
             raise ValueError(f"{self.id}, row {row}: no network '{network}'")
 
     def check_method(self, method: str) -> None:
-        """Raise ValueError for what is neither a distiller's key nor the printed name of a method that is not here.
+        """Raise ValueError unless `method` is a registered key or the printed name of an unregistered method.
 
         Printed names have a capital letter, keys have none: a misspelt key would silently lose its row.
         """
-        keys = {distillers.registry.get(key).title: key for key in distillers.names()}
-        if method in keys:
-            raise ValueError(f"{self.id}, row {method}: write '{keys[method]}', this project's key")
         if method == VANILLA or (method == method.lower() and method not in distillers.registry):
             raise ValueError(f"{self.id}, row {method}: neither a distiller's key nor a printed name")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from benchmark.analysis import stats
-from benchmark.analysis.published.entry import Level, Published, as_field, unique
+from benchmark.analysis.published.entry import Level, Method, Published, as_field, method_key, unique
 from benchmark.analysis.published.tables import PublishedTable
 from benchmark.config import Frozen
 
@@ -18,7 +18,7 @@ class RunsRow(Frozen):
     """Runs of one pair and method at equal settings."""
 
     pair: str
-    method: str
+    method: Method
     #: one value per run
     values: tuple[float, ...] = Field(min_length=1)
     #: by field of a distiller (`sdd.scales`), or by a name of the source's
@@ -64,11 +64,11 @@ class PublishedRuns(Published):
 
     def of(self, pair: str, method: str) -> tuple[RunsRow, ...]:
         """Return the rows of a pair and method, one per setting; in the order of the source."""
-        return tuple(row for row in self.rows if (row.pair, row.method) == (pair, method))
+        return tuple(row for row in self.rows if (row.pair, row.method) == (pair, method_key(method)))
 
     def spread(self, without: Iterable[tuple[str, str]] = ()) -> Spread | None:
         """Return the pooled standard deviation of all rows but those of these (pair, method); None of single runs."""
-        left_out = set(without)
+        left_out = {(pair, method_key(method)) for pair, method in without}
         kept = [row for row in self.rows if row.std is not None and (row.pair, row.method) not in left_out]
         freedom = sum(len(row.values) - 1 for row in kept)
         squares = math.fsum((value - row.mean) ** 2 for row in kept for value in row.values)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from benchmark.analysis.published.entry import Level, Published, Text, Values, as_field, unique
+from benchmark.analysis.published.entry import Level, Method, Published, Text, Values, as_field, method_key, unique
 from benchmark.config import Frozen
 
 
@@ -15,7 +15,7 @@ class SeriesRow(Frozen):
 
     pair: str | None = None
     #: method key, or printed name
-    method: str | None = None
+    method: Method | None = None
     label: str | None = None
     values: Values
 
@@ -36,7 +36,10 @@ class PublishedSeries(Published):
     @field_validator("levels")
     @classmethod
     def _parsed(cls, levels: tuple[Level, ...], info: ValidationInfo) -> tuple[Any, ...]:
-        return tuple(as_field(info.data.get("factor", ""), level) for level in levels)
+        factor = info.data.get("factor", "")
+        if factor == "method":
+            return tuple(method_key(str(level)) for level in levels)
+        return tuple(as_field(factor, level) for level in levels)
 
     @model_validator(mode="after")
     def _rectangular(self) -> PublishedSeries:
@@ -62,7 +65,7 @@ class PublishedSeries(Published):
 
         Raises ValueError when several rows fit: name the method or the label too.
         """
-        wanted = {"pair": pair, "method": method, "label": label}
+        wanted = {"pair": pair, "method": method and method_key(method), "label": label}
         fits = [row for row in self.rows if all(value in (None, getattr(row, key)) for key, value in wanted.items())]
         if len(fits) > 1:
             raise ValueError(f"{self.id}: several rows fit: {', '.join(map(str, fits))}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 import distillers
-from benchmark.analysis.published.entry import VANILLA, Confidence, Published, Values, unique
+from benchmark.analysis.published.entry import VANILLA, Confidence, Method, Published, Values, method_key, unique
 
 
 class PublishedTable(Published):
@@ -19,11 +20,19 @@ class PublishedTable(Published):
     teacher: Values | None = None
     student: Values | None = None
     #: by method key, or by printed name for a method that the benchmark does not have
-    rows: dict[str, Values]
+    rows: dict[Method, Values]
     #: gains over the base method as the source prints them, in points, by method key
-    gains: dict[str, Values] = {}
+    gains: dict[Method, Values] = {}
     #: rows that are `unsure` in a table that is `read`
-    unsure: tuple[str, ...] = ()
+    unsure: tuple[Method, ...] = ()
+
+    @field_validator("rows", "gains", mode="before")
+    @classmethod
+    def _once(cls, rows: Any, info: ValidationInfo) -> Any:
+        """Refuse a method that stands under its key and its title, of which a mapping by key would keep one."""
+        if isinstance(rows, Mapping):
+            unique(str(info.data.get("id")), "method", (method_key(str(name)) for name in rows))
+        return rows
 
     @model_validator(mode="after")
     def _rectangular(self) -> PublishedTable:
@@ -46,7 +55,7 @@ class PublishedTable(Published):
 
     def value(self, pair: str, method: str) -> float | None:
         """Return the accuracy of a method (`vanilla`: of the student alone), or None where none is printed."""
-        return self._cell(pair, self.student if method == VANILLA else self.rows.get(method))
+        return self._cell(pair, self.student if method == VANILLA else self.rows.get(method_key(method)))
 
     def teacher_value(self, pair: str) -> float | None:
         """Return the accuracy of a pair's teacher, or None where none is printed."""
@@ -54,11 +63,11 @@ class PublishedTable(Published):
 
     def printed_gain(self, pair: str, method: str) -> float | None:
         """Return the gain over the base method that the source prints, in points; `notes` says where it is wrong."""
-        return self._cell(pair, self.gains.get(method))
+        return self._cell(pair, self.gains.get(method_key(method)))
 
     def confidence_of(self, method: str) -> Confidence:
         """Return the confidence of a method's row."""
-        return "unsure" if method in self.unsure else self.confidence
+        return "unsure" if method_key(method) in self.unsure else self.confidence
 
     def _cell(self, pair: str, row: Values | None) -> float | None:
         return row[self.pairs.index(pair)] if row is not None and pair in self.pairs else None

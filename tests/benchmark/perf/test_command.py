@@ -132,7 +132,7 @@ def failing() -> Iterator[Measurement]:
     one = Measurement("failing", "Fails", "fails", 1, 1, measure)
     base.registry.add("failing", one)
     yield one
-    del base.registry._entries["failing"]
+    base.registry.remove("failing")
 
 
 def test_a_measurement_that_fails_loses_only_what_it_had_left(failing: Measurement, tmp_path: Path) -> None:
