@@ -10,8 +10,8 @@ from benchmark.tracking import Tracked, Tracker
 
 #: columns that every frame has; one per further metric follows, under the metric's own name
 COLUMNS = (
-    *("signature", "run_id", "status", "role", "suite", "dataset", "teacher", "student", "method", "repetition"),
-    *("epochs", "last", "best_test", "best_val", "train_seconds"),
+    *("signature", "run_id", "status", "role", "suite", "dataset", "is_part", "teacher", "student", "method"),
+    *("repetition", "epochs", "last", "best_test", "best_val", "train_seconds"),
     *("failure", "teacher_checksum", "git_commit", "git_dirty", "device"),
 )
 #: metrics that have a column of another name
@@ -50,6 +50,7 @@ def _row(run: Tracked) -> dict[str, object]:
         "role": run.tags.get("role"),
         "suite": run.tags.get("suite"),
         "dataset": run.tags.get("dataset"),
+        "is_part": run.tags.get("dataset_is_part") == "true",
         "teacher": run.tags.get("teacher"),
         "student": run.tags["student"],
         "method": run.tags["distiller"],

@@ -174,6 +174,7 @@ class Tracker:
             "student": config.student,
             "seed": str(config.repetition),
             "dataset": data.name,
+            "dataset_is_part": str(data.is_part).lower(),
             "data_digest": data.digest,
             "git_commit": commit,
             "git_dirty": str(dirty).lower(),

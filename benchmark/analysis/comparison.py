@@ -20,7 +20,7 @@ from benchmark.plan.suite import Pair
 
 #: what `comparison` reads, one row per run; accuracies in percent
 RUN_COLUMNS = ("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs", "last",
-               "best_test", "best_val")  # fmt: skip
+               "best_test", "best_val", "is_part")  # fmt: skip
 
 
 def comparison(
@@ -32,7 +32,7 @@ def comparison(
     teachers' by model, in percent; `dataset_name` what the loaded images are called, e.g. `cub200[5 classes]`.
     """
     name = dataset_name or plan.data.name
-    is_slice = _is_slice(plan, name)
+    comparable = is_comparable(plan, name)
     runs = frame.reindex(columns=list(RUN_COLUMNS))
     methods = [VANILLA] * (VANILLA in plan.methods) + [method for method in plan.methods if method != VANILLA]
     by_pair = [(pair, [_line(plan, pair, method, runs) for method in methods]) for pair in plan.pairs]
@@ -43,7 +43,7 @@ def comparison(
         Column("gain in last [95%]"),
         Column("detectable"),
         Column("published"),
-        Column("best − published" + (" (not comparable)" if is_slice else "")),
+        Column("best − published" + ("" if comparable else " (not comparable)")),
         Column("seeds", "left"),
     ]
     has_published = any(line.published for _, lines in by_pair for line in lines)
@@ -57,18 +57,17 @@ def comparison(
         sections=tuple(
             _section(plan, name, hidden, pair, lines, teacher_accuracy.get(pair.teacher)) for pair, lines in by_pair
         ),
-        notes=tuple(_notes(plan, name, is_slice, [line for _, lines in by_pair for line in lines])),
+        notes=tuple(_notes(plan, name, runs, [line for _, lines in by_pair for line in lines])),
     )
 
 
 def is_comparable(plan: Plan, dataset_name: str) -> bool:
-    """Whether published values may be set against these runs: the suite as it is, on all of its images."""
-    return plan.profile is None and not _is_slice(plan, dataset_name)
+    """Whether published values may be set against these runs: the suite as it is, on the images it is named after."""
+    return plan.profile is None and not plan.changes and _is_whole(plan) and dataset_name == plan.data.name
 
 
-def _is_slice(plan: Plan, dataset_name: str) -> bool:
-    is_part = "[" in dataset_name or plan.data.num_train is not None or plan.data.num_test is not None
-    return bool(plan.changes) or is_part
+def _is_whole(plan: Plan) -> bool:
+    return plan.data.num_train is None and plan.data.num_test is None
 
 
 #: places of cells
@@ -262,14 +261,17 @@ def _teacher_rounding(plan: Plan) -> str:
     return ", ".join(filter(None, (features, kept)))
 
 
-def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> list[str]:
+def _notes(plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line]) -> list[str]:
     notes = []
+    is_part = not _is_whole(plan) or bool(runs["is_part"].eq(True).any())
+    values = [line.published for line in lines if line.published]
     if plan.profile:
         notes.append(f"{plan.profile} profile: a small slice, not a result; no difference to published values.")
     if plan.changes:
         notes.append(f"Changed from the suite: {', '.join(plan.changes)}; not comparable with published values.")
-    elif is_slice and not plan.profile:
-        notes.append(f"Run on {dataset}, a part of the data set: not comparable with published values.")
+    elif not plan.profile and (is_part or values) and not is_comparable(plan, dataset):
+        part = ", a part of the data set" if is_part else ""
+        notes.append(f"Run on {dataset}{part}: not comparable with published values.")
     if rounding := _teacher_rounding(plan):
         notes.append(f"Teachers: {rounding}.")
     notes += [
@@ -287,7 +289,6 @@ def _notes(plan: Plan, dataset: str, is_slice: bool, lines: Sequence[_Line]) -> 
         usual = sorted({line.usual_budget for line in lines})
         most = " or ".join("{} × {}".format(*budget) for budget in usual)
         notes.append(f"{OTHER_BUDGET} unequal budget: (epochs × views per image), where most methods have {most}.")
-    values = [line.published for line in lines if line.published]
     if any(value.confidence == "unsure" for value in values):
         notes.append(f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible.")
     for used in dict.fromkeys(value.table for value in values):

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import Data
-from benchmark.datasets.base import DataSet, registry
+from benchmark.datasets.base import CHOOSES_IMAGES, DataSet, registry
 from benchmark.errors import UserError, among
 from benchmark.registry import import_modules
 
@@ -19,7 +19,7 @@ import_modules(__name__, list(__path__))
 #: options that say where images are kept and how they are read; the images are the same
 PLACES = ("cache", "memory_gb", "num_workers")
 
-__all__ = ["DataSet", "checked_options", "create", "load", "names", "options", "registry"]
+__all__ = ["DataSet", "checked_options", "choices", "create", "load", "names", "options", "registry"]
 
 
 def create(name: str, root: Path, **options: Any) -> DataSet:
@@ -41,6 +41,12 @@ def options(name: str) -> dict[str, Any]:
     factory = registry.get(name)
     hints = get_type_hints(factory)
     return {key: hints[key] for key in inspect.signature(factory).parameters if key not in ("root", "download")}
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """List the options that say which images a data set holds, e.g. `path` of `folder`."""
+    hints = get_type_hints(registry.get(name), include_extras=True)
+    return tuple(key for key, hint in hints.items() if CHOOSES_IMAGES in getattr(hint, "__metadata__", ()))
 
 
 def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

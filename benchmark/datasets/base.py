@@ -18,6 +18,10 @@ from benchmark.registry import Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+#: marks an option of a data set that says which images it holds, `path: Annotated[Path, CHOOSES_IMAGES]`: a command
+#: that sets it chooses images as it chooses pairs, and has not changed the suite
+CHOOSES_IMAGES = "chooses images"
+
 
 class Images(Protocol):
     """Images of one split, all decoded to one uint8 size, wherever they are kept."""
@@ -66,8 +70,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set as a run sees it; `name` says what it really is, e.g. `cub200[50 classes]`."""
+    """A data set as a run sees it."""
 
+    #: the registered name, with what is particular to these images: `cub200[50 classes]`, `folder[birds]`
     name: str
     classes: tuple[str, ...]
     image_size: int
@@ -80,6 +85,10 @@ class DataSet:
     digest: str
     #: one line on where the images come from
     source: str = ""
+    #: only a part of the data set that it is named after, e.g. 50 of CUB's 200 classes; a user's own images are whole
+    is_part: bool = False
+    #: comes with the package: needs no folder and is never missing
+    embedded: bool = False
 
     @property
     def num_classes(self) -> int:

@@ -48,8 +48,9 @@ def cub200(
         images_from_files(paths, targets, 256, Path(cache or root / "cache"), f"cub200-{split}", memory_gb, num_workers)
         for split, (paths, targets) in splits.items()
     )
+    name = _name(len(classes), len(train) + len(test))
     return DataSet(
-        name=_name(len(classes), len(train) + len(test)),
+        name=name,
         classes=classes,
         image_size=224,
         mean=IMAGENET_MEAN,
@@ -59,6 +60,7 @@ def cub200(
         augmentation=Augmentation(padding=0, flip=True),
         digest=digest_of_splits(train, test),
         source=f"{folder}, official split",
+        is_part=name != ARCHIVE.data_set,
     )
 
 

@@ -47,6 +47,7 @@ def digits(root: Path) -> DataSet:
         augmentation=Augmentation(padding=2, flip=False),
         digest=digest_of(train.pixels_NCHW, train.targets, test.pixels_NCHW, test.targets),
         source="scikit-learn's handwritten digits, rendered among clutter from a fixed seed",
+        embedded=True,
     )
 
 

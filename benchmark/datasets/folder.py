@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, registry
+from benchmark.datasets.base import CHOOSES_IMAGES, IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, registry
 from benchmark.datasets.image_files import digest_of_splits, images_from_files
 from benchmark.errors import UserError
 
@@ -18,7 +19,7 @@ LAYOUT = "expected are <path>/train/<class>/*.jpg and <path>/test/<class>/*.jpg 
 @registry.register("folder")
 def folder(
     root: Path,
-    path: str | Path | None = None,
+    path: Annotated[str | Path | None, CHOOSES_IMAGES] = None,
     image_size: int = 224,
     cache: str | Path | None = None,
     memory_gb: float | None = None,

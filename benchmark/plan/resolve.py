@@ -62,7 +62,7 @@ class Plan:
     seeds: int
     runs: tuple[PlannedRun, ...]
     teachers: Mapping[str, RunConfig]
-    #: what `--set` changed in the suite, as it was written; without what only says where images are kept
+    #: what `--set` changed in the suite, as it was written; without what says which images, and where they are kept
     changes: tuple[str, ...] = ()
     #: its experiment in MLflow, where that is not the suite's own
     experiment: str | None = None
@@ -85,7 +85,7 @@ class Plan:
     @property
     def file_name(self) -> str:
         """The slug, with a mark of the choice when it is a part of the suite or was changed by `--set`."""
-        choice = [[pair.name for pair in self.pairs], self.methods, self.seeds, self.changes]
+        choice = [[pair.name for pair in self.pairs], self.methods, self.seeds, self.changes, *self._images]
         whole = [[pair.name for pair in self.suite.pairs], tuple(self.suite.methods), self._usual_seeds, ()]
         if choice == whole:
             return self.slug
@@ -94,6 +94,11 @@ class Plan:
     @property
     def _usual_seeds(self) -> int:
         return (self.profile and self.suite.profiles[self.profile].seeds) or self.suite.seeds
+
+    @property
+    def _images(self) -> list[str]:
+        chosen = {key: self.data.options.get(key) for key in datasets.choices(self.data.name)}
+        return [f"{key}={value}" for key, value in chosen.items() if value != self.suite.data.get(key)]
 
     @property
     def data(self) -> Data:
@@ -123,7 +128,6 @@ def make_plan(
     small = _profile(suite, profile)
     written = tuple(assignments)
     changes = parse_assignments(written)
-    changed = tuple(one for one in written if not one.startswith(_NO_CHANGES))
     top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
     try:
         suite = suite.model_validate({**suite.model_dump(), **top})
@@ -136,6 +140,7 @@ def make_plan(
     num_seeds = seeds or small.seeds or suite.seeds
     _check_groups(changes, chosen_methods)
     data = data_config({**suite.data, **small.data, **changes.get("data", {})})
+    changed = tuple(assignment for assignment in written if not assignment.startswith(_no_changes(data.name)))
     if tuning and not data.val_fraction:
         raise UserError(
             f"data.val_fraction: tuning ranks runs on a validation split, and suite '{suite.name}' has none;"
@@ -169,8 +174,12 @@ _TOP_FIELDS = (
     "eval_every",
     "base_seed",
 )
-#: settings that leave results comparable: where images are kept, and how the teacher's outputs are rounded
-_NO_CHANGES = (*(f"data.{place}=" for place in datasets.PLACES), "teacher_precision=", "teacher_cache=")
+
+
+def _no_changes(data: str) -> tuple[str, ...]:
+    """Beginnings of assignments that leave a suite as it is: which images, where they are kept, teachers' rounding."""
+    options = (*datasets.choices(data), *datasets.PLACES)
+    return (*(f"data.{option}=" for option in options), "teacher_precision=", "teacher_cache=")
 
 
 def _teacher_precision(suite: Suite, device: str) -> Precision:

@@ -153,11 +153,21 @@ def test_smoke_is_no_result() -> None:
 
 
 def test_part_of_a_data_set_is_not_comparable() -> None:
-    table = comparison(plan(), FULL, {}, dataset_name="cifar100[10 classes]")
+    table = comparison(plan(), FULL.assign(is_part=True), {}, dataset_name="cifar100[10 classes]")
     assert "cifar100[10 classes]" in table.title + table.subtitle
     assert cells(table)["KD"]["best − published (not comparable)"] == "+1.05"
     assert line(table, "kd")["best_test_minus_published"] == ""
-    assert "not comparable" in table.notes[0]
+    assert table.notes[0] == (
+        "Run on cifar100[10 classes], a part of the data set: not comparable with published values."
+    )
+
+
+def test_own_images_are_whole_and_choosing_them_changes_nothing() -> None:
+    own = make_plan(suite.load("folder"), assignments=["data.path=birds"])
+    frame = pd.DataFrame([{**row, "is_part": False} for row in runs("kd", [74.0, 75.0, 76.0])])
+    table = comparison(own, frame, {}, dataset_name="folder[birds]")
+    assert not [note for note in table.notes if "part of the data set" in note or "Changed" in note]
+    assert comparison(own, frame.assign(is_part=True), {}, dataset_name="folder[birds]").notes[0].startswith("Run on")
 
 
 def test_unequal_budget_is_marked() -> None:

@@ -63,7 +63,7 @@ def test_name_says_which_part(num_classes: int, num_images: int, name: str) -> N
 def test_part_has_contiguous_targets(tmp_path: Path, place: str) -> None:
     write(tmp_path / place)
     data = create("cub200", tmp_path)
-    assert data.name == "cub200[3 classes]"
+    assert (data.name, data.is_part) == ("cub200[3 classes]", True)
     assert data.classes == ("003.Bird", "007.Bird", "020.Bird")
     assert data.train.targets.tolist() == data.test.targets.tolist() == [0, 0, 1, 1, 2, 2]
 

@@ -35,6 +35,7 @@ def test_tree_is_named_and_decoded_at_its_size(tmp_path: Path, test: str) -> Non
     write(tmp_path / "birds", test)
     data = create("folder", tmp_path / "data", path=str(tmp_path / "birds"), image_size=28)
     assert (data.name, data.classes, data.image_size) == ("folder[birds]", ("crow", "duck"), 28)
+    assert not data.is_part
     assert data.train.pixels_NCHW.shape == (6, 3, 32, 32)  # type: ignore[attr-defined]
     assert data.test.targets.tolist() == [0, 0, 0, 1, 1, 1]
 

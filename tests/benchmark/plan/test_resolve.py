@@ -175,8 +175,17 @@ def test_where_images_are_kept_changes_nothing(tmp_path: Path) -> None:
     folder = suite.load("folder")
     here = make_plan(folder, assignments=["data.path=x"])
     there = make_plan(folder, assignments=["data.path=x", "data.memory_gb=3", "data.cache=elsewhere"])
-    assert there.changes == here.changes
+    assert there.changes == here.changes == ()
     assert there.runs[0].config.signature("d", None) == here.runs[0].config.signature("d", None)
+
+
+def test_which_images_are_used_is_a_choice_of_the_plan() -> None:
+    """Files of two choices have two names; how images are seen is a change."""
+    folder = suite.load("folder")
+    birds, cars = (make_plan(folder, assignments=[f"data.path={path}"]) for path in ("birds", "cars"))
+    assert birds.changes == cars.changes == ()
+    assert len({plan.file_name for plan in (birds, cars, make_plan(folder))}) == 3
+    assert make_plan(folder, assignments=["data.path=birds", "data.image_size=64"]).changes == ("data.image_size=64",)
 
 
 ERRORS = {
