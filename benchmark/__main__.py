@@ -18,13 +18,14 @@ import distillers
 import models
 from benchmark import command_line, datasets, files, machine, prepare, results, run, tracking
 from benchmark.config import Data
+from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest
 from benchmark.plan import suite
 from benchmark.plan.resolve import make_plan
 from benchmark.train import teacher_store
 from distillers.base import Convention, Parameters
 
-KINDS = ("methods", "models", "datasets", "suites")
+KINDS = ("methods", "models", "datasets", "suites", "views")
 
 
 def parser() -> command_line.Parser:
@@ -32,7 +33,7 @@ def parser() -> command_line.Parser:
     made = command_line.Parser("python -m benchmark", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command_line.Parser)
 
-    listing = commands.add_parser("list", help="methods, models, data sets and suites by name")
+    listing = commands.add_parser("list", help="methods, models, data sets, suites and views by name")
     listing.add_argument("kind", nargs="?", choices=KINDS, metavar="|".join(KINDS))
 
     show = commands.add_parser("show", help="one of them in full: fields, ranges, defaults, sources")
@@ -115,6 +116,7 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
             (name, first_line(sys.modules[datasets.registry.get(name).__module__].__doc__)) for name in datasets.names()
         ],
         "suites": [(name, suite.load(name).title) for name in suite.names()],
+        "views": [(name, first_line(views.registry.get(name).__doc__)) for name in views.registry],
     }
     for kind in [given.kind] if given.kind else KINDS:
         console.print(f"{kind}", style="bold")

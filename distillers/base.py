@@ -76,7 +76,8 @@ class Distiller(ABC):
     scales: tuple[int, ...] = ()
     #: how coarse cells are pooled
     grids: Grids = "map"
-    #: views of the batch that student and teacher see, in the order of the student's forwards
+    #: views of the batch that student and teacher see, in the order of the student's forwards: `weak`, and any other
+    #: that `python -m benchmark list views` names
     views: tuple[str, ...] = ("weak",)
 
     def __init__(self, **values: Parameters) -> None:

@@ -20,6 +20,7 @@ import distillers
 import models
 from benchmark import datasets, machine
 from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
+from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest
 from benchmark.plan.suite import Pair, Profile, Settings, Suite
 
@@ -292,6 +293,7 @@ def _planned(
         for group in distillers.groups(method)
     }
     distiller = distillers.create(method, convention=suite.convention, **parameters)
+    views.check(method, distiller.views)
     config = RunConfig(
         data=data,
         student=pair.student,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Data, Recipe
-from benchmark.datasets import augment, randaugment
+from benchmark.datasets import augment, views
 from benchmark.datasets.base import DataSet, Images, MemoryImages, split_train, stratified
 from benchmark.randomness import generator
 
@@ -46,12 +46,13 @@ class TrainStream:
         members: Tensor,
         recipe: Recipe,
         seed: int,
-        views: Sequence[str],
+        view_names: Sequence[str],
         device: torch.device,
     ) -> None:
         self.data, self.images, self.members = data, images, members
         self.batch_size, self.drop_last = recipe.batch_size, recipe.drop_last
-        self.seed, self.views, self.device = seed, tuple(views), device
+        self.seed, self.device = seed, device
+        self.views = {view: views.registry.get(view) for view in view_names}
         self.normalize = augment.Normalize(data.mean, data.std, device)
         self.targets_N = images.targets.to(device)
 
@@ -79,29 +80,32 @@ class TrainStream:
         target_N = self.targets_N[order.to(self.device)]
         crops: dict[str, augment.Crops] = {}
         on_device: dict[str, Tensor] = {}
-        strong = None
+        alters: dict[str, views.Alter] = {}
         for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device)):
             part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
             if not crops:
                 height, width = pixels_BCHW.shape[2:]
                 crops = {view: self.crops(epoch, view, (height, width)) for view in self.views}
                 on_device = {view: one.stacked().to(self.device) for view, one in crops.items()}
+                alters = self._alters(epoch)
             here = {view: one[:, part] for view, one in on_device.items()}
-            made = {}
-            if "strong" in here:
-                if strong is None:
-                    strong = randaugment.draw(len(order), self.data.image_size, self.seed, epoch, "strong")
-                made["strong"] = randaugment.apply(self._cropped(pixels_BCHW, here.pop("strong")), strong, part)
+            made = {view: alter(self._cropped(pixels_BCHW, here.pop(view)), part) for view, alter in alters.items()}
             yield Drawn(pixels_BCHW, here, made, target_N[part])
 
     def batch(self, drawn: Drawn) -> Batch:
         """Return the batch in every view. Reads nothing on the host: a step of it can be captured as a graph."""
-        views = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
-        return Batch({view: self.normalize(views[view]) for view in self.views}, drawn.target_B)
+        seen = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
+        return Batch({view: self.normalize(seen[view]) for view in self.views}, drawn.target_B)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 1."""
         return map(self.batch, self.drawn(epoch))
+
+    def _alters(self, epoch: int) -> dict[str, views.Alter]:
+        """Draw what an epoch makes of the crops of each view; views that leave them as they are are not in it."""
+        side = self.data.image_size
+        drawn = {view: draw(len(self.members), side, self.seed, epoch) for view, draw in self.views.items()}
+        return {view: alter for view, alter in drawn.items() if alter is not None}
 
     def _cropped(self, pixels_BCHW: Tensor, crops_3B: Tensor) -> Tensor:
         return augment.crop_and_flip(pixels_BCHW, crops_3B, self.data.augmentation.padding, self.data.image_size)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import distillers
+from benchmark.datasets import views
 from distillers import Distiller, registry
 from distillers.base import Positive
 from distillers.sample_loss import SampleLoss, sample_loss
@@ -34,6 +35,7 @@ def test_is_described(distiller: Distiller) -> None:
     assert distiller.base is None or distiller.base in registry
     assert list(distiller.scales) == sorted(distiller.scales)
     assert set(distiller.parameters()) == set(distillers.groups(distiller.name))
+    views.check(distiller.name, distiller.views)
 
 
 def test_every_method_has_its_scale_decoupled_form(distiller: Distiller) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import distillers
 from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
 from benchmark.plan import suite
@@ -186,6 +188,22 @@ def test_which_images_are_used_is_a_choice_of_the_plan() -> None:
     assert birds.changes == cars.changes == ()
     assert len({plan.file_name for plan in (birds, cars, make_plan(folder))}) == 3
     assert make_plan(folder, assignments=["data.path=birds", "data.image_size=64"]).changes == ("data.image_size=64",)
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (("weak", "stronk"), "distiller 'mlkd': unknown view 'stronk'; did you mean 'strong'?"),
+        (("strong",), "distiller 'mlkd': views strong: must hold 'weak', and each view once"),
+    ],
+)
+def test_a_view_that_does_not_exist_is_refused(
+    views: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be trained on as one more random crop."""
+    monkeypatch.setattr(distillers.registry.get("mlkd"), "views", views)
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_plan(suite.load("digits"), methods=["mlkd"])
 
 
 ERRORS = {

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmark.config import Data, Recipe
-from benchmark.datasets import augment
+from benchmark.datasets import augment, views
 from benchmark.datasets.base import Augmentation, DataSet, split_train, stratified
+from benchmark.errors import UserError
 from benchmark.train.batches import Batch, TrainStream, eval_batches, splits
 
 CPU = torch.device("cpu")
@@ -37,6 +38,27 @@ def test_a_view_does_not_depend_on_the_others(digits: DataSet) -> None:
     both = list(stream(digits, ("weak", "strong")).epoch(1))
     assert same(both, list(stream(digits).epoch(1)))
     assert not torch.equal(both[0].views["weak"], both[0].views["strong"])
+
+
+def test_a_registered_view_is_trained_on(digits: DataSet) -> None:
+    @views.registry.register("inverted")
+    def inverted(num_images: int, side: int, seed: int, epoch: int) -> views.Alter:
+        """Crop and flip at random, then invert."""
+        return lambda crops_BCHW, part: 255 - crops_BCHW
+
+    try:
+        both = next(iter(stream(digits, ("weak", "inverted")).drawn(1)))
+    finally:
+        views.registry.remove("inverted")
+    assert set(both.crops) == {"weak"}
+    crops = stream(digits).crops(1, "inverted", (16, 16)).stacked()[:, :32]
+    expected = 255 - augment.crop_and_flip(both.pixels_BCHW, crops, digits.augmentation.padding, digits.image_size)
+    assert torch.equal(both.made["inverted"], expected)
+
+
+def test_an_unknown_view_is_refused(digits: DataSet) -> None:
+    with pytest.raises(UserError, match="unknown view 'stong'; did you mean 'strong'"):
+        stream(digits, ("weak", "stong"))
 
 
 def test_the_last_partial_batch_is_kept_or_dropped(digits: DataSet) -> None:
