@@ -60,12 +60,18 @@ L = TypeVar("L", bound=SampleLoss)
 
 
 def sample_loss(
-    name: str, title: str, *, released: Mapping[str, Any] | None = None, numerics_version: int = 1
+    name: str,
+    title: str,
+    *,
+    base: str | None = None,
+    released: Mapping[str, Any] | None = None,
+    numerics_version: int = 1,
 ) -> Callable[[type[L]], type[L]]:
     """Decorator: register a sample loss as the distillers `name` and `sdd_<name>`.
 
-    `released` are hyperparameters that SDD's released code gives the scale-decoupled form; raise `numerics_version`
-    whenever a change makes the losses differ. Raises ValueError when a name is taken.
+    `base` is the method that its gain is over, the student alone where none is named. `released` are hyperparameters
+    that SDD's released code gives the scale-decoupled form; raise `numerics_version` whenever a change makes the losses
+    differ. Raises ValueError when a name is taken.
     """
 
     def add(loss: type[L]) -> type[L]:
@@ -74,6 +80,7 @@ def sample_loss(
             "__module__": loss.__module__,
             "name": name,
             "title": title,
+            "base": base,
             "group": name,
             "groups": {name: loss},
             "numerics_version": numerics_version,

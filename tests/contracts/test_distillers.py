@@ -32,7 +32,8 @@ def test_is_described(distiller: Distiller) -> None:
     assert type(distiller).__doc__
     assert distiller.numerics_version >= 1
     assert registry.get(distiller.name) is type(distiller)
-    assert distiller.base is None or distiller.base in registry
+    assert distiller.base is None or (distiller.base in registry and distiller.base != distiller.name)
+    assert [name for name in METHODS if registry.get(name).title == distiller.title] == [distiller.name]
     assert list(distiller.scales) == sorted(distiller.scales)
     assert set(distiller.parameters()) == set(distillers.groups(distiller.name))
     views.check(distiller.name, distiller.views)
@@ -106,7 +107,7 @@ def test_parameters_make_the_same_distiller(name: str, convention: str) -> None:
 
 @pytest.fixture
 def mine() -> Iterator[str]:
-    @sample_loss("mine", title="Mine", numerics_version=3)
+    @sample_loss("mine", title="Mine", base="kd", numerics_version=3)
     class Mine(SampleLoss):
         """Squared distance of the logits."""
 
@@ -126,7 +127,8 @@ def test_a_new_sample_loss_comes_with_its_scale_decoupled_form(mine: str) -> Non
     assert distillers.names("*mine") == ["mine", "sdd_mine"]
     base = distillers.create("mine", mine={"weight": 3, "warmup_epochs": 4})
     decoupled = distillers.create("sdd_mine", mine={"weight": 3, "warmup_epochs": 4}, sdd={"beta": 1})
-    assert (base.title, decoupled.title, decoupled.base) == ("Mine", "SD-Mine", "mine")
+    assert (base.title, decoupled.title) == ("Mine", "SD-Mine")
+    assert (base.base, decoupled.base, distillers.create("nkd").base) == ("kd", "mine", None)
     assert base.numerics_version == decoupled.numerics_version == 3
     assert distillers.create("sdd_mine", convention="paper").parameters()["mine"]["warmup_epochs"] == 30
     student, teacher, target = random_batch(decoupled)
