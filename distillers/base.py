@@ -100,7 +100,7 @@ class Distiller(ABC):
 class LogitDistiller(Distiller):
     """A distiller that looks at logits only: terms per sample pass through `instance`, all others are its own.
 
-    `instance` is the seam of scale decoupling: `ScaleDecoupled` overrides it and no other loss.
+    `instance` is the seam of modifiers: scale decoupling overrides it and no other loss.
     """
 
     @abstractmethod

@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from distillers.base import Grids, LogitDistiller, NonNegative, Outputs, Parameters, PerSample, Views, register
+from distillers.modifier import Modifier
 from distillers.regions import Complementary, GlobalFrom, Weights, complementary_regions, region_weights
 
 #: raise it whenever a change here or in `regions` makes the losses differ
@@ -74,7 +75,7 @@ class ScaleDecoupled(LogitDistiller):
             return super().instance(loss, student, teacher, target_B)
         batch, regions, _ = student.regions.shape
         target_BR = target_B[:, None].expand(batch, regions)
-        loss_N = loss(student.regions.flatten(0, 1), teacher.regions.flatten(0, 1), target_BR.flatten())
+        loss_N = super().instance(loss, _as_samples(student), _as_samples(teacher), target_BR.flatten())
         complementary_BR = self.complementary(teacher, target_B)
         weight_BR = region_weights(complementary_BR, self.sdd.beta, loss_N.dtype, self.sdd.consistent, self.sdd.weights)
         weighted_BR = weight_BR * loss_N.reshape(batch, regions)
@@ -86,6 +87,21 @@ class ScaleDecoupled(LogitDistiller):
         return {"complementary_fraction": self.complementary(teacher[self.views[0]], target_B).float().mean()}
 
 
+def _as_samples(outputs: Outputs) -> Outputs:
+    """Take every region for a sample of its own, (B * R, K), which has no regions."""
+    return Outputs(outputs.regions.flatten(0, 1), outputs.regions[:, :0])
+
+
+DECOUPLING = Modifier(
+    "sdd",
+    title="SD-{}",
+    summary="{} taken per region of the image, complementary ones weighing `sdd.beta`.",
+    parameters=SDD,
+    mixin=ScaleDecoupled,  # type: ignore[type-abstract]  # it is made concrete by the method
+    numerics_version=NUMERICS_VERSION,
+)
+
+
 def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] | None = None) -> None:
     """Register a distiller class `x` and its scale-decoupled form `sdd_x`.
 
@@ -94,23 +110,13 @@ def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] 
     warm-up over 30 epochs. Raises ValueError when a name is taken.
     """
     group = next(iter(method.groups))
-    presets: dict[str, dict[str, Mapping[str, Any]]] = {
-        "code": {group: released or {}},
-        "paper": {group: {"warmup_epochs": PAPER_WARMUP_EPOCHS}, "sdd": PAPER},
-    }
-    for convention, preset in presets.items():
-        preset[group] = {**method.conventions.get(convention, {}).get(group, {}), **preset[group]}
-    body = {
-        "__doc__": f"{method.title} taken per region of the image, complementary ones weighing `sdd.beta`.\n\n"
-        f"    {ScaleDecoupled.__doc__}",
-        "__module__": method.__module__,
-        "name": f"sdd_{method.name}",
-        "title": f"SD-{method.title}",
-        "base": method.name,
-        # both only ever rise, so their sum never returns to an old value
-        "numerics_version": method.numerics_version + NUMERICS_VERSION - 1,
-        "groups": {**method.groups, "sdd": SDD},
-        "conventions": presets,
-    }
     register(method)
-    register(type(f"ScaleDecoupled{method.__name__}", (ScaleDecoupled, method), body))
+    register(
+        DECOUPLING.of(
+            method,
+            {
+                "code": {group: released or {}},
+                "paper": {group: {"warmup_epochs": PAPER_WARMUP_EPOCHS}, "sdd": PAPER},
+            },
+        )
+    )

@@ -1,0 +1,56 @@
+"""What changes a method without knowing it: scale decoupling (`sdd`), or another loss per sample (`loss_modifier`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillers.base import LogitDistiller, Parameters
+
+#: values of group fields by convention and group, as `Distiller.conventions` holds them
+Conventions = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Modifier:
+    """Makes of a method `x` the method `<name>_x`, which has one more group of hyperparameters, `<name>`.
+
+    The modified class is x's with `mixin` before it: `mixin.instance` is what the per-sample terms of x pass through,
+    and calls `super().instance(...)` for what x, or the modifier before it, makes of them. So modifiers add up.
+    """
+
+    name: str
+    #: how the modified method is printed, and described in a line; {} is the title of the method
+    title: str
+    summary: str
+    parameters: type[Parameters]
+    mixin: type[LogitDistiller]
+    #: raise it whenever a change of the modifier makes the losses differ
+    numerics_version: int = 1
+
+    def of(self, method: type[LogitDistiller], conventions: Conventions) -> type[LogitDistiller]:
+        """Make the class of the modified method; `conventions` go over the method's own."""
+        body = {
+            "__doc__": f"{self.summary.format(method.title)}\n\n    {self.mixin.__doc__}",
+            "__module__": method.__module__,
+            "name": f"{self.name}_{method.name}",
+            "title": self.title.format(method.title),
+            "base": method.name,
+            # both only ever rise, so their sum never returns to an old value
+            "numerics_version": method.numerics_version + self.numerics_version - 1,
+            "groups": {**method.groups, self.name: self.parameters},
+            "conventions": overlaid(method.conventions, conventions),
+        }
+        return type(f"{self.mixin.__name__}{method.__name__}", (self.mixin, method), body)
+
+
+def overlaid(below: Conventions, above: Conventions) -> Conventions:
+    """Lay conventions over others, field by field."""
+    return {
+        convention: {
+            group: {**below.get(convention, {}).get(group, {}), **above.get(convention, {}).get(group, {})}
+            for group in {**below.get(convention, {}), **above.get(convention, {})}
+        }
+        for convention in {**below, **above}
+    }
