@@ -79,7 +79,7 @@ class Study(ABC):
     published: ClassVar[str]
     #: published tables whose points are drawn beside ours, by id: series over what the study varies
     tables: ClassVar[tuple[str, ...]] = ()
-    #: pairs of the suite `cifar100` that it is meant for, the first if one is enough; any other may be asked for
+    #: pairs of a suite that it is meant for, the first if one is enough; any other may be asked for
     pairs: ClassVar[tuple[str, ...]] = ()
     sampler: ClassVar[Sampler] = "grid"
     pruner: ClassVar[Pruner] = "none"
@@ -100,7 +100,7 @@ class Study(ABC):
 
     @abstractmethod
     def baselines(self) -> Sequence[Choice]:
-        """Return what the winner is confirmed against: the published default first, then the plain method.
+        """Return what the winner is confirmed against, the published default first: then the plain method, or others.
 
         Without settings, since those of a suite are the published ones of each of its pairs.
         """

@@ -10,7 +10,6 @@ import pytest
 from matplotlib.figure import Figure
 from optuna.trial import FixedTrial, TrialState
 
-import distillers
 from benchmark.analysis import published
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, make_plan
@@ -49,32 +48,22 @@ def planned(choice: Choice, name: str, pair: str | None = None) -> Plan:
     return make_plan(loaded(name), methods=[choice.method], pairs=[pair], seeds=1, assignments=list(choice.assignments))
 
 
-def test_there_are_the_studies_of_the_plan() -> None:
-    assert {
-        "sdd_beta", "sdd_beta_continuous", "sdd_scales", "sdd_terms", "sdd_joint", "sdd_controls", "kd_temperature",
-        "warmup", "convention",
-    } <= set(STUDIES)  # fmt: skip
-
-
 def test_is_described(definition: Study) -> None:
     assert definition.question.endswith("?")
     assert definition.published
     assert type(definition).__doc__
-    text = sys.modules[type(definition).__module__].__doc__ or ""
-    assert all(
-        part in text for part in ("\nSpace", "\nBase loss", "\nBudget:", "\nPairs:", "\nPublished:", "\nFigure:")
-    )
+    assert sys.modules[type(definition).__module__].__doc__
     assert (definition.sampler == "grid") == bool(definition.grid())
     assert definition.trials >= 1 and definition.at_once >= 1 and definition.seeds >= 1
 
 
 def test_pairs_and_tables_exist(definition: Study) -> None:
-    known = {pair.name for pair in loaded("cifar100").pairs}
+    known = {pair.name for name in suite.names() for pair in loaded(name).pairs}
     assert definition.pairs and set(definition.pairs) <= known
     assert len(definition.published_lines()) >= len(definition.tables)
     for name in definition.tables:
         assert published.ablation(name).unit == "percent"
-        assert definition.pairs[0] in {row.pair for row in published.ablation(name).rows}
+        assert {*definition.pairs, None} & {row.pair for row in published.ablation(name).rows}
         for pair in definition.pairs:
             assert definition.published_lines(pair)
 
@@ -112,7 +101,7 @@ def test_every_choice_can_be_planned(definition: Study, name: str) -> None:
             group, dot, field = path.partition(".")
             if dot:
                 asked = list(value) if isinstance(value, tuple) else value
-                assert run.parameters[group][field] == asked
+                assert {**run.parameters, "recipe": run.recipe.model_dump(mode="json")}[group][field] == asked
     if definition.grid():
         # no two points train the same student
         assert len({run.signature("", "") for run in runs}) == len(runs)
@@ -120,10 +109,11 @@ def test_every_choice_can_be_planned(definition: Study, name: str) -> None:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_baselines(definition: Study, name: str) -> None:
-    default, plain = definition.baselines()[:2]
-    assert distillers.registry.get(default.method).base == plain.method
-    assert all(planned(choice, name).runs for choice in definition.baselines())
-    assert len({choice.label for choice in definition.baselines()}) == len(definition.baselines())
+    found = definition.baselines()
+    assert found and all(planned(choice, name).runs for choice in found)
+    # those of a suite are the published ones of each of its pairs
+    assert not any(choice.settings for choice in found)
+    assert len({choice.label for choice in found}) == len(found)
 
 
 def readable(figure: Figure) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from distillers import Distiller, Outputs
 from distillers.regions import num_regions
 
-Batch = tuple[dict[str, Outputs], dict[str, Outputs], torch.Tensor]
+Batch = tuple[dict[str, Outputs], dict[str, Outputs], Tensor]
 
 
 def random_batch(
@@ -34,6 +37,13 @@ def random_batch(
     return student, {view: outputs(True) for view in distiller.views}, target
 
 
-def used(distiller: Distiller, student: dict[str, Outputs]) -> list[torch.Tensor]:
+def taught(losses: Callable[[dict[str, Outputs]], dict[str, Tensor]], teacher: dict[str, Outputs]) -> Tensor:
+    """The sum of the terms that look at the teacher, whatever they are called."""
+    other = {view: Outputs(*(tensor.roll(1, 0) for tensor in seen)) for view, seen in teacher.items()}
+    own, changed = losses(teacher), losses(other)
+    return torch.stack([own[term] for term in own if own[term] != changed[term]]).sum()
+
+
+def used(distiller: Distiller, student: dict[str, Outputs]) -> list[Tensor]:
     """The student's outputs that hold anything."""
     return [tensor for view in distiller.views for tensor in student[view] if tensor.numel()]
