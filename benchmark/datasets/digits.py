@@ -7,6 +7,7 @@ shared by train and test: distractor pieces come from the same side of the split
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmark.datasets.base import Augmentation, DataSet, MemoryImages, digest_of, registry
+from benchmark.datasets.mapped import Content, mapped
 
 SIDE = 16
 NUM_TRAIN, NUM_TEST = 4000, 2000
@@ -26,19 +28,15 @@ NOISE_STD = 0.1
 
 
 @registry.register("digits")
-def digits(root: Path) -> DataSet:
-    """Return the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used."""
-    from sklearn.datasets import load_digits
+def digits(root: Path, cache: str | Path | None = None) -> DataSet:
+    """Return the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used.
 
-    source = load_digits()
-    glyphs = (source.images / 16.0).astype(np.float32)
-    # RandomState, not Generator: numpy keeps its streams frozen, so the renders are the same in every version
-    order = np.random.RandomState(20240617).permutation(len(glyphs))
-    train = _render(glyphs, source.target, order[:NUM_SOURCE_TRAIN], NUM_TRAIN, seed=1)
-    test = _render(glyphs, source.target, order[NUM_SOURCE_TRAIN:], NUM_TEST, seed=2)
+    With a folder `cache` the images are rendered there once, and memory-mapped by every process after that.
+    """
+    train, test = _rendered("train", cache), _rendered("test", cache)
     return DataSet(
         name="digits",
-        classes=tuple(str(label) for label in source.target_names),
+        classes=tuple(map(str, range(10))),
         image_size=SIDE,
         mean=(0.3, 0.3, 0.3),
         std=(0.28, 0.28, 0.28),
@@ -49,6 +47,34 @@ def digits(root: Path) -> DataSet:
         source="scikit-learn's handwritten digits, rendered among clutter from a fixed seed",
         embedded=True,
     )
+
+
+def _rendered(split: str, cache: str | Path | None) -> MemoryImages:
+    if cache is None:
+        return _render_split(split)
+    # what is stored is a function of this file: an edit of it renders anew
+    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+
+    def content() -> Content:
+        images = _render_split(split)
+        pixels_NCHW = images.pixels_NCHW.numpy()
+        about = {"targets": images.targets.tolist()}
+        return Content(pixels_NCHW.shape, lambda: [pixels_NCHW], about, f"rendering the {split} images of digits once")
+
+    pixels_NCHW, about = mapped(Path(cache) / f"digits-{split}-{version}.npy", version, content)
+    return MemoryImages(pixels_NCHW, torch.tensor(about["targets"]))
+
+
+def _render_split(split: str) -> MemoryImages:
+    from sklearn.datasets import load_digits  # seconds, which a process that finds the renders need not wait for
+
+    source = load_digits()
+    glyphs = (source.images / 16.0).astype(np.float32)
+    # RandomState, not Generator: numpy keeps its streams frozen, so the renders are the same in every version
+    order = np.random.RandomState(20240617).permutation(len(glyphs))
+    if split == "train":
+        return _render(glyphs, source.target, order[:NUM_SOURCE_TRAIN], NUM_TRAIN, seed=1)
+    return _render(glyphs, source.target, order[NUM_SOURCE_TRAIN:], NUM_TEST, seed=2)
 
 
 def _render(

@@ -78,7 +78,7 @@ def _build(cache: Path, source: str, content: Content) -> None:
         raise UserError(
             f"{cache} needs {size / 1e9:.1f} GB where {free / 1e9:.1f} GB are free: free some space, or {OTHER_PLACE}"
         )
-    say(f"{content.doing} into {cache} ({size / 1e9:.2f} GB)")
+    say(f"{content.doing} into {cache} ({size / 1e6:,.0f} MB)")
     try:
         with written_whole(cache) as file:
             sha256 = _write(file, header.getvalue(), content.pieces())

@@ -10,7 +10,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from benchmark.datasets import create, digits
+from benchmark.datasets import create
+from benchmark.datasets import digits as module
+from benchmark.datasets.base import DataSet
 
 
 def tiny(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -21,16 +23,16 @@ def tiny(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_renders_are_fixed_and_of_the_documented_shape(tmp_path: Path) -> None:
     first, second = create("digits", tmp_path), create("digits", tmp_path)
     assert first.digest == second.digest
-    for images, count in ((first.train, digits.NUM_TRAIN), (first.test, digits.NUM_TEST)):
+    for images, count in ((first.train, module.NUM_TRAIN), (first.test, module.NUM_TEST)):
         (pixels,) = images.batches([torch.arange(len(images))], torch.device("cpu"))
-        assert pixels.shape == (count, 3, digits.SIDE, digits.SIDE)
+        assert pixels.shape == (count, 3, module.SIDE, module.SIDE)
         assert torch.equal(pixels[:, 0], pixels[:, 2])
         assert images.targets.bincount(minlength=10).min() > 0
 
 
 def test_no_source_digit_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members: list[set[int]] = []
-    render = digits._render
+    render = module._render
 
     def spy(glyphs: Any, labels: Any, chosen: Any, *rest: Any, **named: Any) -> Any:
         members.append(set(chosen.tolist()))
@@ -39,8 +41,24 @@ def test_no_source_digit_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return render(blind, labels, chosen, *rest, **named)
 
     plain = create("digits", tmp_path)
-    monkeypatch.setattr(digits, "_render", spy)
+    monkeypatch.setattr(module, "_render", spy)
     assert create("digits", tmp_path).digest == plain.digest
     train, test = members
     assert not train & test
     assert train | test == set(range(len(load_digits().target)))
+
+
+def test_renders_are_kept_and_mapped_and_a_damaged_file_is_made_again(
+    tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = create("digits", tmp_path, cache=tmp_path / "cache")
+    assert first.digest == digits.digest
+    kept = sorted((tmp_path / "cache").glob("digits-*.npy"))
+    assert [path.name.split("-")[1] for path in kept] == ["test", "train"]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_render", None)  # nothing is rendered twice
+        assert create("digits", tmp_path, cache=tmp_path / "cache").digest == digits.digest
+    content = bytearray(kept[0].read_bytes())
+    content[-1] ^= 1
+    kept[0].write_bytes(content)
+    assert create("digits", tmp_path, cache=tmp_path / "cache").digest == digits.digest
