@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.analysis import stats
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import MISSING, gain_text, signed, unmarked_spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.errors import UserError, among
@@ -19,7 +20,6 @@ from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, checkout, linker, newest
 from reports.pdf import Link, Part
-from reports.scores import title_of
 
 #: (teacher, student, method); the teacher is "" where there is none
 Key = tuple[str, str, str]
@@ -167,7 +167,7 @@ def _table(a: Side, b: Side, paired: bool) -> Table:
 
 def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
     for key in keys:
-        values, ids, cells = [], [], [Cell(title_of(key[2]))]
+        values, ids, cells = [], [], [Cell(title_of(key[2], alone="Student"))]
         for side in (a, b):
             runs = side.runs.get(key)
             one = pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)

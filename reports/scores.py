@@ -11,8 +11,8 @@ import pandas as pd
 
 import distillers
 from benchmark.analysis import stats
+from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import MISSING, finite, two_decimals
-from benchmark.analysis.published import VANILLA
 from benchmark.analysis.table import Cell
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
     @property
     def label(self) -> str:
         """As a person reads it: `SD-KD − KD`."""
-        return f"{title(self.method)} − {title(self.base)}"
+        return f"{title_of(self.method)} − {title_of(self.base)}"
 
 
 def scores(frame: pd.DataFrame, pair: Pair, method: str, column: str = "last") -> Scores:
@@ -94,7 +94,7 @@ def comparisons(plan: Plan) -> Iterator[Comparison]:
     for pair in plan.pairs:
         for method in plan.methods:
             base = base_of(method)
-            if base in plan.methods:
+            if base is not None and base in plan.methods:
                 yield Comparison(pair, method, base)
 
 
@@ -103,23 +103,6 @@ def teacher_cell(manifest: Manifest | None) -> Cell:
     if manifest is None:
         return Cell(MISSING)
     return Cell(two_decimals(manifest.test_top1), (manifest.mlflow_run,) if manifest.mlflow_run else ())
-
-
-def base_of(method: str) -> str:
-    """Return what a method's gain is over; nothing when it is the student alone."""
-    if method == VANILLA:
-        return ""
-    return distillers.registry.get(method).base or VANILLA
-
-
-def title(method: str) -> str:
-    """Return a method as the papers print it, the student alone as `student`; a printed name stays as it is."""
-    return "student" if method == VANILLA else title_of(method)
-
-
-def title_of(method: str) -> str:
-    """Return the title of a registered method; a printed name stays as it is."""
-    return distillers.registry.get(method).title if method in distillers.registry else method
 
 
 def pair_title(pair: str) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from optuna.trial import BaseTrial
 
-import distillers
 from benchmark.analysis import published
 from benchmark.registry import Registry
 
@@ -61,11 +60,6 @@ class PublishedLine(NamedTuple):
 def every(space: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], ...]:
     """Return all combinations of the parameters' values, the last parameter's varying fastest."""
     return tuple(dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
-
-
-def as_title(method: str) -> str:
-    """Return a distiller as the papers print it: `SD-KD` for `sdd_kd`."""
-    return distillers.registry.get(method).title
 
 
 class Study(ABC):

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         return list_studies(console)
     definition = questions.registry.get(given.study)()
     ground = ground_of(given)
-    title = title_of(definition, ground)
+    title = study_title(definition, ground)
     options = command_line.options_of(given)
     folder = options.runs / "studies"
     if given.show and given.storage is None and not (folder / f"{slug(title)}.journal").exists():
@@ -114,7 +114,7 @@ def ground_of(given: argparse.Namespace) -> Ground:
     return Ground(suite, given.profile, pair, tuple(given.assignments), command_line.resolve_device(given.device))
 
 
-def title_of(definition: Study, ground: Ground) -> str:
+def study_title(definition: Study, ground: Ground) -> str:
     """Return the study's name in its storage and in MLflow."""
     profile = f" {ground.profile}" if ground.profile else ""
     return f"{definition.name} on {ground.suite.name}{profile} {ground.pair.replace(':', ' to ')}"

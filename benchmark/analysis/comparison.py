@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pandas as pd
 
-import distillers
 from benchmark.analysis import published, stats
+from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, gain_text, rounded, signed, spread, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedValue
 from benchmark.analysis.table import OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
@@ -119,9 +119,7 @@ class _Line:
 def _line(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame) -> _Line:
     config = _config(plan, pair, method)
     runs = _runs(frame, config)
-    base = None
-    if method != VANILLA:
-        base = distillers.registry.get(method).base or VANILLA
+    base = base_of(method)
     gain, base_run_ids = None, ()
     if base in plan.methods:
         of_base = _runs(frame, _config(plan, pair, base))
@@ -204,7 +202,7 @@ def _section(
 
 def _cells(line: _Line) -> list[Cell]:
     ids, gain = line.run_ids(), line.gain
-    title = distillers.registry.get(line.config.method).title
+    title = title_of(line.config.method, alone="Student")
     if line.budget != line.usual_budget:
         title += " ({} × {}) {}".format(*line.budget, OTHER_BUDGET)
     best, value = line.values("best_test"), line.published

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmark import results
 from benchmark.analysis import published, stats
+from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, finite, rounded, spread, two_decimals
 from benchmark.analysis.published import PublishedSeries
 from benchmark.analysis.published.entry import Level
@@ -155,7 +156,7 @@ def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
         for method in dict.fromkeys(of_pair["method"]):
             runs = of_pair[(of_pair["method"] == method) & of_pair[BETA].notna()]
             runs = runs[_by_the_same_recipe(plan, pair, str(method), runs)]
-            bases = of_pair[of_pair["method"] == scores.base_of(str(method))]
+            bases = of_pair[of_pair["method"] == base_of(str(method))]
             for factor in PARTS:
                 found += _ablations(factor, pair, str(method), runs, bases, params)
     return found
@@ -285,7 +286,7 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
                 "num_seeds": len(of_level.values), "published": value, "run_ids": " ".join(of_level.run_ids),
             }  # fmt: skip
             rows.append(Row(cells, fields))
-        sections.append(Section(f"{pair_title(one.pair.name)}, {scores.title(one.method)}", one.setting, tuple(rows)))
+        sections.append(Section(f"{pair_title(one.pair.name)}, {title_of(one.method)}", one.setting, tuple(rows)))
     notes = [
         "last: test top-1 in percent after the last epoch, mean ± standard deviation (n - 1).",
         f"published: {series.source}; {series.selection}.",
@@ -361,7 +362,7 @@ def _draw_ours(axes: Axes, one: Ablation, number: int, levels: Sequence[Level], 
     ]
     enough = [(at, mean, std) for at, mean, std, seeds in points if seeds >= stats.MIN_SEEDS and std is not None]
     few = [(at, mean) for at, mean, _, seeds in points if seeds < stats.MIN_SEEDS]
-    label = f"{pair_title(one.pair.name)}, {scores.title(one.method)}" + (f" {FEW_SEEDS}" if few else "")
+    label = f"{pair_title(one.pair.name)}, {title_of(one.method)}" + (f" {FEW_SEEDS}" if few else "")
     if one.setting:
         label += f" (setting {number + 1} of the table)"
     axes.plot([at for at, *_ in points], [mean for _, mean, *_ in points], linestyle=line, label=label, **look)

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pandas as pd
 
-import distillers
 from benchmark.analysis import published, stats
 from benchmark.analysis.comparison import comparison as detailed
 from benchmark.analysis.comparison import is_comparable
+from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, signed, two_decimals, unmarked_spread
 from benchmark.analysis.published import VANILLA, PublishedTable
 from benchmark.analysis.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
-from reports.scores import Scores, scores, teacher_cell, title_of
+from reports.scores import Scores, scores, teacher_cell
 from reports.sections.cover import tables_of
 from reports.sections.literature import printed_text, unsure_mark
 
@@ -49,13 +49,9 @@ def comparison(context: Context) -> Sequence[Block]:
 def in_order(plan: Plan) -> list[str]:
     """Return the plan's methods, every scale-decoupled one after its base."""
     rest = [method for method in plan.methods if method != VANILLA]
-    bases = [method for method in rest if distillers.registry.get(method).base not in rest]
-    ordered = [one for base in bases for one in (base, *(m for m in rest if _base(m) == base))]
+    bases = [method for method in rest if base_of(method) not in rest]
+    ordered = [one for base in bases for one in (base, *(m for m in rest if base_of(m) == base))]
     return [VANILLA] * (VANILLA in plan.methods) + list(dict.fromkeys(ordered))
-
-
-def _base(method: str) -> str | None:
-    return distillers.registry.get(method).base
 
 
 def seeds_text(found: Scores, planned: int) -> str:
@@ -115,11 +111,11 @@ def _rows(plan: Plan, frame: pd.DataFrame, selection: str) -> Iterator[Row]:
     values = {(p.name, m): scores(frame, p, m, selection) for p in plan.pairs for m in methods}
     ranks = {pair.name: _ranks(plan, {m: values[pair.name, m] for m in methods}) for pair in plan.pairs}
     for method in methods:
-        cells = [Cell(title_of(method) if method != VANILLA else "Student alone")]
+        cells = [Cell(title_of(method, alone="Student alone"))]
         fields: dict[str, Value] = {"selection": selection, "method": method}
         for pair in plan.pairs:
-            mine, base = values[pair.name, method], _base(method)
-            of_base = values.get((pair.name, base)) if base else None
+            mine, base = values[pair.name, method], base_of(method)
+            of_base = values.get((pair.name, base)) if base not in (None, VANILLA) else None
             gain = stats.paired_difference(mine.by_seed, of_base.by_seed) if of_base is not None else None
             rank = ranks[pair.name].get(method)
             text = seeds_text(mine, plan.seeds) + (f" ({signed(gain.mean)})" if gain else "")
@@ -175,7 +171,7 @@ def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> T
             [Cell("difference"), *(_difference(differences[p.name], values[p.name].run_ids) for p in pairs)],
         ]
         rows = tuple(Row(tuple(line), fields if place == 0 else {}) for place, line in enumerate(lines))
-        sections.append(Section(title_of(method) if method != VANILLA else "Student alone", "", rows))
+        sections.append(Section(title_of(method, alone="Student alone"), "", rows))
     return Table(
         f"Beside {table.id}.",
         f"{table.title}. Best epoch on the test set, as published: {table.metric}, percent.",

@@ -20,6 +20,7 @@ from scipy import stats as scipy_stats
 
 import models
 from benchmark import datasets
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import p_text
 from benchmark.datasets.augment import center_crop
 from benchmark.datasets.base import DataSet, stratified
@@ -260,7 +261,7 @@ def correlation_figure(apart: dict[str, Floats]) -> Figure:
         panels = made.subplots(1, len(apart))
         for axes, (method, matrix) in zip(panels, apart.items(), strict=True):
             image = axes.imshow(np.ma.masked_invalid(matrix), cmap=colours, vmin=-limit, vmax=limit)
-            title = f"{scores.title(method)}: mean |difference| {mean_difference(matrix):.3f}"
+            title = f"{title_of(method)}: mean |difference| {mean_difference(matrix):.3f}"
             axes.set(xlabel="class", ylabel="class", title=title)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.yaxis.get_major_locator().set_params(integer=True)
@@ -281,7 +282,7 @@ def tsne_figure(at: dict[str, Floats], targets_N: Ints, classes: Sequence[str]) 
                 mine = points[targets_N == label]
                 axes.scatter(mine[:, 0], mine[:, 1], s=9, color=colours(place), marker="os^DvPX*<>"[place],
                              linewidths=0, alpha=0.8, label=_short(classes[place]))  # fmt: skip
-            axes.set(xlabel="t-SNE 1", ylabel="t-SNE 2", title=scores.title(method))
+            axes.set(xlabel="t-SNE 1", ylabel="t-SNE 2", title=title_of(method))
             axes.set_xticks([])
             axes.set_yticks([])
         handles, names = panels[0].get_legend_handles_labels()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from benchmark.analysis import published, stats
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import MISSING, rounded, spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
@@ -62,7 +63,7 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
                 few |= len(steps.values) < stats.MIN_SEEDS
                 num = max(len(steps.values), len(seconds.values))
                 cells = (
-                    Cell(scores.title(method)),
+                    Cell(title_of(method)),
                     Cell(spread(steps.values), steps.run_ids),
                     Cell(MISSING if rate is None else f"{rate:,.0f}", steps.run_ids if rate is not None else ()),
                     Cell(_hours(hours), seconds.run_ids),
@@ -111,7 +112,7 @@ def published_times() -> Table:
             if value is not None:
                 method = str(level)
                 fields: dict[str, Value] = {"row": number, "method": method, "step_ms": value, "table": TABLE}
-                rows.append(Row((Cell(scores.title(method)), Cell(f"{value:g}")), fields))
+                rows.append(Row((Cell(title_of(method)), Cell(f"{value:g}")), fields))
         sections.append(Section(pair_title(line.pair or str(line)), "", tuple(rows)))
     return Table(f"Published: {series.title}", f"{series.source}; {series.metric} in {series.unit}.",
                  (Column("Method", "left"), Column("step (ms)")), tuple(sections), series.notes)  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.analysis import stats
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.table import FEW_SEEDS
 from benchmark.plan.resolve import Plan
 from reports import scores, style
@@ -107,7 +108,7 @@ def _look_at_the_end(axes: Axes, lines: dict[str, pd.DataFrame]) -> None:
 
 def _label(method: str, line: pd.DataFrame) -> str:
     few = line["num_seeds"].max() < stats.MIN_SEEDS
-    return f"{scores.title(method)} {FEW_SEEDS}" if few else scores.title(method)
+    return f"{title_of(method)} {FEW_SEEDS}" if few else title_of(method)
 
 
 def _line(axes: Axes, method: str, line: pd.DataFrame) -> Line2D:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.analysis import published
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import signed, two_decimals
 from benchmark.analysis.published import PublishedTable
 from benchmark.analysis.table import UNSURE, Cell, Column, Row, Section, Table, Value
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import title_of
 from reports.sections.cover import tables_of
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 import pandas as pd
 
 from benchmark.analysis import stats
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
@@ -72,7 +73,7 @@ def accuracies(plan: Plan, held: Held) -> Table | None:
             for name, one in found.items():
                 fields |= {f"{name}_mean": rounded(one.mean), f"{name}_num_seeds": len(one.values)}
             fields["best_test_minus_last"] = rounded(shift.mean) if shift else None
-            cells = [Cell(scores.title(method)), *(Cell(spread(one.values), one.run_ids) for one in found.values())]
+            cells = [Cell(title_of(method)), *(Cell(spread(one.values), one.run_ids) for one in found.values())]
             rows.append(Row((*cells, Cell(signed(shift.mean if shift else None), found["last"].run_ids)), fields))
         if rows:
             sections.append(Section(pair_title(pair.name), "", tuple(rows)))

@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from benchmark.analysis import stats
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, bracketed, p_text, rounded, signed, two_decimals
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
@@ -166,7 +167,7 @@ def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
     for method, rank in found.ranks.items():
         ids = tuple(run_id for of in by_pair.values() for run_id in of[str(method)].run_ids)
         fields = {"method": str(method), "average_rank": rounded(float(rank)), "num_pairs": found.num_pairs}
-        rows.append(Row((Cell(scores.title(str(method))), Cell(two_decimals(rank), ids)), fields))
+        rows.append(Row((Cell(title_of(str(method))), Cell(two_decimals(rank), ids)), fields))
     notes = [
         f"1 is the best; equal means share their ranks; over {found.num_pairs} of {len(plan.pairs)} pairs,"
         " those with a run of every method shown."
@@ -176,7 +177,7 @@ def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
             f"Friedman's test of equal ranks: p {p_text(found.p)}, by an approximation that is rough below ten pairs;"
             " pairs that share a teacher or a student are not independent, which makes it optimistic."
         )
-    missing = [scores.title(method) for method in plan.methods if method not in present]
+    missing = [title_of(method) for method in plan.methods if method not in present]
     if missing:
         notes.append(f"Without a finished run: {', '.join(missing)}.")
     whole = Section("", "", tuple(rows))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.analysis import published, stats
 from benchmark.analysis.comparison import is_comparable
+from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import MISSING, bracketed, rounded, signed, two_decimals
 from benchmark.analysis.published.entry import Level
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
@@ -134,8 +135,8 @@ def method_claims(plan: Plan, frame: pd.DataFrame, comparable: bool) -> Iterator
             method = f"sdd_{base}"
             a, b = scores.scores(frame, pair, method), scores.scores(frame, pair, base)
             gain = published_gain(plan, pair, method, base) if comparable else None
-            label = f"{scores.title(method)} − {scores.title(base)}"
-            text = f"{scores.title(method)} is better than {scores.title(base)}"
+            label = f"{title_of(method)} − {title_of(base)}"
+            text = f"{title_of(method)} is better than {title_of(base)}"
             evidence = _evidence(label, a, b, gain)
             yield Claim(text, pair.name, (evidence,), void(plan))
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from optuna.trial import BaseTrial
 
+from benchmark.analysis.methods import title_of
 from distillers.base import Convention
 from studies import figures
-from studies.base import Choice, PublishedLine, Study, as_title, every, register
+from studies.base import Choice, PublishedLine, Study, every, register
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class CodeOrPaper(Study):
             ylabel="convention",
             by="method",
             by_order=METHODS,
-            named_by=as_title,
+            named_by=title_of,
             title=title,
             lines=lines,
         )

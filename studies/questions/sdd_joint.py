@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import BaseTrial
 
+from benchmark.analysis.methods import title_of
 from studies import figures
-from studies.base import Choice, PublishedLine, Study, as_title, register
+from studies.base import Choice, PublishedLine, Study, register
 from studies.questions.sdd_beta import HIGHEST, LOWEST
 from studies.questions.sdd_scales import as_scales, as_set
 
@@ -65,6 +66,6 @@ class SDDJoint(Study):
             by="base",
             by_order=BASES,
             named_panel=lambda scales: f"scales {as_set(scales)}",
-            named_by=as_title,
+            named_by=title_of,
             title=title,
         )

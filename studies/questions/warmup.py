@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import BaseTrial
 
+from benchmark.analysis.methods import title_of
 from studies import figures
-from studies.base import Choice, PublishedLine, Study, as_title, every, register
+from studies.base import Choice, PublishedLine, Study, every, register
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class Warmup(Study):
             ylabel="warm-up of distillation (epochs)",
             by="method",
             by_order=METHODS,
-            named_by=as_title,
+            named_by=title_of,
             title=title,
             lines=lines,
         )

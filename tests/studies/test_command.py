@@ -250,7 +250,7 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
     given = module.parser().parse_args(["sdd_terms", "--suite", str(folder / "small.yaml")])
     ground = module.ground_of(given)
     about = {"suite": "small", "profile": None, "pair": "resnet8:resnet8_half", "set": []}
-    search = Search(SDDTerms(), module.title_of(SDDTerms(), ground), about, folder / "runs" / "studies")
+    search = Search(SDDTerms(), module.study_title(SDDTerms(), ground), about, folder / "runs" / "studies")
     trials = search.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
     for trial in trials:
