@@ -9,7 +9,7 @@ import_modules(__name__, list(__path__))
 
 #: the order of the report; a section that is not named here stands at its end
 ORDER = (
-    "cover",
+    "provenance",
     "comparison",
     "ablations",
     "selection",

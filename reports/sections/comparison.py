@@ -18,8 +18,7 @@ from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
 from reports.scores import Scores, scores, teacher_cell
-from reports.sections.cover import tables_of
-from reports.sections.literature import printed_text, unsure_mark
+from reports.sections.literature import printed_text, tables_of, unsure_mark
 
 #: how a run's epoch is chosen, the headline first
 SELECTIONS = {

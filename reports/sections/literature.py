@@ -9,8 +9,9 @@ from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import signed, two_decimals
 from benchmark.analysis.published import PublishedTable
 from benchmark.analysis.table import UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
-from reports.sections.cover import tables_of
 
 
 @section("Published numbers")
@@ -25,6 +26,16 @@ def literature(context: Context) -> Sequence[Block]:
     if others is not None:
         blocks.append(Listing("published-others", others))
     return blocks
+
+
+def tables_of(plan: Plan) -> list[str]:
+    """Return the ids of the published tables that a plan's pairs are compared with, the suite's own first."""
+    named = [*plan.suite.rebuilds, *(table for pair in plan.pairs for table in pair.tables)]
+    return list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
+
+
+def _holds(table: str, pair: Pair) -> bool:
+    return pair.name in published.load(table).pairs
 
 
 def printed(table: PublishedTable) -> Table:

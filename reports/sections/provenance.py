@@ -9,15 +9,14 @@ import pandas as pd
 from benchmark.analysis import published
 from benchmark.analysis.numbers import MISSING, two_decimals
 from benchmark.analysis.table import Cell, Column, Row, Section, Table
-from benchmark.plan.resolve import Plan
-from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import teacher_cell
 from reports.sections.coverage import TrackedState, states
+from reports.sections.literature import tables_of
 
 
 @section("Where the numbers come from")
-def cover(context: Context) -> Sequence[Block]:
+def provenance(context: Context) -> Sequence[Block]:
     """Provenance, teachers and problems."""
     blocks: list[Block] = [Text(_summary(context)), Listing("provenance", _provenance(context))]
     if context.plan.teachers:
@@ -83,16 +82,6 @@ def _provenance(context: Context) -> Table:
         (Column("", "left"), Column("", "left")),
         (Section("", "", rows),),
     )
-
-
-def tables_of(plan: Plan) -> list[str]:
-    """Return the ids of the published tables that a plan's pairs are compared with, the suite's own first."""
-    named = [*plan.suite.rebuilds, *(table for pair in plan.pairs for table in pair.tables)]
-    return list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
-
-
-def _holds(table: str, pair: Pair) -> bool:
-    return pair.name in published.load(table).pairs
 
 
 def _counted(frame: pd.DataFrame, column: str, length: int | None = None) -> tuple[str, tuple[str, ...]]:

@@ -34,7 +34,7 @@ from reports.write import log, write
 from tests.conftest import SMALL_SUITE
 from tests.reports import pdf_text, synthetic
 
-OWN = ["cover", "comparison", "literature", "coverage"]
+OWN = ["provenance", "comparison", "literature", "coverage"]
 MARKUP = ' #panic("x") _a_ $x$ <y> *b* @c \\ "q" [z] `r` // ~ = - 100%'
 
 
