@@ -21,6 +21,23 @@ from benchmark.train.teacher_store import Manifest
 from reports.base import Context
 
 
+class Selection(NamedTuple):
+    """A way to choose the epoch of a run that is reported."""
+
+    #: in the head of a column
+    short: str
+    #: above rows
+    title: str
+
+
+#: by column of the frame, the headline first
+SELECTIONS = {
+    "last": Selection("last", "After the last epoch"),
+    "best_val": Selection("best on validation", "Epoch that is best on the validation split"),
+    "best_test": Selection("best on test", "Epoch that is best on the test set, as the literature reports"),
+}
+
+
 @dataclass(frozen=True)
 class Scores:
     """One figure of a method's finished runs on a pair, in percent."""

@@ -17,15 +17,8 @@ from benchmark.analysis.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Secti
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
-from reports.scores import Scores, scores, teacher_cell
+from reports.scores import SELECTIONS, Scores, scores, teacher_cell
 from reports.sections.literature import printed_text, tables_of, unsure_mark
-
-#: how a run's epoch is chosen, the headline first
-SELECTIONS = {
-    "last": "After the last epoch",
-    "best_val": "Epoch that is best on the validation split",
-    "best_test": "Epoch that is best on the test set, as the literature reports",
-}
 
 
 @section("Comparison")
@@ -66,7 +59,7 @@ def ours(context: Context) -> Table:
     """Return our own results by pair, under each way of choosing the epoch."""
     plan = context.plan
     sections = [Section("", "", (_teacher_row(context),))] if plan.teachers else []
-    for selection, title in SELECTIONS.items():
+    for selection, (_, title) in SELECTIONS.items():
         if selection == "best_val" and not plan.data.val_fraction:
             subtitle = "the full training set was used: there is no such split"
             dashes = Row((Cell("Every method"), *(Cell(MISSING) for _ in plan.pairs)), {"selection": selection})

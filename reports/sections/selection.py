@@ -14,13 +14,9 @@ from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import Comparison, Scores, pair_title
+from reports.scores import SELECTIONS, Comparison, Scores, pair_title
 
-SELECTIONS: Mapping[str, str] = {
-    "last": "last",
-    "best_val": "best on validation",
-    "best_test": "best on test",
-}
+_COLUMNS = tuple(Column(one.short) for one in SELECTIONS.values())
 #: of `best_val` where the whole training set was trained on
 NO_SPLIT_NOTE = (
     f"{MISSING} under best on validation: the whole training set was trained on, no split was left to choose by."
@@ -85,7 +81,7 @@ def accuracies(plan: Plan, held: Held) -> Table | None:
         notes.append(NO_SPLIT_NOTE)
     if any(0 < int(row[f"{name}_num_seeds"] or 0) < stats.MIN_SEEDS for row in all_rows for name in SELECTIONS):
         notes.append(FEW_SEEDS_NOTE)
-    columns = (Column("Method", "left"), *map(Column, SELECTIONS.values()), Column("best on test − last"))
+    columns = (Column("Method", "left"), *_COLUMNS, Column("best on test − last"))
     return Table("Accuracy by the choice of the epoch", "Best on test looks at what it reports, as others do.",
                  columns, tuple(sections), tuple(notes))  # fmt: skip
 
@@ -133,7 +129,7 @@ def claims(plan: Plan, held: Held) -> Table | None:
     )
     columns = (
         Column("Gain", "left"),
-        *map(Column, SELECTIONS.values()),
+        *_COLUMNS,
         Column("moved by at most"),
         Column("changes sign", "left"),
     )
