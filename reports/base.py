@@ -101,7 +101,7 @@ Make = Callable[[Context], Sequence[Block]]
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A named part of the report."""
 
     name: str
@@ -109,14 +109,14 @@ class Section:
     make: Make
 
 
-registry: Registry[Section] = Registry("section")
+registry: Registry[ReportSection] = Registry("section")
 
 
 def section(title: str) -> Callable[[Make], Make]:
     """Decorator: register a function as the section of its own name."""
 
     def add(make: Make) -> Make:
-        registry.add(make.__name__, Section(make.__name__, title, make))
+        registry.add(make.__name__, ReportSection(make.__name__, title, make))
         return make
 
     return add

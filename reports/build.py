@@ -13,7 +13,7 @@ from benchmark import machine
 from benchmark.errors import UserError, among
 from benchmark.tracking import Tracked
 from reports import pdf, sections
-from reports.base import Block, Context, Section, Text
+from reports.base import Block, Context, ReportSection, Text
 from reports.pdf import Part
 
 #: more runs behind a cell than a page can set side by side have no link; cells.csv names them
@@ -39,7 +39,7 @@ class Report:
     faults: tuple[str, ...]
 
 
-def chosen_sections(names: Sequence[str]) -> list[Section]:
+def chosen_sections(names: Sequence[str]) -> list[ReportSection]:
     """Return these sections in the order of the report, or all of them.
 
     Raises:
@@ -52,7 +52,7 @@ def chosen_sections(names: Sequence[str]) -> list[Section]:
     return [one for name, one in known.items() if not names or name in names]
 
 
-def make(context: Context, chosen: Sequence[Section]) -> Report:
+def make(context: Context, chosen: Sequence[ReportSection]) -> Report:
     """Return the report of a suite. A section that fails is named in its place, and does not take the others."""
     parts, faults = [], []
     unique = _Names()
@@ -88,7 +88,7 @@ def newest(tracked: Sequence[Tracked]) -> int:
     return max((run.start_time for run in tracked), default=0) // 1000
 
 
-def _blocks(one: Section, context: Context) -> tuple[Sequence[Block], str | None]:
+def _blocks(one: ReportSection, context: Context) -> tuple[Sequence[Block], str | None]:
     try:
         return list(one.make(context)), None
     except Exception as error:  # whatever it is, the other sections still say what they know

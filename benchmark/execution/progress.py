@@ -8,8 +8,16 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from benchmark.train.messages import CohortJob, EpochDone, Event, LaneDropped, LaneFailed, LaneFinished, Started
-from benchmark.train.messages import Progress as Steps
+from benchmark.train.messages import (
+    CohortJob,
+    EpochDone,
+    Event,
+    LaneDropped,
+    LaneFailed,
+    LaneFinished,
+    Started,
+    StepsDone,
+)
 
 _PLAIN_SECONDS = 5.0
 #: within a long epoch
@@ -88,7 +96,7 @@ class LiveView:
         if bar is None:
             return
         steps = self._steps[job.name]
-        if isinstance(event, Steps):
+        if isinstance(event, StepsDone):
             self._progress.update(bar, completed=(event.epoch - 1) * steps + event.step)
         elif isinstance(event, EpochDone):
             detail = f"epoch {event.epoch}/{job.epochs}, {event.images_per_s:,.0f} images/s"
@@ -130,7 +138,7 @@ class PlainView:
             self.say(f"{_title(job)}: starts{again}")
         elif isinstance(event, LaneFinished | LaneFailed | LaneDropped):
             self._done += 1
-        elif isinstance(event, Steps):
+        elif isinstance(event, StepsDone):
             now = time.monotonic()
             begun, _ = self._begun[job.name]
             if now - max(begun, self._last.get(job.name, begun)) > _PLAIN_STEP_SECONDS:

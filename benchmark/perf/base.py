@@ -57,8 +57,8 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One comparison."""
+class SideBySide:
+    """One line of a measurement: the reference and ours."""
 
     label: str
     unit: Unit
@@ -70,27 +70,27 @@ class Row:
     rounds: int
 
 
-def timed(label: str, reference: Samples, ours: Samples, portions: float = 1) -> Row:
+def timed(label: str, reference: Samples, ours: Samples, portions: float = 1) -> SideBySide:
     """Return the row of two timings; a call did `portions` (steps of a student, epochs), and one is shown."""
-    return Row(
+    return SideBySide(
         label, "s", _seconds(reference, portions), _seconds(ours, portions), ratio(reference, ours), _rounds(ours)
     )
 
 
-def throughput(label: str, reference: Samples, ours: Samples, images: int) -> Row:
+def throughput(label: str, reference: Samples, ours: Samples, images: int) -> SideBySide:
     """Return the row of two timings of `images` images, shown as images per second; CPU seconds are per image."""
 
     def side(samples: Samples) -> Side:
         one = _seconds(samples, images)
         return Side(1 / one.median, 1 / one.best, one.cpu_s)
 
-    return Row(label, "images/s", side(reference), side(ours), ratio(reference, ours), _rounds(ours))
+    return SideBySide(label, "images/s", side(reference), side(ours), ratio(reference, ours), _rounds(ours))
 
 
-def counted(label: str, unit: Unit, reference: float, ours: float) -> Row:
+def counted(label: str, unit: Unit, reference: float, ours: float) -> SideBySide:
     """Return the row of two counts of which fewer is better."""
     times = reference / ours if ours else None
-    return Row(
+    return SideBySide(
         label,
         unit,
         Side(reference, reference),
@@ -112,7 +112,7 @@ def _rounds(samples: Samples) -> int:
     return len(samples.wall_s)
 
 
-Measure = Callable[[Setting], Iterator[Row]]
+Measure = Callable[[Setting], Iterator[SideBySide]]
 
 
 @dataclass(frozen=True)

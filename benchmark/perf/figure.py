@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.perf.base import Row
+from benchmark.perf.base import SideBySide
 from benchmark.perf.report import Result
 
 #: of Okabe and Ito's palette, apart in grey too: better, worse
@@ -64,7 +64,7 @@ def ratio_bars(results: Sequence[Result], title: str) -> dict[str, bytes]:
         return {kind: _saved(figure, kind) for kind in ("png", "svg")}
 
 
-def _draw_bar(axes: Any, place: float, row: Row) -> None:
+def _draw_bar(axes: Any, place: float, row: SideBySide) -> None:
     assert row.ratio is not None
     value, low, high = row.ratio.medians, row.ratio.low, row.ratio.high
     look = {"color": BETTER} if value >= 1 else {"color": WORSE, "hatch": "////"}

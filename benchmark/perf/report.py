@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from benchmark import machine
-from benchmark.analysis.table import Cell, Column, Section, Table, Value
-from benchmark.analysis.table import Row as TableRow
-from benchmark.perf.base import Measurement, Row, Setting, Side, Unit
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.perf.base import Measurement, Setting, Side, SideBySide, Unit
 
 COLUMNS = (
     Column("", "left"),
@@ -46,7 +45,7 @@ class Result:
     """The rows of one measurement, and why it ended early if it did."""
 
     measurement: Measurement
-    rows: list[Row] = field(default_factory=list)
+    rows: list[SideBySide] = field(default_factory=list)
     failure: str | None = None
     seconds: float = 0.0
     #: cores that other processes kept busy meanwhile, on average
@@ -138,7 +137,7 @@ def describe(about: Mapping[str, Any]) -> str:
     )
 
 
-def table_row(row: Row) -> TableRow:
+def table_row(row: SideBySide) -> Row:
     """Return a comparison as a line of the table."""
     ratio = row.ratio
     timed = row.reference.cpu_s is not None
@@ -159,10 +158,10 @@ def table_row(row: Row) -> TableRow:
         "ours": row.ours.median,
         "ratio": ratio.medians if ratio else None,
     }
-    return TableRow(tuple(Cell(text, bold=place == 3) for place, text in enumerate(texts)), fields)
+    return Row(tuple(Cell(text, bold=place == 3) for place, text in enumerate(texts)), fields)
 
 
-def ratio_text(row: Row) -> str:
+def ratio_text(row: SideBySide) -> str:
     """Return a row's ratio as it is shown."""
     return f"{row.ratio.medians:.2f}×" if row.ratio else "none left"
 

@@ -31,8 +31,8 @@ from benchmark.train.messages import (
     LaneFinished,
     LaneJob,
     Note,
-    Progress,
     Started,
+    StepsDone,
     Stopped,
 )
 from benchmark.train.step import CohortStep, named, unnamed
@@ -183,7 +183,7 @@ class _Cohort:
                 return False
             if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
                 self._last_progress = time.monotonic()
-                self.report(Progress(epoch, step))
+                self.report(StepsDone(epoch, step))
         return True
 
     def _prepared(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:

@@ -70,7 +70,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepsDone:
     """A cohort made steps within an epoch."""
 
     epoch: int
@@ -140,6 +140,6 @@ class CohortCrashed:
 
 
 #: what the loop reports
-Event = Started | Note | Progress | EpochDone | LaneFinished | LaneFailed | LaneDropped | Stopped
+Event = Started | Note | StepsDone | EpochDone | LaneFinished | LaneFailed | LaneDropped | Stopped
 #: what an engine hands on: the loop's events, then how the cohort ended
 EngineEvent = Event | CohortEnded | CohortCrashed

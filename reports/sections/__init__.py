@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.registry import import_modules
-from reports.base import Section, registry
+from reports.base import ReportSection, registry
 
 import_modules(__name__, list(__path__))
 
@@ -23,6 +23,6 @@ ORDER = (
 )
 
 
-def in_order() -> list[Section]:
+def in_order() -> list[ReportSection]:
     """Every section in the order of the report."""
     return registry.in_order(ORDER)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmark.analysis.table import Cell, Column, Row, Table, Value
-from benchmark.analysis.table import Section as Group
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import PlannedRun
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
@@ -98,7 +97,7 @@ def _table(context: Context, standing: Sequence[Standing]) -> Table:
             fields: dict[str, Value] = {"pair": pair.name, "method": method, "planned": len(mine)}
             fields |= {state.name.lower(): count for state, count in zip(TrackedState, counts, strict=True)}
             rows.append(Row(cells, fields))
-        groups.append(Group(pair.name, "", tuple(rows)))
+        groups.append(Section(pair.name, "", tuple(rows)))
     return Table(
         "Planned and done.",
         "Runs by pair and method; a student alone is one run for all pairs it is in.",
@@ -132,7 +131,7 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
         "Commands that fill the gaps.",
         "What is finished is not trained again; what was interrupted goes on.",
         (Column("Pair", "left"), Column("runs", "left"), Column("command", "left")),
-        (Group("", "", tuple(rows)),),
+        (Section("", "", tuple(rows)),),
         ("A failed run ended with a loss that was not finite, or with an error; see its reason first.",)
         if any("--retry-failed" in str(row.fields["command"]) for row in rows)
         else (),
@@ -159,6 +158,6 @@ def _failures(failed: Sequence[Standing]) -> Table:
         "Failed runs.",
         "With the reason that was recorded.",
         (Column("Run", "left"), Column("reason", "left")),
-        (Group("", "", tuple(rows)),),
+        (Section("", "", tuple(rows)),),
         (f"And {rest} more.",) if rest else (),
     )

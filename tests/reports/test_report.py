@@ -57,7 +57,7 @@ def of_blocks(context: Context, blocks: Sequence[Block], folder: Path) -> str:
     """Return the text of a report of these blocks."""
     from reports import base
 
-    made = build.make(context, [base.Section("one", "One", lambda _: blocks)])
+    made = build.make(context, [base.ReportSection("one", "One", lambda _: blocks)])
     return pdf_text.text(write(made, folder / "out").read_bytes())
 
 
@@ -227,7 +227,7 @@ def test_a_section_that_fails_does_not_take_the_others(tmp_path: Path) -> None:
     def broken(context: Context) -> Sequence[Block]:
         raise ZeroDivisionError("no #seeds")
 
-    chosen = [base.Section("bad", "Bad", broken), *build.chosen_sections(["coverage"])]
+    chosen = [base.ReportSection("bad", "Bad", broken), *build.chosen_sections(["coverage"])]
     report = build.make(gathered(small(), [], tmp_path), chosen)
     assert report.faults == ("bad: ZeroDivisionError: no #seeds",)
     text = pdf_text.text(write(report, tmp_path).read_bytes())
@@ -306,7 +306,7 @@ def test_a_section_sees_every_metric_in_the_frame(tmp_path: Path) -> None:
         seen.append(scores(context.frame, plan.pairs[0], "kd", "test/agreement").values)
         return [Text(f"{context.frame['test/agreement'].count()} runs")]
 
-    report = build.make(gathered(plan, runs, tmp_path), [base.Section("one", "One", agreement)])
+    report = build.make(gathered(plan, runs, tmp_path), [base.ReportSection("one", "One", agreement)])
     assert not report.faults
     assert report.parts[0].blocks == [Text("7 runs")]
     assert seen == [[80.0, 80.0]]

@@ -10,7 +10,7 @@ import torch
 from benchmark.config import Recipe
 from benchmark.datasets.base import DataSet
 from benchmark.perf.apart import apart
-from benchmark.perf.base import Row, Setting, measurement, throughput
+from benchmark.perf.base import Setting, SideBySide, measurement, throughput
 from benchmark.perf.measure import Task
 from benchmark.perf.reference_loader import NUM_WORKERS, to_device, train_loader
 from benchmark.perf.workload import random_data
@@ -18,7 +18,7 @@ from benchmark.train.batches import TrainStream, on_device
 
 
 @measurement("Augmentation", quick_s=7, full_s=30)
-def augmentation(setting: Setting) -> Iterator[Row]:
+def augmentation(setting: Setting) -> Iterator[SideBySide]:
     """An epoch of random crops, flips and normalised batches on the device from uint8 images in memory: PIL transforms
     per image in a loader with two processes (their start included), against our whole-batch stream. At CUB's size
     images are decoded and resized to 256 × 256 already, for both."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmark.perf.apart import apart
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.workload import EPOCH, PAIRS, Cohort, Pair, random_data, reference_step, run_config
 from benchmark.train.batches import TrainStream, on_device
@@ -21,7 +21,7 @@ STEPS = 1
 
 
 @measurement("Training iteration, teacher from a filled view cache", quick_s=10, full_s=75)
-def cache(setting: Setting) -> Iterator[Row]:
+def cache(setting: Setting) -> Iterator[SideBySide]:
     """As the iteration of one student, but ours draws and augments its batch, and reads what the teacher says of it
     from a cache on disk (fp16), checksums verified. The reference runs its teacher on a batch that is on the device."""
     for pair in setting.choose((PAIRS[0], PAIRS[2]), PAIRS):

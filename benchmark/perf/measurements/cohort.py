@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmark.perf.apart import apart
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.workload import PAIRS, cohort_configs, our_steps, reference_step
 
 
 @measurement("Training iteration, several students of one teacher", quick_s=15, full_s=150)
-def cohort(setting: Setting) -> Iterator[Row]:
+def cohort(setting: Setting) -> Iterator[SideBySide]:
     """Time per student of a cohort (KD, SD-KD, DKD, SD-DKD, and from the fifth on NKD, SD-NKD, SD-KD and SD-DKD at
     another beta), against as many reference iterations of the same methods, each with its own teacher pass."""
     for pair in setting.choose(PAIRS[:1], (PAIRS[0], PAIRS[2])):

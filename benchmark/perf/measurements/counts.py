@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import distillers
-from benchmark.perf.base import Row, Setting, counted, measurement
+from benchmark.perf.base import Setting, SideBySide, counted, measurement
 from benchmark.perf.counting import count
 from benchmark.perf.workload import PAIRS, Cohort, References, run_config
 
 
 @measurement("Operators and host reads of an iteration", quick_s=4, full_s=6)
-def counts(setting: Setting) -> Iterator[Row]:
+def counts(setting: Setting) -> Iterator[SideBySide]:
     """PyTorch operators dispatched in one iteration of one student, teacher included, and how often the host has to
     wait for a value of the device (items, masks turned into positions, copies to the host)."""
     small = replace(setting, batch_size=min(4, setting.batch_size))  # nothing that is counted depends on it

@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.perf.apart import apart
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.reference import Trainer
 from benchmark.perf.reference_loader import eval_loader, train_loader
@@ -28,7 +28,7 @@ EPOCHS = 2
 
 
 @measurement("Epoch with evaluation, one student", quick_s=13, full_s=90)
-def epoch(setting: Setting) -> Iterator[Row]:
+def epoch(setting: Setting) -> Iterator[SideBySide]:
     """Time per epoch of a whole run of two epochs on random images of CIFAR's size: making the networks, loading and
     augmenting, training, evaluating after each epoch, saving. The reference has its loader processes; ours is
     `train_cohort`, which also scores calibration and agreement, for which its teacher sees the test images once."""

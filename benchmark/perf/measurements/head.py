@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmark.perf import reference
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.randomness import generator
 from distillers.regions import region_logits
@@ -33,7 +33,7 @@ class MapClassifier(Network):
 
 
 @measurement("Head alone", quick_s=2, full_s=25)
-def head(setting: Setting) -> Iterator[Row]:
+def head(setting: Setting) -> Iterator[SideBySide]:
     """Pooling a feature map to 21 regions and classifying them and the image, forward and backward: scale by scale on
     an NCHW map, against one constant pooling matrix on a channels-last map."""
     for channels, side, classes in ((256, 8, 100), (512, 4, 100), (512, 7, 1000)):

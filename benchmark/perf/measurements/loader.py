@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmark.datasets.image_files import FileImages
 from benchmark.machine import available_cores
-from benchmark.perf.base import Row, Setting, measurement, throughput
+from benchmark.perf.base import Setting, SideBySide, measurement, throughput
 from benchmark.perf.measure import Task
 from benchmark.perf.measurements.augmentation import run_epoch, train_stream
 from benchmark.perf.reference_loader import file_loader, to_device
@@ -26,7 +26,7 @@ SIDE, CROP, CLASSES = 256, 224, 4
 
 
 @measurement("Images streamed from files", quick_s=8, full_s=30)
-def loader(setting: Setting) -> Iterator[Row]:
+def loader(setting: Setting) -> Iterator[SideBySide]:
     """An epoch over JPEG files of 500 × 375 pixels: decode, resize to 256 × 256, crop 224, flip, normalise, on the
     device. torchvision's ImageFolder and DataLoader against our stream over FileImages, with as many worker processes
     each, their start included."""

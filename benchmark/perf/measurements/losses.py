@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import distillers
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.reference import losses_of
 from benchmark.perf.workload import EPOCH, PAIRS, run_config
@@ -23,7 +23,7 @@ def batch_of(setting: Setting, classes: int) -> int:
 
 
 @measurement("Loss alone", quick_s=4, full_s=60)
-def losses(setting: Setting) -> Iterator[Row]:
+def losses(setting: Setting) -> Iterator[SideBySide]:
     """Cross-entropy and distillation, forward and backward to the logits, from the logits of the image and of R = 21
     regions; each side's logits lie in memory as its own head leaves them."""
     for method in ("sdd_kd", "sdd_dkd", "sdd_nkd"):

@@ -10,7 +10,7 @@ import torch
 
 from benchmark import machine
 from benchmark.perf.apart import worker
-from benchmark.perf.base import Row, Setting, counted, measurement
+from benchmark.perf.base import Setting, SideBySide, counted, measurement
 from benchmark.perf.workload import PAIRS, Cohort, Pair, References, cohort_configs, run_config
 
 MIB = 2**20
@@ -18,7 +18,7 @@ STEPS = 2
 
 
 @measurement("Peak memory", quick_s=14, full_s=30)
-def memory(setting: Setting) -> Iterator[Row]:
+def memory(setting: Setting) -> Iterator[SideBySide]:
     """Peak over two iterations in a fresh process: resident memory beyond what the process had after its imports on
     a CPU, memory allocated by PyTorch on a GPU. The reference trains one student; ours 1, 4 and 8 on one teacher."""
     pair = PAIRS[0]

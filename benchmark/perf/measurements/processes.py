@@ -9,7 +9,7 @@ from functools import partial
 
 from benchmark import machine
 from benchmark.perf.apart import call, hold, worker
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.workload import PAIRS, Cohort, Pair, cohort_configs
 
@@ -18,7 +18,7 @@ TASK = "steps"
 
 
 @measurement("Two cohorts on a CPU", quick_s=13, full_s=70)
-def processes(setting: Setting) -> Iterator[Row]:
+def processes(setting: Setting) -> Iterator[SideBySide]:
     """Ours against ours: two cohorts (a teacher, KD and SD-KD each) one after the other in a process with two threads
     ("reference"), against side by side in two processes with one thread each ("ours"). Time per student and step."""
     if setting.device.type != "cpu" or machine.available_cores() < 2:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmark.perf.apart import apart
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.workload import PAIRS, our_steps, reference_step, run_config
 
 
 @measurement("Training iteration, one student", quick_s=14, full_s=85)
-def step(setting: Setting) -> Iterator[Row]:
+def step(setting: Setting) -> Iterator[SideBySide]:
     """SD-KD at scales 1, 2, 4: teacher, student forward and backward, clipping, SGD and the training metrics, on one
     batch that is on the device already; the student in fp32, our teacher in fp32 or bf16."""
     for pair in setting.choose((PAIRS[0], PAIRS[2]), PAIRS):

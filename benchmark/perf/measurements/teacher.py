@@ -9,7 +9,7 @@ import torch
 
 from benchmark.perf import reference
 from benchmark.perf.apart import apart
-from benchmark.perf.base import Row, Setting, measurement, timed
+from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
 from benchmark.perf.workload import Cohort, Pair, random_batch, random_teacher, run_config
 
@@ -17,7 +17,7 @@ SCALES = (1, 2, 4)
 
 
 @measurement("Teacher forward alone", quick_s=9, full_s=65)
-def teacher(setting: Setting) -> Iterator[Row]:
+def teacher(setting: Setting) -> Iterator[SideBySide]:
     """Logits of the image and of 21 regions of one batch, without gradient: the network as it is, in NCHW and fp32,
     against our BatchTeacher in fp32 and in bf16. Random weights."""
     for name in ["resnet32x4", *setting.choose([], ["vgg13", "wrn_40_2"])]:

@@ -9,13 +9,12 @@ import pytest
 from rich.console import Console
 
 from benchmark.execution import progress
-from benchmark.train.messages import CohortJob, EpochDone, Event, LaneDropped, LaneFinished, Started
-from benchmark.train.messages import Progress as Steps
+from benchmark.train.messages import CohortJob, EpochDone, Event, LaneDropped, LaneFinished, Started, StepsDone
 from tests.conftest import make_config, make_job
 
 EVENTS: list[Event] = [
     Started(epochs_done=0, steps_per_epoch=4),
-    Steps(epoch=1, step=2),
+    StepsDone(epoch=1, step=2),
     EpochDone(1, {"a": {"epoch": 1}}, 1234.5),
     EpochDone(2, {"a": {"epoch": 2}}, 1234.5),
     LaneFinished("a", [], [], 1.0, Path()),

@@ -16,7 +16,7 @@ from rich.console import Console
 import benchmark.perf.__main__ as module
 from benchmark import command_line, machine
 from benchmark.perf import base, measurements, report
-from benchmark.perf.base import Measurement, Row, Setting, counted, throughput, timed
+from benchmark.perf.base import Measurement, Setting, SideBySide, counted, throughput, timed
 from benchmark.perf.measure import Samples
 from benchmark.perf.measurements import memory
 from benchmark.perf.report import Result
@@ -30,7 +30,7 @@ def test_a_device_that_is_slow_at_bf16_has_no_rows_of_it_and_the_reason(
 ) -> None:
     seen: list[Setting] = []
 
-    def measure(setting: Setting) -> Iterator[Row]:
+    def measure(setting: Setting) -> Iterator[SideBySide]:
         seen.append(setting)
         yield counted("a", "operators", 2, 1)
 
@@ -125,7 +125,7 @@ def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:
 
 @pytest.fixture
 def failing() -> Iterator[Measurement]:
-    def measure(setting: Setting) -> Iterator[Row]:
+    def measure(setting: Setting) -> Iterator[SideBySide]:
         yield counted("before", "operators", 4, 2)
         raise RuntimeError("out of\nmemory")
 

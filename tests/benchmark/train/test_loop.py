@@ -34,8 +34,8 @@ from benchmark.train.messages import (
     LaneDropped,
     LaneFailed,
     LaneFinished,
-    Progress,
     Started,
+    StepsDone,
     Stopped,
     TeacherFile,
 )
@@ -295,7 +295,7 @@ def test_a_tuning_run_never_looks_at_the_test_set(
 
 @pytest.mark.parametrize(
     ("moment", "epochs"),
-    [(lambda e: isinstance(e, EpochDone), 1), (lambda e: isinstance(e, Progress) and (e.epoch, e.step) == (2, 1), 1),
+    [(lambda e: isinstance(e, EpochDone), 1), (lambda e: isinstance(e, StepsDone) and (e.epoch, e.step) == (2, 1), 1),
      (lambda e: isinstance(e, Started), 0)],
     ids=["between epochs", "within an epoch", "at once"],
 )  # fmt: skip
