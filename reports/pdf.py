@@ -69,24 +69,13 @@ def figure_path(name: str) -> str:
 
 
 def compiled(folder: Path, timestamp: int) -> bytes:
-    """Return the PDF of a folder that holds the source, the data and the figures; offline, with fonts of its own.
+    """Compile a folder that holds the source, the data and the figures to a PDF; offline, with fonts of its own.
 
     Raises:
         UserError: when typst refuses it, with the first reason.
     """
-    made_at = datetime.fromtimestamp(timestamp, UTC)
-    return cast(bytes, _compile(folder, format="pdf", timestamp=made_at))
-
-
-def pages(folder: Path, dots_per_inch: float = 110) -> list[bytes]:
-    """Return every page as PNG, to be looked at."""
-    made = _compile(folder, format="png", ppi=dots_per_inch)
-    return [made] if isinstance(made, bytes) else cast(list[bytes], made)
-
-
-def _compile(folder: Path, **options: Any) -> Any:
     compiler = typst.Compiler(folder / SOURCE, root=folder, ignore_system_fonts=True)
     try:
-        return compiler.compile(**options)
+        return cast(bytes, compiler.compile(format="pdf", timestamp=datetime.fromtimestamp(timestamp, UTC)))
     except RuntimeError as error:
         raise UserError(f"typst cannot compile {folder / SOURCE}: {str(error).strip().splitlines()[0]}") from error

@@ -35,8 +35,6 @@ __all__ = [
     "SeriesRow",
     "Spread",
     "ablation",
-    "ablation_ids",
-    "ablations",
     "entries",
     "ids",
     "load",
@@ -91,23 +89,9 @@ def lookup_teacher(tables: Iterable[str], pair: str) -> PublishedValue | None:
     return None
 
 
-def ablation_ids() -> list[str]:
-    """Return the ids of all series, sorted, e.g. `sdd/table8`."""
-    return sorted(_of(PublishedSeries))
-
-
 def ablation(series: str) -> PublishedSeries:
     """Return an ablation, or another series, by id. Raises UserError that names the nearest for an unknown one."""
     return _get("ablation", series, _of(PublishedSeries))
-
-
-def ablations(factor: str, pair: str | None = None) -> tuple[PublishedSeries, ...]:
-    """Return the series over a factor, e.g. `sdd.beta`, that have a row of this pair where one is given; by id."""
-    return tuple(
-        series
-        for series in _of(PublishedSeries).values()
-        if series.factor == factor and (pair is None or any(row.pair == pair for row in series.rows))
-    )
 
 
 def run_ids() -> list[str]:
