@@ -79,7 +79,7 @@ class Study(ABC):
     pruner: ClassVar[Pruner] = "none"
     #: trials of a sampler that draws; a grid has as many as it has points
     trials: ClassVar[int] = 20
-    #: trials asked for at once, before any of them is told: part of the result, so never taken from the machine
+    #: trials asked for at once, before any ends: part of the result, so never taken from the machine
     at_once: ClassVar[int] = 4
     #: seeds that every trial is trained with
     seeds: ClassVar[int] = 1

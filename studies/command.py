@@ -194,7 +194,7 @@ def work(search: Search, ground: Ground, execution: StudyExecution, timeout: flo
             if not TrialBatch(search, ground, trials).train(execution):
                 return False
         except BaseException:  # interrupted between two trainings, a data set that cannot be read, ...
-            search.abandon([trial for trial, _ in trials])
+            search.retry([trial for trial, _ in trials])
             raise
     return True
 

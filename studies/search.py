@@ -1,6 +1,6 @@
-"""A study in Optuna: a storage that processes share, trials asked for in batches, and those of a dead worker put back.
+"""A study in Optuna: a storage that processes share, trials asked for in batches, and those of a dead worker retried.
 
-Trials are asked for and put back under one lock per study, so that a grid's points are trained exactly once, whoever
+Trials are asked for and re-queued under one lock per study, so that a grid's points are trained exactly once, whoever
 joins or dies.
 """
 
@@ -36,13 +36,15 @@ from studies.base import Choice, Pruner, Sampler, Study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-#: a worker of another machine that gave no sign of life for so long is taken for dead
+#: a worker of another machine whose heartbeat is older is taken for dead
 SILENT_SECONDS = 900.0
-BEAT_SECONDS = 60.0
+HEARTBEAT_SECONDS = 60.0
 #: seeds that WilcoxonPruner wants before it says anything
 WILCOXON_SEEDS = 4
 
 _DEFINITION = "definition"
+#: user attribute of a failed trial whose point was re-queued, by the word that storages hold
+_RETRIED = "lost"
 #: states of a trial that is over
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -62,13 +64,13 @@ class Worker:
         self._file(self.name).unlink(missing_ok=True)
 
     def is_gone(self, trial: FrozenTrial) -> bool:
-        """Whether whoever runs the trial is dead: its lock is free on this machine, or it is silent elsewhere."""
+        """Whether the trial's worker is gone: its lock is free on this machine, or its heartbeat stopped elsewhere."""
         name, host = trial.user_attrs.get("worker"), trial.user_attrs.get("host")
         if name is None or name == self.name:
             # asked for a moment ago, under the study's lock: a trial without a worker is one whose worker died there
             return name is None
         if host != self.host:
-            return time.time() - float(trial.user_attrs.get("beat", 0.0)) > SILENT_SECONDS
+            return time.time() - float(trial.user_attrs.get("heartbeat", 0.0)) > SILENT_SECONDS
         return files.is_free(self._file(name))
 
     def _file(self, name: str) -> Path:
@@ -152,10 +154,10 @@ class Search:
     def ask(self) -> list[tuple[Trial, Choice]]:
         """Return the next batch of trials; empty when all have been asked for."""
         with named_errors(self.place), self.exclusive():
-            self._put_back()
+            self._retry_stale()
             trials = self.trials()
             waiting = sum(trial.state == TrialState.WAITING for trial in trials)
-            spent = sum(not is_lost(trial) for trial in trials)
+            spent = sum(not is_retried(trial) for trial in trials)
             left = waiting if self.definition.grid() else waiting + max(0, self.num_trials - spent)
             # a function of what was seen, not of how often this process was started
             self.study.sampler = sampler_of(self.definition.sampler, seed=len(trials))
@@ -164,24 +166,24 @@ class Search:
 
     def _take(self) -> tuple[Trial, Choice]:
         trial = self.study.ask()
-        for key, value in {"worker": self.worker.name, "host": self.worker.host, "beat": time.time()}.items():
+        for key, value in {"worker": self.worker.name, "host": self.worker.host, "heartbeat": time.time()}.items():
             trial.set_user_attr(key, value)
         choice = self.definition.suggest(trial)
         trial.set_user_attr("choice", choice.label)
         return trial, choice
 
-    def _put_back(self) -> None:
-        """Fail the trials of workers that are gone, and enqueue the point of each once more."""
+    def _retry_stale(self) -> None:
+        """Retry the trials of workers that are gone."""
         for trial in self._running():
             if self.worker.is_gone(trial):
-                self._lose(trial)
+                self._retry(trial)
 
     def _running(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def _lose(self, trial: FrozenTrial) -> None:
-        """Fail a trial that nobody will finish, and enqueue its point once more."""
-        self._storage.set_trial_user_attr(trial._trial_id, "lost", True)
+    def _retry(self, trial: FrozenTrial) -> None:
+        """Fail a trial that nobody will finish, and re-queue its point."""
+        self._storage.set_trial_user_attr(trial._trial_id, _RETRIED, True)
         self.study.tell(trial.number, state=TrialState.FAIL)
         self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
 
@@ -199,26 +201,26 @@ class Search:
                 trial.set_user_attr(key, known)
             self.study.tell(trial, value, state)
 
-    def abandon(self, trials: Sequence[Trial]) -> None:
-        """Put trials back that this worker stops in the middle of; those that were told stay so."""
+    def retry(self, trials: Sequence[Trial]) -> None:
+        """Re-queue the trials that this worker stops in the middle of; those that have ended stay so."""
         mine = {trial.number for trial in trials}
         with named_errors(self.place), self.exclusive():
             for trial in self._running():
                 if trial.number in mine:
-                    self._lose(trial)
+                    self._retry(trial)
 
-    def beat(self, trials: Sequence[Trial]) -> None:
-        """Show workers of other machines that these trials are alive."""
+    def heartbeat(self, trials: Sequence[Trial]) -> None:
+        """Record that these trials are alive, for workers of other machines."""
         for trial in trials:
-            trial.set_user_attr("beat", time.time())
+            trial.set_user_attr("heartbeat", time.time())
 
     def trials(self) -> list[FrozenTrial]:
-        """Return every trial, those that were lost and put back too."""
+        """Every trial, those that were retried too."""
         return self.study.get_trials(deepcopy=False)
 
     def num_left(self) -> int:
-        """Count the trials that are still to be told."""
-        trials = [trial for trial in self.trials() if not is_lost(trial)]
+        """Count the trials that have not ended."""
+        trials = [trial for trial in self.trials() if not is_retried(trial)]
         ended = sum(trial.state in ENDED for trial in trials)
         return max(len(trials) if self.definition.grid() else self.num_trials, len(trials)) - ended
 
@@ -246,13 +248,13 @@ def space_of(definition: Study) -> dict[str, Any]:
     }
 
 
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether the trial was put back: another one has its point."""
-    return bool(trial.user_attrs.get("lost", False))
+def is_retried(trial: FrozenTrial) -> bool:
+    """Whether the trial was failed and re-queued: another one has its point."""
+    return bool(trial.user_attrs.get(_RETRIED, False))
 
 
 def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
-    """Return one row per trial that was not lost: number, state, value, std, num_seeds, choice, and its parameters."""
+    """One row per trial that was not retried: number, state, value, std, num_seeds, choice, reason, parameters."""
     rows = [
         {
             "number": trial.number,
@@ -265,7 +267,7 @@ def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
             **trial.params,
         }
         for trial in trials
-        if not is_lost(trial)
+        if not is_retried(trial)
     ]
     columns = ["number", "state", "value", "std", "num_seeds", "choice", "reason"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)

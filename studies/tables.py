@@ -13,7 +13,7 @@ from benchmark.analysis import stats
 from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, signed, two_decimals, unmarked_spread
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from studies import figures as drawing
-from studies.search import Search, frame, is_lost
+from studies.search import Search, frame, is_retried
 from studies.trials import StudyExecution
 
 
@@ -21,15 +21,15 @@ def left_words(search: Search) -> str:
     """Count the trials by state, and those that are left."""
     table = frame(search.trials())
     counts = table["state"].value_counts().to_dict() if len(table) else {}
-    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    return f"Trials: {told or 'none yet'}; {search.num_left()} left."
+    by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return f"Trials: {by_state or 'none yet'}; {search.num_left()} left."
 
 
 def words_of(trial: FrozenTrial) -> str:
     """Describe a trial that ended in one line."""
     choice = trial.user_attrs.get("choice", "")
-    if is_lost(trial):
-        return f"trial {trial.number}: {choice}: lost with its worker, put back"
+    if is_retried(trial):
+        return f"trial {trial.number}: {choice}: its worker died, re-queued"
     if trial.state == TrialState.COMPLETE:
         return f"trial {trial.number}: {choice}: {trial.value:.2f}% on the validation split"
     return f"trial {trial.number}: {choice}: {trial.state.name.lower()} {trial.user_attrs.get('reason', '')}".strip()
@@ -59,14 +59,14 @@ def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
     fields = {name: one[name] for name in ("number", "state", "choice", "value", "std", "num_seeds")}
     parameters = {name: value for name, value in one.items() if name not in fields and name != "reason"}
     choice = one["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
-    value, is_told = MISSING, one["state"] == "complete"
-    if is_told:
+    value, is_complete = MISSING, one["state"] == "complete"
+    if is_complete:
         value = plus_minus(one["value"], None if pd.isna(one["std"]) else one["std"])
     cells = (
         Cell(str(one["number"])),
         Cell(choice),
         Cell(one["state"]),
-        Cell(value, bold=is_best and is_told),
+        Cell(value, bold=is_best and is_complete),
         Cell(str(one["num_seeds"] or "")),
         Cell(one["reason"]),
     )

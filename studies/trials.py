@@ -1,4 +1,4 @@
-"""A study's trials as cohorts: asked for together, trained side by side on one teacher, told together."""
+"""A study's trials as cohorts: asked for together, trained side by side on one teacher, ended together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmark.plan.suite import Suite
 from benchmark.tracking import Tracker
 from benchmark.train import teacher_store
 from studies.base import Choice
-from studies.search import BEAT_SECONDS, Search
+from studies.search import HEARTBEAT_SECONDS, Search
 
 #: share of the training set that trials are ranked on, where the suite holds out none
 VAL_FRACTION = 0.1
@@ -121,7 +121,7 @@ class StudyExecution:
 
 
 class TrialBatch:
-    """Trials that were asked for together, on their way to being told."""
+    """Trials that were asked for together, until their results are told."""
 
     def __init__(self, search: Search, ground: Ground, trials: Sequence[tuple[Trial, Choice]]) -> None:
         self.search, self.ground = search, ground
@@ -132,11 +132,11 @@ class TrialBatch:
         self._run_ids: dict[int, list[str]] = {number: [] for number in self.trials}
         self._reasons: dict[int, str] = {}
         self._pruned: set[int] = set()
-        self._last_beat = time.time()
+        self._last_heartbeat = time.time()
         self._tags = {"study": search.title}
 
     def train(self, execution: StudyExecution) -> bool:
-        """Train all, tell each; False when stopped, with what is not told put back.
+        """Train all, tell each; False when stopped, with the trials that have not ended re-queued.
 
         With several seeds and a pruner, the seeds are the steps: each is trained for all trials that are left before
         the next, and a trial that the pruner gives up trains no further. With one seed the epochs are the steps.
@@ -156,7 +156,7 @@ class TrialBatch:
             for entry in entries:
                 self._note(entry, execution.tracker)
             if execution.was_stopped:
-                self.search.abandon(list(self.trials.values()))
+                self.search.retry(list(self.trials.values()))
                 return False
             if prunes and self.seeds > 1:
                 self._prune_by_seed(open_trials, stage[0])
@@ -177,9 +177,9 @@ class TrialBatch:
 
     def _on_epoch(self, entry: Entry, row: dict[str, float]) -> bool:
         """Follow a run; True when its trial is to be pruned, which is never before the first decay of its rate."""
-        if time.time() - self._last_beat > BEAT_SECONDS:
-            self._last_beat = time.time()
-            self.search.beat(list(self.trials.values()))
+        if time.time() - self._last_heartbeat > HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.time()
+            self.search.heartbeat(list(self.trials.values()))
         if self.search.definition.pruner == "none" or self.seeds > 1 or "val/top1" not in row:
             return False
         number, epoch = int(entry.tags["trial"]), int(row["epoch"])

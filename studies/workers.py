@@ -33,7 +33,7 @@ class _Process:
 def watch(arguments: Sequence[str] | None, search: Search, processes: int, workers: int, console: Console) -> bool:
     """Let processes of so many workers each work at the study, and print every trial that ends; True when stopped.
 
-    A process that dies is reported: its trials are put back and taken by the others, or by this one in the end.
+    A process that dies is reported: its trials are re-queued and taken by the others, or by this one in the end.
     """
     own = [one for one in (sys.argv[1:] if arguments is None else arguments) if one != "--fresh"]
     command = [sys.executable, "-m", "benchmark.study", *own, "--workers", str(workers), "--join"]
@@ -46,7 +46,7 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, worke
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
                 stopped = True
-                console.print("Stopping: every student is saved, trials that are under way are put back ...")
+                console.print("Stopping: every student is saved, running trials are re-queued ...")
                 for one in running:
                     one.popen.send_signal(signal.SIGINT)
             _print_ended(search, seen, console)
@@ -79,12 +79,12 @@ def _is_running(one: _Process, console: Console) -> bool:
         said = one.log.read_text().strip().splitlines() or ["it said nothing"]
         raise UserError(f"worker {one.number}: {said[-1].removeprefix('error: ')}")
     if code not in (0, 130):
-        console.print(f"worker {one.number} ended with {code}: its trials are put back ({one.log})", soft_wrap=True)
+        console.print(f"worker {one.number} ended with {code}: its trials are re-queued ({one.log})", soft_wrap=True)
     return False
 
 
 def _end(popen: subprocess.Popen[bytes]) -> None:
-    """Let a process that still works save and put back, and wait for it."""
+    """Let a process that still works save its students and re-queue its trials, and wait for it."""
     if popen.poll() is None:
         popen.send_signal(signal.SIGINT)
         popen.wait()

@@ -25,7 +25,7 @@ from studies import command as module
 from studies import search as search_module
 from studies.base import Choice
 from studies.questions.sdd_terms import SDDTerms
-from studies.search import Search, frame
+from studies.search import Search, frame, is_retried
 from studies.trials import CONFIRM_FROM, Ground, TrialBatch, confirmation_runs
 from tests.studies.test_search import Grid
 
@@ -194,11 +194,11 @@ def test_a_failed_run_fails_its_trial_alone(tmp_path: Path, ground: Ground) -> N
     assert search.trials()[1].user_attrs["reason"] == "the loss was not finite at epoch 1, step 3"
 
 
-def test_a_batch_that_is_stopped_is_put_back(tmp_path: Path, ground: Ground) -> None:
+def test_a_batch_that_is_stopped_is_re_queued(tmp_path: Path, ground: Ground) -> None:
     search, done = batch(tmp_path, ground, Played(score, stops=True))
     assert not done
     assert len(frame(search.trials())) == 9
-    assert {trial.state.name for trial in search.trials() if not trial.user_attrs.get("lost")} == {"WAITING"}
+    assert {trial.state.name for trial in search.trials() if not is_retried(trial)} == {"WAITING"}
 
 
 def test_confirmation_uses_the_whole_training_set_and_fresh_seeds(tmp_path: Path) -> None:

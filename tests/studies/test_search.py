@@ -23,7 +23,7 @@ from optuna.trial import BaseTrial, TrialState
 
 from benchmark.errors import UserError
 from studies.base import Choice, Study
-from studies.search import Search, frame
+from studies.search import Search, frame, is_retried
 
 
 class Grid(Study):
@@ -80,14 +80,14 @@ def test_a_grid_is_asked_for_in_batches_and_once(tmp_path: Path) -> None:
     answer(search)
     assert len(search.ask()) == 0
     search.close()
-    again = opened(tmp_path)  # the two that the first worker never told are put back
+    again = opened(tmp_path)  # the two that the first worker never told are re-queued
     answer(again)
     assert points(again) == Counter(range(9))
     best = again.best()
     assert best is not None
     assert best.params == {"sdd.beta": 3}
-    lost = [trial.number for trial in again.trials() if trial.user_attrs.get("lost")]
-    assert lost == [0, 1]
+    retried = [trial.number for trial in again.trials() if is_retried(trial)]
+    assert retried == [0, 1]
     assert len(frame(again.trials())) == 9
 
 
@@ -142,8 +142,8 @@ def test_a_grid_is_trained_once_by_three_workers_one_of_which_is_killed(tmp_path
     search = opened(tmp_path)
     assert search.ask() == []
     assert points(search) == Counter(range(9))
-    lost = points(search, TrialState.FAIL)
-    assert sum(lost.values()) == 2
+    failed = points(search, TrialState.FAIL)
+    assert sum(failed.values()) == 2
     instead = [trial.user_attrs["instead_of"] for trial in search.trials() if "instead_of" in trial.user_attrs]
     assert len(instead) == len(set(instead)) == 2
 
@@ -172,11 +172,11 @@ def test_the_number_of_drawn_trials_can_be_raised(tmp_path: Path) -> None:
     assert len(more.trials()) == 5
 
 
-def test_what_a_worker_stops_in_the_middle_of_is_put_back(tmp_path: Path) -> None:
+def test_what_a_worker_stops_in_the_middle_of_is_re_queued(tmp_path: Path) -> None:
     search = opened(tmp_path)
     (first, _), (second, _) = search.ask()
     search.tell(first, -9.0)
-    search.abandon([first, second])
+    search.retry([first, second])
     assert [trial.state.name for trial in search.trials()[:2]] == ["COMPLETE", "FAIL"]
     answer(search)
     assert points(search) == Counter(range(9))
