@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from benchmark.train import teacher_store
 from distillers.base import Convention, Parameters
 
 KINDS = ("methods", "models", "datasets", "suites", "views")
+#: listed by commands of their own
+ELSEWHERE = {"studies": "python -m benchmark.study", "sections": "python -m reports --list"}
 
 
 def parser() -> command_line.Parser:
@@ -34,7 +37,7 @@ def parser() -> command_line.Parser:
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command_line.Parser)
 
     listing = commands.add_parser("list", help="methods, models, data sets, suites and views by name")
-    listing.add_argument("kind", nargs="?", choices=KINDS, metavar="|".join(KINDS))
+    listing.add_argument("kind", nargs="?", choices=(*KINDS, *ELSEWHERE), metavar="|".join(KINDS))
 
     show = commands.add_parser("show", help="one of them in full: fields, ranges, defaults, sources")
     show.add_argument("name")
@@ -100,6 +103,9 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 def list_names(given: argparse.Namespace, console: Console) -> int:
     """Print what is registered, by kind."""
+    if given.kind in ELSEWHERE:
+        console.print(f"`{ELSEWHERE[given.kind]}` lists the {given.kind}.")
+        return 0
     rows = {
         "methods": [
             (name, f"{distillers.registry.get(name).title}: {first_line(distillers.registry.get(name).__doc__)}")
@@ -135,10 +141,9 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
         for name, words in rows[kind]:
             console.print(f"  {name:{width}}  {words}", overflow="ellipsis", no_wrap=True)
     if not given.kind:
-        console.print(
-            "\nOne of them in full: `python -m benchmark show NAME`. Studies: `python -m benchmark.study`. Sections of"
-            " the report: `python -m reports --list`."
-        )
+        console.print("\nOne of them in full: `python -m benchmark show NAME`.")
+        elsewhere = ", ".join(f"{kind} by `{command}`" for kind, command in ELSEWHERE.items())
+        console.print(f"Listed elsewhere: {elsewhere}.")
     return 0
 
 
@@ -169,7 +174,7 @@ def show_name(given: argparse.Namespace, console: Console) -> int:
 def show_method(name: str, console: Console) -> None:
     """Print a method's hyperparameters under both conventions."""
     method = distillers.registry.get(name)
-    console.print(f"{method.title} ({name})\n\n{textwrap.dedent(method.__doc__ or '').strip()}\n")
+    console.print(f"{method.title} ({name})\n\n{inspect.cleandoc(method.__doc__ or '')}\n")
     conventions = get_args(Convention)
     shown = RichTable("field", *(f"convention={convention}" for convention in conventions), "allowed")
     resolved = [distillers.create(name, convention=convention).parameters() for convention in conventions]

@@ -20,9 +20,11 @@ class Registry(Generic[T]):
     the entry from the rest of the name, for collections too large to list.
     """
 
-    def __init__(self, kind: str, plural: str | None = None) -> None:
+    def __init__(self, kind: str, plural: str | None = None, listed_by: str | None = None) -> None:
+        """Make an empty registry. `listed_by` is the command that lists its names, by default `benchmark list`."""
         self.kind = kind
         self.plural = plural or f"{kind}s"
+        self.listed_by = listed_by or f"python -m benchmark list {self.plural.replace(' ', '-')}"
         self._entries: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
 
@@ -60,8 +62,7 @@ class Registry(Generic[T]):
             return self._families[prefix](rest)
         families = "".join(f", {family}/<name>" for family in sorted(self._families))
         raise UserError(
-            f"unknown {self.kind} '{name}'{among(name, self.names())}{families}"
-            f" (list them with `python -m benchmark list {self.plural.replace(' ', '-')}`)"
+            f"unknown {self.kind} '{name}'{among(name, self.names())}{families} (list them with `{self.listed_by}`)"
         )
 
     def names(self, pattern: str = "*") -> list[str]:

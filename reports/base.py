@@ -109,7 +109,7 @@ class ReportSection:
     make: Make
 
 
-registry: Registry[ReportSection] = Registry("section")
+registry: Registry[ReportSection] = Registry("section", listed_by="python -m reports --list")
 
 
 def section(title: str) -> Callable[[Make], Make]:

@@ -134,7 +134,7 @@ def _level(value: Any) -> Any:
     return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
 
 
-registry: Registry[type[Study]] = Registry("study", "studies")
+registry: Registry[type[Study]] = Registry("study", "studies", listed_by="python -m benchmark.study")
 
 
 def register(study: type[Study]) -> type[Study]:

@@ -100,7 +100,8 @@ def list_studies(console: Console) -> int:
     width = max(map(len, questions.names()))
     for name in questions.names():
         console.print(f"  {name:{width}}  {questions.registry.get(name).question}", soft_wrap=True)
-    console.print("\nBegin one with `python -m benchmark.study NAME`; it goes on where it was.")
+    console.print("\nBegin or resume one with `python -m benchmark.study NAME`.")
+    console.print("Suites to ask it of, methods and models: `python -m benchmark list`.")
     return 0
 
 

@@ -129,7 +129,7 @@ class Measurement:
     measure: Measure
 
 
-registry: Registry[Measurement] = Registry("measurement")
+registry: Registry[Measurement] = Registry("measurement", listed_by="python -m benchmark.perf --help")
 
 
 def measurement(title: str, *, quick_s: float, full_s: float) -> Callable[[Measure], Measure]:

@@ -38,6 +38,8 @@ def test_list_names_everything_that_is_registered() -> None:
         assert f" {name} " in f"{text} ".replace("\n", " "), name
     assert "timm/<name>" in text
     assert "cifar100" not in command("list", "methods")
+    assert "`python -m benchmark.study`" in text
+    assert command("list", "studies") == "`python -m benchmark.study` lists the studies.\n"
 
 
 @pytest.mark.parametrize("name", distillers.names())
@@ -46,6 +48,12 @@ def test_show_prints_every_hyperparameter_with_its_range(name: str) -> None:
     for group, parameters in distillers.groups(name).items():
         for field in parameters.model_fields:
             assert f"{group}.{field}" in text
+
+
+def test_show_prints_the_docstring_without_its_indent() -> None:
+    paragraphs = command("show", "sdd_kd").split("\n\n")
+    assert paragraphs[0] == "SD-KD (sdd_kd)"
+    assert not any(line.startswith(" ") for text in paragraphs[:4] for line in text.splitlines())
 
 
 def test_show_knows_models_data_sets_and_suites() -> None:

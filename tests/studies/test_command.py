@@ -323,5 +323,7 @@ def test_without_a_name_all_are_listed() -> None:
     text = io.StringIO()
     assert module.main([], Console(file=text, width=160)) == 0
     assert "sdd_beta_continuous" in text.getvalue()
-    with pytest.raises(UserError, match="unknown study 'sdd_bta'; did you mean 'sdd_beta'"):
+    assert "`python -m benchmark list`" in text.getvalue()
+    message = r"unknown study 'sdd_bta'; did you mean 'sdd_beta'.* \(list them with `python -m benchmark.study`\)"
+    with pytest.raises(UserError, match=message):
         module.main(["sdd_bta"], Console(file=text))

@@ -42,7 +42,7 @@ class Engine(Protocol):
 #: makes an engine: (cohorts side by side, whether to stop) -> engine
 EngineFactory = Callable[[int, Callable[[], bool]], Engine]
 
-registry: Registry[EngineFactory] = Registry("engine")
+registry: Registry[EngineFactory] = Registry("engine", listed_by="python -m benchmark.run --help")
 
 
 def train_and_report(
