@@ -177,11 +177,17 @@ def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
         text, difference = _difference(values[0], values[1], paired)
         cells.append(Cell(text, ids[0] + ids[1] if difference is not None else ()))
         means = [one.mean() if len(one) else None for one in values]
-        fields = {
-            "teacher": key[0], "student": key[1], "method": key[2], "a": means[0], "n_a": len(values[0]),
-            "b": means[1], "n_b": len(values[1]), "difference": difference,
-        }  # fmt: skip
-        yield Row(tuple(cells), fields)
+        yield Row.of(
+            *cells,
+            teacher=key[0],
+            student=key[1],
+            method=key[2],
+            a=means[0],
+            n_a=len(values[0]),
+            b=means[1],
+            n_b=len(values[1]),
+            difference=difference,
+        )
 
 
 def _difference(a: pd.Series[float], b: pd.Series[float], paired: bool) -> tuple[str, float | None]:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.analysis import stats
 from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, signed, two_decimals, unmarked_spread
-from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import Cell, Column, Row, Table, Value
 from studies import figures as drawing
 from studies.search import Search, frame, is_retried
 from studies.trials import StudyExecution
@@ -52,7 +52,7 @@ def leaderboard(search: Search) -> Table:
         " confirmed on the test set.",
     )
     title, question = f"Trials of {search.title}", search.definition.question
-    return Table(title, question, columns, (Section("", "", tuple(rows)),), notes)
+    return Table.of_rows(title, question, columns, rows, notes)
 
 
 def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
@@ -114,7 +114,7 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
     headers = ("last", "winner's gain [95%]", "detectable", "seeds")
     columns = (Column("choice", "left"), *map(Column, headers))
     title, question = f"Confirmed: {search.title}", search.definition.question
-    return Table(title, question, columns, (Section("", "", tuple(rows)),), tuple(notes))
+    return Table.of_rows(title, question, columns, rows, notes)
 
 
 def contents(search: Search, confirmed: pd.DataFrame | None) -> dict[str, bytes]:

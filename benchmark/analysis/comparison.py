@@ -19,8 +19,10 @@ from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 
 #: what `comparison` reads, one row per run; accuracies in percent
-RUN_COLUMNS = ("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs", "last",
-               "best_test", "best_val", "is_part")  # fmt: skip
+RUN_COLUMNS = (
+    *("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs"),
+    *("last", "best_test", "best_val", "is_part"),
+)
 
 
 def comparison(

@@ -50,6 +50,11 @@ class Row:
     cells: tuple[Cell, ...]
     fields: Mapping[str, Value]
 
+    @classmethod
+    def of(cls, *cells: Cell | str, **fields: Value) -> Row:
+        """Make a row of cells, a text being a cell that no runs stand behind, and of fields."""
+        return cls(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), fields)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -69,6 +74,13 @@ class Table:
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_rows(
+        cls, title: str, subtitle: str, columns: Iterable[Column], rows: Iterable[Row], notes: Iterable[str] = ()
+    ) -> Table:
+        """Make a table without headings inside: one section that has no title."""
+        return cls(title, subtitle, tuple(columns), (Section("", "", tuple(rows)),), tuple(notes))
 
     def to_markdown(self) -> str:
         """Return GitHub Markdown: a heading and a table for every section, notes as a list."""

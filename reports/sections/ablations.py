@@ -32,6 +32,11 @@ Factor = Literal["beta", "scales", "terms"]
 BETA, CONSISTENT, SCALES = "param.sdd.beta", "param.sdd.consistent", "param.sdd.scales"
 #: what a run is called, as opposed to how it was trained
 _NAMES = ("param.repetition", "param.method", "param.student", "param.teacher")
+#: columns that need not be in a frame
+_NEEDED = (
+    *("status", "teacher", "student", "method", "repetition", "run_id", "last", "teacher_checksum"),
+    *(BETA, CONSISTENT, SCALES),
+)
 TERMS = ("none", "consistent", "complementary", "both")
 
 
@@ -88,18 +93,30 @@ def _terms(run: pd.Series[Any]) -> Level | None:
 
 PARTS: dict[Factor, Part] = {
     "beta": Part(
-        "Weight of complementary regions", "weight of complementary regions, sdd.beta", "sdd/table8", (BETA,), _beta,
-        (("sdd.beta=1",), ("sdd.beta=4",), ("sdd.beta=6",), ("sdd.beta=8",)),
+        title="Weight of complementary regions",
+        xlabel="weight of complementary regions, sdd.beta",
+        series="sdd/table8",
+        varied=(BETA,),
+        level=_beta,
+        settings=(("sdd.beta=1",), ("sdd.beta=4",), ("sdd.beta=6",), ("sdd.beta=8",)),
     ),
     "scales": Part(
-        "Scale sets", "scale set, sdd.scales", "sdd/table7", (SCALES,), _scales,
-        (("sdd.scales=1",), ("sdd.scales=1,2",), ("sdd.scales=1,4",), ("sdd.scales=1,2,4",)),
+        title="Scale sets",
+        xlabel="scale set, sdd.scales",
+        series="sdd/table7",
+        varied=(SCALES,),
+        level=_scales,
+        settings=(("sdd.scales=1",), ("sdd.scales=1,2",), ("sdd.scales=1,4",), ("sdd.scales=1,2,4",)),
     ),
     "terms": Part(
-        "Consistent and complementary regions", "regions that count", "sdd/table6", (BETA, CONSISTENT), _terms,
-        (("sdd.beta=0",), ("sdd.beta=1", "sdd.consistent=0")),
+        title="Consistent and complementary regions",
+        xlabel="regions that count",
+        series="sdd/table6",
+        varied=(BETA, CONSISTENT),
+        level=_terms,
+        settings=(("sdd.beta=0",), ("sdd.beta=1", "sdd.consistent=0")),
     ),
-}  # fmt: skip
+}
 
 
 @section("Ablations")
@@ -145,9 +162,7 @@ def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
     Runs belong together when they agree in every parameter but the part's and the seed's, and in their teacher; their
     recipe is that of the plan.
     """
-    needed = ["status", "teacher", "student", "method", "repetition", "run_id", "last", "teacher_checksum",
-              BETA, CONSISTENT, SCALES]  # fmt: skip
-    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *needed])))
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *_NEEDED])))
     frame = frame[(frame["status"] == "FINISHED") & _on_the_same_images(plan, frame)]
     params = [name for name in frame.columns if name.startswith("param.") and name not in _NAMES]
     found = []
@@ -274,18 +289,23 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
             few |= len(of_level.values) < stats.MIN_SEEDS
             value = printed.get(level)
             mean, std = stats.mean_std(of_level.values)
-            cells = (
-                Cell(level_text(level)),
+            row = Row.of(
+                level_text(level),
                 Cell(spread(of_level.values), of_level.run_ids),
-                Cell(str(len(of_level.values))),
-                Cell(two_decimals(value)),
+                str(len(of_level.values)),
+                two_decimals(value),
+                factor=factor,
+                pair=one.pair.name,
+                method=one.method,
+                setting=one.setting,
+                level=level_text(level),
+                mean=rounded(mean),
+                std=rounded(std),
+                num_seeds=len(of_level.values),
+                published=value,
+                run_ids=" ".join(of_level.run_ids),
             )
-            fields = {
-                "factor": factor, "pair": one.pair.name, "method": one.method, "setting": one.setting,
-                "level": level_text(level), "mean": rounded(mean), "std": rounded(std),
-                "num_seeds": len(of_level.values), "published": value, "run_ids": " ".join(of_level.run_ids),
-            }  # fmt: skip
-            rows.append(Row(cells, fields))
+            rows.append(row)
         sections.append(Section(f"{pair_title(one.pair.name)}, {title_of(one.method)}", one.setting, tuple(rows)))
     notes = [
         "last: test top-1 in percent after the last epoch, mean ± standard deviation (n - 1).",
@@ -330,9 +350,14 @@ def figure(factor: Factor, found: Sequence[Ablation]) -> Figure:
             _draw_ours(ours, one, number, levels, len(found), line)
         for number, (label, points) in enumerate(printed):
             at = [_place(level, levels) for level in points]
-            theirs.plot(at, list(points.values()), color=style.PUBLISHED if number else style.ALONE,
-                        marker=style.MARKERS[number + 1], linestyle="--" if factor == "beta" else "none",
-                        label=label)  # fmt: skip
+            theirs.plot(
+                at,
+                list(points.values()),
+                color=style.PUBLISHED if number else style.ALONE,
+                marker=style.MARKERS[number + 1],
+                linestyle="--" if factor == "beta" else "none",
+                label=label,
+            )
         ours.set(xlabel=part.xlabel, ylabel="last test top-1 (%)", title="this benchmark")
         theirs.set(xlabel=part.xlabel, ylabel="best test top-1 (%)", title=f"published: {part.series}")
         for axes in (ours, theirs):

@@ -173,9 +173,7 @@ def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> T
     )
 
 
-def _teacher_rows(
-    context: Context, table: PublishedTable, pairs: Sequence[Pair], comparable: bool
-) -> Iterator[Row]:  # fmt: skip
+def _teacher_rows(context: Context, table: PublishedTable, pairs: Sequence[Pair], comparable: bool) -> Iterator[Row]:
     own = {pair.name: context.teachers.get(pair.teacher) for pair in pairs}
     printed = {pair.name: table.teacher_value(pair.name) for pair in pairs}
     fields: dict[str, Value] = {"table": table.id, "method": "teacher"}
@@ -198,7 +196,7 @@ def _difference(value: float | None, ids: tuple[str, ...]) -> Cell:
 
 def _notes(
     context: Context, table: PublishedTable, pairs: Sequence[Pair], comparable: bool, few: bool
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     stored = {pair.teacher: context.teachers.get(pair.teacher) for pair in pairs}
     others = sorted(model for model, one in stored.items() if one is None or one.origin == "trained")
     if not comparable:

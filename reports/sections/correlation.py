@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -280,8 +280,8 @@ def tsne_figure(at: dict[str, Floats], targets_N: Ints, classes: Sequence[str]) 
         for axes, (method, points) in zip(panels, at.items(), strict=True):
             for place, label in enumerate(labels):
                 mine = points[targets_N == label]
-                axes.scatter(mine[:, 0], mine[:, 1], s=9, color=colours(place), marker="os^DvPX*<>"[place],
-                             linewidths=0, alpha=0.8, label=_short(classes[place]))  # fmt: skip
+                look: dict[str, Any] = {"color": colours(place), "marker": "os^DvPX*<>"[place], "linewidths": 0}
+                axes.scatter(mine[:, 0], mine[:, 1], s=9, alpha=0.8, label=_short(classes[place]), **look)
             axes.set(xlabel="t-SNE 1", ylabel="t-SNE 2", title=title_of(method))
             axes.set_xticks([])
             axes.set_yticks([])

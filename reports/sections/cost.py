@@ -7,7 +7,7 @@ import pandas as pd
 from benchmark.analysis import published, stats
 from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import MISSING, rounded, spread
-from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
 from reports import scores
 from reports.base import Block, Context, Listing, Text, section
@@ -62,20 +62,23 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
                 counted |= new
                 few |= len(steps.values) < stats.MIN_SEEDS
                 num = max(len(steps.values), len(seconds.values))
-                cells = (
-                    Cell(title_of(method)),
+                row = Row.of(
+                    title_of(method),
                     Cell(spread(steps.values), steps.run_ids),
                     Cell(MISSING if rate is None else f"{rate:,.0f}", steps.run_ids if rate is not None else ()),
                     Cell(_hours(hours), seconds.run_ids),
                     Cell(_hours(spent) if seconds.values else MISSING, seconds.run_ids),
-                    Cell(str(num)),
+                    str(num),
+                    pair=pair.name,
+                    device=str(device),
+                    method=method,
+                    step_ms=rounded(steps.mean),
+                    images_per_second=rounded(rate),
+                    hours_per_run=rounded(hours),
+                    hours_in_total=rounded(spent) if seconds.values else None,
+                    num_runs=num,
                 )
-                fields: dict[str, Value] = {
-                    "pair": pair.name, "device": str(device), "method": method, "step_ms": rounded(steps.mean),
-                    "images_per_second": rounded(rate), "hours_per_run": rounded(hours),
-                    "hours_in_total": rounded(spent) if seconds.values else None, "num_runs": num,
-                }  # fmt: skip
-                rows.append(Row(cells, fields))
+                rows.append(row)
             if rows:
                 sections.append(Section(pair_title(pair.name), str(device), tuple(rows)))
     if not sections:
@@ -98,8 +101,8 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
         Column("hours in total"),
         Column("runs"),
     )
-    return Table("Time of training", "Times of runs that shared a machine with others are upper bounds.",
-                 columns, tuple(sections), tuple(notes))  # fmt: skip
+    subtitle = "Times of runs that shared a machine with others are upper bounds."
+    return Table("Time of training", subtitle, columns, tuple(sections), tuple(notes))
 
 
 def published_times() -> Table:
@@ -111,11 +114,12 @@ def published_times() -> Table:
         for level, value in zip(series.levels, line.values, strict=True):
             if value is not None:
                 method = str(level)
-                fields: dict[str, Value] = {"row": number, "method": method, "step_ms": value, "table": TABLE}
-                rows.append(Row((Cell(title_of(method)), Cell(f"{value:g}")), fields))
+                texts = title_of(method), f"{value:g}"
+                rows.append(Row.of(*texts, row=number, method=method, step_ms=value, table=TABLE))
         sections.append(Section(pair_title(line.pair or str(line)), "", tuple(rows)))
-    return Table(f"Published: {series.title}", f"{series.source}; {series.metric} in {series.unit}.",
-                 (Column("Method", "left"), Column("step (ms)")), tuple(sections), series.notes)  # fmt: skip
+    subtitle = f"{series.source}; {series.metric} in {series.unit}."
+    columns = (Column("Method", "left"), Column("step (ms)"))
+    return Table(f"Published: {series.title}", subtitle, columns, tuple(sections), series.notes)
 
 
 def _hours(hours: float | None) -> str:

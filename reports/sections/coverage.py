@@ -127,11 +127,11 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
             rows.append(Row(cells, fields))
     if not rows:
         return None
-    return Table(
+    return Table.of_rows(
         "Commands that fill the gaps.",
         "What is finished is not trained again; what was interrupted goes on.",
         (Column("Pair", "left"), Column("runs", "left"), Column("command", "left")),
-        (Section("", "", tuple(rows)),),
+        rows,
         ("A failed run ended with a loss that was not finite, or with an error; see its reason first.",)
         if any("--retry-failed" in str(row.fields["command"]) for row in rows)
         else (),
@@ -154,10 +154,10 @@ def _failures(failed: Sequence[Standing]) -> Table:
         reason = one.reason or "no reason was recorded"
         rows.append(Row((Cell(one.run.label, ids), Cell(reason)), {"run": one.run.label, "reason": reason}))
     rest = len(failed) - len(rows)
-    return Table(
+    return Table.of_rows(
         "Failed runs.",
         "With the reason that was recorded.",
         (Column("Run", "left"), Column("reason", "left")),
-        (Section("", "", tuple(rows)),),
+        rows,
         (f"And {rest} more.",) if rest else (),
     )

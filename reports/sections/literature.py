@@ -8,7 +8,7 @@ from benchmark.analysis import published
 from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import signed, two_decimals
 from benchmark.analysis.published import PublishedTable
-from benchmark.analysis.table import UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import UNSURE, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, Text, section
@@ -18,8 +18,9 @@ from reports.base import Block, Context, Listing, Text, section
 def literature(context: Context) -> Sequence[Block]:
     """Published tables with source, confidence and notes, and what else is held for this data set."""
     held = tables_of(context.plan)
-    blocks: list[Block] = [Listing(f"published-{name.replace('/', '-')}", printed(published.load(name)))
-                           for name in held]  # fmt: skip
+    blocks: list[Block] = [
+        Listing(f"published-{name.replace('/', '-')}", printed(published.load(name))) for name in held
+    ]
     if not held:
         blocks.append(Text("No published table holds a pair of this suite."))
     others = _others(context.plan.data.name, held)
@@ -42,15 +43,14 @@ def printed(table: PublishedTable) -> Table:
     """Return a published table as its source prints it: gains in brackets where it prints them."""
     alone = [("Teacher", "teacher", table.teacher), ("Student", "student", table.student)]
     networks = [
-        Row((Cell(name), *(Cell(two_decimals(value)) for value in values)), _fields(table, key, values))
+        Row.of(name, *map(two_decimals, values), **_fields(table, key, values))
         for name, key, values in alone
         if values is not None
     ]
     rows = []
     for method, values in table.rows.items():
-        cells = (Cell(title_of(method) + unsure_mark(table, method)),
-                 *(Cell(printed_text(table, pair, method)) for pair in table.pairs))  # fmt: skip
-        rows.append(Row(cells, _fields(table, method, values)))
+        texts = (title_of(method) + unsure_mark(table, method), *(printed_text(table, p, method) for p in table.pairs))
+        rows.append(Row.of(*texts, **_fields(table, method, values)))
     confidence = {"read": "read in the named source", "unsure": "second-hand, derived or partly legible"}
     notes = [f"Source: {table.source}. Selection: {table.selection}. Confidence: {confidence[table.confidence]}."]
     if table.unsure:
@@ -86,14 +86,14 @@ def _others(data: str, shown: Sequence[str]) -> Table | None:
             continue
         texts = (name, entry.title, entry.source, entry.confidence, str(len(entry.notes)))
         fields = dict(zip(("id", "title", "source", "confidence", "num_notes"), texts, strict=True))
-        rows.append(Row(tuple(map(Cell, texts)), fields))
+        rows.append(Row.of(*texts, **fields))
     if not rows:
         return None
-    return Table(
+    columns = (*(Column(name, "left") for name in ("id", "title", "source", "confidence")), Column("notes"))
+    return Table.of_rows(
         "Further published numbers that are held.",
         f"On {data}: tables of other pairs, ablations, and repeated runs.",
-        (Column("id", "left"), Column("title", "left"), Column("source", "left"), Column("confidence", "left"),
-         Column("notes")),
-        (Section("", "", tuple(rows)),),
+        columns,
+        rows,
         ("Every number and note is in benchmark/published/*.yaml.",),
-    )  # fmt: skip
+    )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from benchmark.analysis import published
 from benchmark.analysis.numbers import MISSING, two_decimals
-from benchmark.analysis.table import Cell, Column, Row, Section, Table
+from benchmark.analysis.table import Cell, Column, Row, Table
+from benchmark.tracking import Tracked
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import teacher_cell
 from reports.sections.coverage import TrackedState, states
 from reports.sections.literature import tables_of
+
+_NO_SPLIT = "none: trained on the full training set, so there is no best_val"
 
 
 @section("Where the numbers come from")
@@ -44,44 +47,42 @@ def _provenance(context: Context) -> Table:
     plan, frame = context.plan, context.frame
     changed = frame["git_dirty"].astype(str).str.lower().eq("true")
     mine = set(frame["run_id"])
-    ran = {run.run_id: run.tags for run in context.tracked if run.run_id in mine}
-    versions: dict[str, set[str]] = {}
-    for tags in ran.values():
-        for tag, version in tags.items():
-            if tag.startswith("version."):
-                versions.setdefault(tag.removeprefix("version."), set()).add(version)
-    recipe = [run.config.recipe for run in plan.runs]
+    versions = _versions(run for run in context.tracked if run.run_id in mine)
+    configs = [run.config for run in plan.runs]
+    precisions = sorted({f"students {c.precision}, teachers {c.teacher_precision}" for c in configs if c.teacher})
+    held_out = f"{100 * plan.data.val_fraction:g}% of the training set"
+    split = held_out if plan.data.val_fraction else _NO_SPLIT
     facts: dict[str, tuple[str, tuple[str, ...]]] = {
         "Suite": (f"{plan.name}: {plan.suite.title}", ()),
         "Rebuilds": (", ".join(tables_of(plan)) or "no published table", ()),
         "Changed from the suite": (", ".join(plan.changes) or "nothing", ()),
         "Data": (context.dataset, ()),
         "Data digest": (context.data_digest or "not known", ()),
-        "Validation split": (f"{100 * plan.data.val_fraction:g}% of the training set" if plan.data.val_fraction
-                             else "none: trained on the full training set, so there is no best_val", ()),
+        "Validation split": (split, ()),
         "Pairs": (", ".join(pair.name for pair in plan.pairs), ()),
         "Methods": (", ".join(plan.methods), ()),
         "Seeds planned": (f"1 to {plan.seeds}" if plan.seeds > 1 else "1", ()),
-        "Epochs": (", ".join(map(str, sorted({one.epochs for one in recipe}))), ()),
+        "Epochs": (", ".join(map(str, sorted({one.recipe.epochs for one in configs}))), ()),
         "Convention": (plan.suite.convention, ()),
-        "Precision": (", ".join(sorted({f"students {run.config.precision}, teachers {run.config.teacher_precision}"
-                                        for run in plan.runs if run.config.teacher})) or plan.suite.precision, ()),
+        "Precision": (", ".join(precisions) or plan.suite.precision, ()),
         "Code of the runs": _counted(frame, "git_commit", 12),
         "From changed checkouts": (f"{int(changed.sum())} of {len(frame)} runs", tuple(frame.loc[changed, "run_id"])),
         "Devices": _counted(frame, "device"),
         "Training time": (_hours(frame), tuple(frame["run_id"])),
-        "Versions": (", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in sorted(versions.items()))
-                     or MISSING, ()),
-    }  # fmt: skip
-    rows = tuple(
-        Row((Cell(name), Cell(text, ids)), {"fact": name, "value": text}) for name, (text, ids) in facts.items()
-    )
-    return Table(
-        "What was run.",
-        "Of the runs of this plan.",
-        (Column("", "left"), Column("", "left")),
-        (Section("", "", rows),),
-    )
+        "Versions": (", ".join(versions) or MISSING, ()),
+    }
+    rows = [Row.of(name, Cell(text, ids), fact=name, value=text) for name, (text, ids) in facts.items()]
+    return Table.of_rows("What was run.", "Of the runs of this plan.", (Column("", "left"), Column("", "left")), rows)
+
+
+def _versions(tracked: Iterable[Tracked]) -> list[str]:
+    """Packages of the runs with every version that a run had, by name."""
+    versions: dict[str, set[str]] = {}
+    for run in tracked:
+        for tag, version in run.tags.items():
+            if tag.startswith("version."):
+                versions.setdefault(tag.removeprefix("version."), set()).add(version)
+    return [f"{name} {'/'.join(sorted(found))}" for name, found in sorted(versions.items())]
 
 
 def _counted(frame: pd.DataFrame, column: str, length: int | None = None) -> tuple[str, tuple[str, ...]]:
@@ -112,36 +113,37 @@ def _teachers(context: Context) -> Table:
         printed = next(filter(None, (published.lookup_teacher(ids, pair.name) for pair, ids in tables)), None)
         origin = [MISSING] * 3
         if manifest is not None:
-            origin = [manifest.origin, manifest.git_commit[:8] + (" (changed)" if manifest.git_dirty else ""),
-                      manifest.checksum[:16]]  # fmt: skip
-        cells = (
-            Cell(model),
+            commit = manifest.git_commit[:8] + (" (changed)" if manifest.git_dirty else "")
+            origin = [manifest.origin, commit, manifest.checksum[:16]]
+        row = Row.of(
+            model,
             teacher_cell(manifest),
-            Cell(two_decimals(manifest.best_test_top1 if manifest else None)),
-            Cell(two_decimals(printed.value if printed else None)),
-            *map(Cell, origin),
+            two_decimals(manifest.best_test_top1 if manifest else None),
+            two_decimals(printed.value if printed else None),
+            *origin,
+            model=model,
+            test_top1=manifest.test_top1 if manifest else None,
+            best_test_top1=manifest.best_test_top1 if manifest else None,
+            published=printed.value if printed else None,
+            origin=manifest.origin if manifest else None,
+            checksum=manifest.checksum if manifest else None,
         )
-        fields = {
-            "model": model,
-            "test_top1": manifest.test_top1 if manifest else None,
-            "best_test_top1": manifest.best_test_top1 if manifest else None,
-            "published": printed.value if printed else None,
-            "origin": manifest.origin if manifest else None,
-            "checksum": manifest.checksum if manifest else None,
-        }
-        rows.append(Row(cells, fields))
-    columns = (Column("Teacher", "left"), Column("top-1"), Column("best epoch"), Column("published"),
-               Column("origin", "left"), Column("commit", "left"), Column("checksum", "left"))  # fmt: skip
+        rows.append(row)
+    columns = (
+        Column("Teacher", "left"),
+        *map(Column, ("top-1", "best epoch", "published")),
+        *(Column(name, "left") for name in ("origin", "commit", "checksum")),
+    )
     notes = ["top-1: of the stored weights on the test set, in percent; these weights taught every student here."]
     if len(context.teachers) < len(context.plan.teachers):
         notes.append(f"{MISSING}: this runs folder holds no such teacher; the first run of the suite trains it.")
-    return Table("Teachers.", f"On {context.dataset}.", columns, (Section("", "", tuple(rows)),), tuple(notes))
+    return Table.of_rows("Teachers.", f"On {context.dataset}.", columns, rows, notes)
 
 
 def _problems(context: Context) -> Table:
-    rows = tuple(
-        Row((Cell(str(number)), Cell(problem)), {"number": number, "problem": problem})
+    rows = [
+        Row.of(str(number), problem, number=number, problem=problem)
         for number, problem in enumerate(context.problems, start=1)
-    )
+    ]
     columns = (Column("", "right"), Column("Problem", "left"))
-    return Table("Problems.", "What could not be read or does not fit.", columns, (Section("", "", rows),))
+    return Table.of_rows("Problems.", "What could not be read or does not fit.", columns, rows)

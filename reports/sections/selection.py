@@ -82,8 +82,8 @@ def accuracies(plan: Plan, held: Held) -> Table | None:
     if any(0 < int(row[f"{name}_num_seeds"] or 0) < stats.MIN_SEEDS for row in all_rows for name in SELECTIONS):
         notes.append(FEW_SEEDS_NOTE)
     columns = (Column("Method", "left"), *_COLUMNS, Column("best on test − last"))
-    return Table("Accuracy by the choice of the epoch", "Best on test looks at what it reports, as others do.",
-                 columns, tuple(sections), tuple(notes))  # fmt: skip
+    subtitle = "Best on test looks at what it reports, as others do."
+    return Table("Accuracy by the choice of the epoch", subtitle, columns, tuple(sections), tuple(notes))
 
 
 def gains(held: Held, comparison: Comparison) -> dict[str, stats.PairedDifference | None]:
@@ -109,18 +109,19 @@ def claims(plan: Plan, held: Held) -> Table | None:
             for method in (comparison.method, comparison.base)
             for run_id in held[comparison.pair.name, method, "last"].run_ids
         )
-        cells = (
-            Cell(comparison.label),
+        row = Row.of(
+            comparison.label,
             *(Cell(signed(mean), ids if mean is not None else ()) for mean in means.values()),
-            Cell(two_decimals(moved)),
-            Cell("yes" if changes_sign(means) else "no"),
-        )
-        fields: dict[str, Value] = {
-            "pair": comparison.pair.name, "method": comparison.method, "base": comparison.base,
+            two_decimals(moved),
+            "yes" if changes_sign(means) else "no",
+            pair=comparison.pair.name,
+            method=comparison.method,
+            base=comparison.base,
             **{f"gain_{name}": rounded(mean) for name, mean in means.items()},
-            "moved": rounded(moved), "changes_sign": changes_sign(means),
-        }  # fmt: skip
-        rows.append((comparison.pair.name, Row(cells, fields)))
+            moved=rounded(moved),
+            changes_sign=changes_sign(means),
+        )
+        rows.append((comparison.pair.name, row))
     if not rows:
         return None
     sections = tuple(
@@ -133,8 +134,9 @@ def claims(plan: Plan, held: Held) -> Table | None:
         Column("moved by at most"),
         Column("changes sign", "left"),
     )
-    return Table("Gains by the choice of the epoch", "Difference to the base method in points, paired over seeds.",
-                 columns, sections, ("moved: the largest gain less the smallest.",))  # fmt: skip
+    subtitle = "Difference to the base method in points, paired over seeds."
+    notes = ("moved: the largest gain less the smallest.",)
+    return Table("Gains by the choice of the epoch", subtitle, columns, sections, notes)
 
 
 def move(means: Mapping[str, float | None]) -> float | None:

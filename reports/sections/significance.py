@@ -124,31 +124,38 @@ def table(tested: Sequence[Tested]) -> Table:
         notes.append(FEW_SEEDS_NOTE)
     by_pair = groupby(tested, key=lambda one: one.comparison.pair.name)
     sections = tuple(Section(pair_title(name), "", tuple(map(_row, ones))) for name, ones in by_pair)
-    return Table("Paired differences", "Each scale-decoupled method against its base, each base against the student.",
-                 columns, sections, tuple(notes))  # fmt: skip
+    subtitle = "Each scale-decoupled method against its base, each base against the student."
+    return Table("Paired differences", subtitle, columns, sections, tuple(notes))
 
 
 def _row(one: Tested) -> Row:
     difference, test = one.test.difference, one.test
     low, high = test.interval or (None, None)
     mark = f" {FEW_SEEDS}" if difference.num_seeds < stats.MIN_SEEDS else ""
-    cells = (
-        Cell(one.comparison.label),
+    return Row.of(
+        one.comparison.label,
         Cell(signed(difference.mean) + mark, one.run_ids),
         Cell(bracketed(test.interval), one.run_ids if test.interval else ()),
-        Cell(p_text(test.p)),
+        p_text(test.p),
         Cell(p_text(one.adjusted_p), bold=one.reading in ("higher", "lower")),
-        Cell(signed(difference.correlation)),
-        Cell(two_decimals(difference.detectable)),
-        Cell(str(difference.num_seeds)),
-        Cell(one.reading),
+        signed(difference.correlation),
+        two_decimals(difference.detectable),
+        str(difference.num_seeds),
+        one.reading,
+        pair=one.comparison.pair.name,
+        method=one.comparison.method,
+        base=one.comparison.base,
+        num_seeds=difference.num_seeds,
+        difference=rounded(difference.mean),
+        low=rounded(low),
+        high=rounded(high),
+        p=test.p,
+        p_holm=one.adjusted_p,
+        correlation=rounded(difference.correlation),
+        detectable=rounded(difference.detectable),
+        reading=one.reading,
+        run_ids=" ".join(one.run_ids),
     )
-    return Row(cells, {
-        "pair": one.comparison.pair.name, "method": one.comparison.method, "base": one.comparison.base,
-        "num_seeds": difference.num_seeds, "difference": rounded(difference.mean), "low": rounded(low),
-        "high": rounded(high), "p": test.p, "p_holm": one.adjusted_p, "correlation": rounded(difference.correlation),
-        "detectable": rounded(difference.detectable), "reading": one.reading, "run_ids": " ".join(one.run_ids),
-    })  # fmt: skip
 
 
 def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
@@ -180,9 +187,8 @@ def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
     missing = [title_of(method) for method in plan.methods if method not in present]
     if missing:
         notes.append(f"Without a finished run: {', '.join(missing)}.")
-    whole = Section("", "", tuple(rows))
-    return Table("Average ranks", "By mean top-1 accuracy after the last epoch.",
-                 (Column("Method", "left"), Column("average rank")), (whole,), tuple(notes))  # fmt: skip
+    columns = (Column("Method", "left"), Column("average rank"))
+    return Table.of_rows("Average ranks", "By mean top-1 accuracy after the last epoch.", columns, rows, notes)
 
 
 def scope(plan: Plan, teachers: Mapping[str, Manifest]) -> str:

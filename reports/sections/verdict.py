@@ -77,8 +77,10 @@ class Claim:
 def verdict(context: Context) -> list[Block]:
     """The rule, and every claim by it."""
     plan = context.plan
-    found = [*method_claims(plan, context.frame, is_comparable(plan, context.dataset)),
-             *ablation_claims(plan, find_all(context), context.dataset)]  # fmt: skip
+    found = [
+        *method_claims(plan, context.frame, is_comparable(plan, context.dataset)),
+        *ablation_claims(plan, find_all(context), context.dataset),
+    ]
     blocks: list[Block] = [Text(RULE), Text(summary(found)), Listing("verdict", table(found))]
     untested = [claim.factor for claim in found if claim.factor and not claim.evidence]
     if any(not claim.factor and all(one.test is None for one in claim.evidence) for claim in found):
@@ -204,8 +206,8 @@ def _ablation_claim(plan: Plan, one: Ablation, dataset: str) -> Claim:
         gain = printed[best] - printed[rival] if best in printed and rival in printed else None
         a, b = (one.levels.get(level, Scores(pd.Series(dtype=float), ())) for level in (best, rival))
         evidence.append(_evidence(f"{level_text(best)} − {level_text(rival)}", a, b, gain))
-    return Claim(_ablation_text(one.factor, one.pair), one.pair.name, tuple(evidence),
-                 f"{plan.profile} profile: not a result" if plan.profile else "", one.factor)  # fmt: skip
+    is_void = f"{plan.profile} profile: not a result" if plan.profile else ""
+    return Claim(_ablation_text(one.factor, one.pair), one.pair.name, tuple(evidence), is_void, one.factor)
 
 
 def _evidence(label: str, a: Scores, b: Scores, gain: float | None) -> Evidence:
@@ -254,28 +256,33 @@ def table(claims: Sequence[Claim]) -> Table:
 def _rows(claim: Claim) -> Iterator[Row]:
     first: Mapping[str, Value] = {"pair": claim.pair, "claim": claim.text, "verdict": claim.outcome}
     if not claim.evidence:
-        cells = (Cell(claim.text), Cell(claim.outcome, bold=True), *(Cell(MISSING) for _ in range(5)), Cell("no runs"))
-        yield Row(cells, {**first, "because": "no runs"})
+        outcome = Cell(claim.outcome, bold=True)
+        yield Row.of(claim.text, outcome, *[MISSING] * 5, "no runs", **first, because="no runs")
     for number, one in enumerate(claim.evidence):
         difference = one.test.difference if one.test else None
         interval = one.test.interval if one.test else None
         detectable = difference.detectable if difference else None
         because = claim.void or why(one)
         mean = signed(difference.mean if difference else None)
-        cells = (
-            Cell(claim.text if number == 0 else ""),
-            Cell(claim.outcome if number == 0 else "", bold=number == 0),
-            Cell(one.label),
-            Cell(f"{mean} {bracketed(interval)}" if interval else mean, one.run_ids),
-            Cell(two_decimals(detectable)),
-            Cell(signed(one.published)),
-            Cell(str(difference.num_seeds if difference else 0)),
-            Cell(because),
-        )
+        num_seeds = difference.num_seeds if difference else 0
         low, high = interval or (None, None)
-        yield Row(cells, {
-            **first, "difference_of": one.label, "difference": rounded(difference.mean if difference else None),
-            "low": rounded(low), "high": rounded(high), "detectable": rounded(detectable),
-            "published": rounded(one.published), "num_seeds": difference.num_seeds if difference else 0,
-            "because": because, "run_ids": " ".join(one.run_ids),
-        })  # fmt: skip
+        yield Row.of(
+            claim.text if number == 0 else "",
+            Cell(claim.outcome if number == 0 else "", bold=number == 0),
+            one.label,
+            Cell(f"{mean} {bracketed(interval)}" if interval else mean, one.run_ids),
+            two_decimals(detectable),
+            signed(one.published),
+            str(num_seeds),
+            because,
+            **first,
+            difference_of=one.label,
+            difference=rounded(difference.mean if difference else None),
+            low=rounded(low),
+            high=rounded(high),
+            detectable=rounded(detectable),
+            published=rounded(one.published),
+            num_seeds=num_seeds,
+            because=because,
+            run_ids=" ".join(one.run_ids),
+        )
