@@ -39,10 +39,10 @@ def parser() -> command_line.Parser:
     listing = commands.add_parser("list", help="methods, models, data sets, suites and views by name")
     listing.add_argument("kind", nargs="?", choices=(*KINDS, *ELSEWHERE), metavar="|".join(KINDS))
 
-    show = commands.add_parser("show", help="one of them in full: fields, ranges, defaults, sources")
+    show = commands.add_parser("show", help="details of one entry: fields, ranges, defaults, sources")
     show.add_argument("name")
 
-    status = commands.add_parser("status", help="what of a suite is done, to resume, missing, failed")
+    status = commands.add_parser("status", help="progress of a suite: done, resumable, missing, failed")
     command_line.add_choices(status)
     command_line.add_places(status)
     status.add_argument("--device", default="auto", help="the one that trains: some settings are resolved for it")
@@ -55,16 +55,16 @@ def parser() -> command_line.Parser:
         nargs="?",
         const="all",
         metavar="TEACHER",
-        help="store what a stored teacher (default: each) says of every view of the training set",
+        help="store the outputs of a stored teacher (default: each) for every view of the training set",
     )
     command_line.add_cache_limit(making)
-    making.add_argument("--device", default="auto", help="--cache: what runs the teacher")
+    making.add_argument("--device", default="auto", help="device that runs the teacher of --cache")
     making.add_argument(
         "--threads",
         type=command_line.positive,
         default=machine.available_cores(),
         metavar="N",
-        help="--cache: of a CPU",
+        help="CPU threads used by --cache",
     )
     command_line.add_places(making)
 

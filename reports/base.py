@@ -1,4 +1,4 @@
-"""What a section is: a function from what is known of a suite to blocks that every writer can write."""
+"""Sections of a report: functions from the context of a suite to blocks that every writer can write."""
 
 from __future__ import annotations
 

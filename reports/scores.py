@@ -1,4 +1,4 @@
-"""What sections read of a frame of runs: the accuracies of a method on a pair, by seed, and how numbers are written."""
+"""The accuracies of a method on a pair, by seed, read from a frame of runs, and other look-ups that sections share."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Comparison(NamedTuple):
 
 
 def scores(frame: pd.DataFrame, pair: Pair, method: str, column: str = "last") -> Scores:
-    """Return a figure of a method's finished runs on a pair, one per seed; what is not finite counts as missing."""
+    """Read a figure of a method's finished runs on a pair, one per seed; non-finite values count as missing."""
     if not len(frame) or column not in frame:
         return Scores(pd.Series(dtype=float), ())
     mine = (frame["status"] == "FINISHED") & (frame["student"] == pair.student) & (frame["method"] == method)
@@ -107,7 +107,7 @@ def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
 
 
 def comparisons(plan: Plan) -> Iterator[Comparison]:
-    """Yield what the methods of a plan are for, pair by pair: SD-X against X, and X against the student alone."""
+    """Yield the comparisons that a plan makes, pair by pair: SD-X against X, and X against the student alone."""
     for pair in plan.pairs:
         for method in plan.methods:
             base = base_of(method)

@@ -23,7 +23,7 @@ Pruner = Literal["none", "median", "hyperband", "wilcoxon"]
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial is: a method, and what is set over the suite's settings, as `--set` would."""
+    """The method of a trial, and its settings over the suite's, as `--set` would."""
 
     method: str
     #: `group.field`, `recipe.field` or `convention` -> value, e.g. {"sdd.beta": 4}
@@ -47,7 +47,7 @@ def _text(value: Any) -> str:
 
 
 class PublishedLine(NamedTuple):
-    """What one table prints about one pair: shown beside ours, since it is another data set."""
+    """The points of one published table about one pair, shown beside ours."""
 
     #: the pair, as a person reads it
     label: str
@@ -86,7 +86,7 @@ class Study(ABC):
 
     @abstractmethod
     def suggest(self, trial: BaseTrial) -> Choice:
-        """Return what a trial is, from the values that it suggests."""
+        """Make the choice of a trial from the values that it suggests."""
 
     def grid(self) -> Sequence[Mapping[str, Any]]:
         """Return every point of a grid as the parameters that `suggest` would ask for; empty for a sampler."""
@@ -94,7 +94,7 @@ class Study(ABC):
 
     @abstractmethod
     def baselines(self) -> Sequence[Choice]:
-        """Return what the winner is confirmed against, the published default first: then the plain method, or others.
+        """The choices that the winner is confirmed against: the published default, then the plain method, or others.
 
         Without settings, since those of a suite are the published ones of each of its pairs.
         """

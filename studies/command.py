@@ -46,9 +46,7 @@ def parser() -> command_line.Parser:
     )
     made.add_argument("--fresh", action="store_true", help="start the study again; its trained runs are kept")
     made.add_argument("--show", action="store_true", help="print the trials and what is left; train nothing")
-    made.add_argument(
-        "--join", action="store_true", help="work at trials only: leave figures and confirmation to others"
-    )
+    made.add_argument("--join", action="store_true", help="run trials only; skip figures and confirmation")
     command_line.add_places(made)
     command_line.add_device(made)
     command_line.add_cache_limit(made)
@@ -106,7 +104,7 @@ def list_studies(console: Console) -> int:
 
 
 def ground_of(given: argparse.Namespace) -> Ground:
-    """Return what the study is asked of. Raises UserError for an unknown suite or pair."""
+    """The suite, pair and settings that the study is asked of. Raises UserError for an unknown suite or pair."""
     suite = load(given.suite)
     known = [pair.name for pair in suite.pairs]
     pair = given.pair or known[0]
@@ -116,7 +114,7 @@ def ground_of(given: argparse.Namespace) -> Ground:
 
 
 def study_title(definition: Study, ground: Ground) -> str:
-    """Return the study's name in its storage and in MLflow."""
+    """The study's name in its storage and in MLflow."""
     profile = f" {ground.profile}" if ground.profile else ""
     return f"{definition.name} on {ground.suite.name}{profile} {ground.pair.replace(':', ' to ')}"
 
@@ -173,7 +171,7 @@ def run(
 
 
 def describe(search: Search, ground: Ground, workers: int) -> str:
-    """Return what is asked and of what, in words."""
+    """Describe the study: question, budget, split."""
     definition, points = search.definition, len(search.definition.grid())
     how = f"a grid of {points} points" if points else f"{search.num_trials} trials by {definition.sampler}"
     split = "the suite's validation split" if ground.holds_out else f"{VAL_FRACTION:.0%} of the training set"

@@ -236,7 +236,7 @@ class Search:
 
 
 def space_of(definition: Study) -> dict[str, Any]:
-    """Return what a storage must agree on: grid or sampler, and how trials are made of them."""
+    """The parts of a definition that a storage must agree on: grid or sampler, and how trials are made of them."""
     points = [dict(point) for point in definition.grid()]
     return {
         "study": definition.name,
@@ -307,7 +307,7 @@ def slug(title: str) -> str:
 
 @contextmanager
 def named_errors(place: str) -> Iterator[None]:
-    """Turn what a storage raises when it cannot be used into a UserError."""
+    """Turn the errors of a storage that cannot be used into a UserError."""
     try:
         yield
     except UserError:

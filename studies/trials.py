@@ -41,7 +41,7 @@ OnEpoch = Callable[[Entry, dict[str, float]], bool]
 
 @dataclass(frozen=True)
 class Ground:
-    """What a study is asked of: a pair of a suite, and what the command set over it."""
+    """The pair of a suite that a study is asked of, and the command's settings over it."""
 
     suite: Suite
     profile: str | None
@@ -224,7 +224,7 @@ class TrialBatch:
 
 
 def confirmation_runs(ground: Ground, choice: Choice, seeds: int, title: str) -> tuple[Plan, list[PlannedRun]]:
-    """Return a choice on the whole training set, under seeds that no trial saw, evaluated on the test set."""
+    """Plan a choice on the whole training set, under seeds that no trial saw, evaluated on the test set."""
     plan = ground.plan(choice, seeds, tuning=False)
     runs = []
     for run in plan.runs:
