@@ -1,4 +1,4 @@
-"""What the README promises."""
+"""What the README and the other pages promise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_its_distiller_works_and_gets_its_scale_decoupled_form() -> None:
@@ -35,7 +42,32 @@ def test_every_make_target_and_command_it_names_exists() -> None:
     assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
 
 
-def test_every_file_it_links_exists() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links
-    assert all((ROOT / link).exists() for link in links)
+def test_the_loop_of_the_architecture_page_trains() -> None:
+    """On one batch instead of a data set, the student and both losses named in its comment."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    batch = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 15])
+    names: dict[str, Any] = {"epochs": 1, "loader": [batch]}
+    exec(code[1].replace("import models\n", "import models\ntorch.manual_seed(0)\n"), names)
+    torch.manual_seed(0)
+    made = models.create("resnet8x4", num_classes=100, image_size=32)
+    assert set(names["losses"]) == {"ce", "kd"}
+    moved = [not torch.equal(a, b) for a, b in zip(made.parameters(), names["student"].parameters(), strict=True)]
+    assert all(moved)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_a_page_links_exists_and_its_lines_are_short(page: Path) -> None:
+    text = page.read_text()
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "    "))] == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"} <= set(
+        re.findall(r"\]\(([^)]+)\)", index)
+    )
