@@ -9,7 +9,9 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
+
+# scipy.stats takes two seconds to import, so the few functions that need it import it themselves
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -85,7 +87,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     if num < MIN_SEEDS:
         return None
     mean, std = mean_std(values)
-    half_width = float(stats.t.ppf((1 + confidence) / 2, num - 1)) * (std or 0.0) / math.sqrt(num)
+    half_width = float(special.stdtrit(num - 1, (1 + confidence) / 2)) * (std or 0.0) / math.sqrt(num)
     return mean - half_width, mean + half_width
 
 
@@ -126,6 +128,8 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
     ordered = np.sort(np.asarray(values, dtype=float))
     if ordered[0] == ordered[-1]:  # every resample has this mean, and its acceleration is 0 / 0
         return float(ordered[0]), float(ordered[0])
+    from scipy import stats
+
     found = stats.bootstrap(
         (ordered,),
         np.mean,
@@ -146,6 +150,8 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """Return p of the two-sided paired t test of no difference; None below three values or when all are equal."""
     if len(differences) < MIN_SEEDS or len(set(differences)) == 1:
         return None
+    from scipy import stats
+
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
@@ -179,12 +185,14 @@ def average_ranks(values: pd.DataFrame) -> AverageRanks | None:
     ranks = whole.rank(axis=1, ascending=False, method="average").mean().sort_values(kind="stable")
     p = None
     if len(whole.columns) >= 3 and len(whole) >= 2 and (whole.nunique(axis=1) > 1).any():
+        from scipy import stats
+
         p = float(stats.friedmanchisquare(*(whole[method] for method in whole.columns)).pvalue)
     return AverageRanks(ranks, len(whole), p)
 
 
 @cache
 def _detectable_in_stds(num: int) -> float:
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, num - 1)
+    critical = special.stdtrit(num - 1, (1 + CONFIDENCE) / 2)
     # the noncentrality at which t stays below its critical value with 1 - power; the far tail adds less than 1e-5
     return float(special.nctdtrinc(num - 1, 1 - POWER, critical)) / math.sqrt(num)

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as deserialize
-from scipy import stats as scipy_stats
 
 import models
 from benchmark import datasets
@@ -73,7 +72,9 @@ class Changes:
     def p(self) -> float | None:
         """McNemar's exact test of as many gained as lost; None without either."""
         num = len(self.gained) + len(self.lost)
-        return float(scipy_stats.binomtest(len(self.gained), num).pvalue) if num else None
+        from scipy.stats import binomtest  # seconds, which a report without such runs need not wait for
+
+        return float(binomtest(len(self.gained), num).pvalue) if num else None
 
 
 @section("Correlations, features and images")
