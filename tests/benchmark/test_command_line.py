@@ -17,23 +17,13 @@ from tests.conftest import SMALL_SUITE
 
 
 def test_options_are_those_that_were_given(tmp_path: Path) -> None:
-    words = [
-        "digits",
-        "--device",
-        "cpu",
-        "--workers",
-        "3",
-        "--threads",
-        "2",
-        "--engine",
-        "inline",
-        "--retry-failed",
-        "--cache-gb",
-        "1.5",
-    ]
+    words = ["digits", "--device", "cpu", "--workers", "3", "--threads", "2", "--engine", "inline", "--cache-gb", "1.5"]
     places = ["--runs", str(tmp_path / "runs"), "--data", str(tmp_path / "data")]
-    made = command_line.options_of(run.parser().parse_args([*words, *places]))
-    assert made == Options(tmp_path / "runs", tmp_path / "data", "inline", "cpu", 3, 2, True, 1.5)
+    made = command_line.options_of(run.parser().parse_args([*words, *places, "--retry-failed"]))
+    places_of = {"runs": tmp_path / "runs", "data_root": tmp_path / "data"}
+    assert made == Options(
+        **places_of, engine="inline", device="cpu", workers=3, threads=2, retry_failed=True, cache_gb=1.5
+    )
 
 
 @pytest.mark.parametrize("words", ["status digits", "teachers", "prepare digits --threads 1"])
