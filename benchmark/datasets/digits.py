@@ -28,12 +28,13 @@ NOISE_STD = 0.1
 
 
 @registry.register("digits")
-def digits(root: Path, cache: str | Path | None = None) -> DataSet:
+def digits(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
     """Return the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used.
 
-    With a folder `cache` the images are rendered there once, and memory-mapped by every process after that.
+    Who may fetch data (`download`) renders the images into the folder `cache`, once; from there every process maps
+    them. Who only looks writes nothing.
     """
-    train, test = _rendered("train", cache), _rendered("test", cache)
+    train, test = (_rendered(split, cache, download) for split in ("train", "test"))
     return DataSet(
         name="digits",
         classes=tuple(map(str, range(10))),
@@ -49,11 +50,14 @@ def digits(root: Path, cache: str | Path | None = None) -> DataSet:
     )
 
 
-def _rendered(split: str, cache: str | Path | None) -> MemoryImages:
+def _rendered(split: str, cache: str | Path | None, may_write: bool) -> MemoryImages:
     if cache is None:
         return _render_split(split)
     # what is stored is a function of this file: an edit of it renders anew
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    path = Path(cache) / f"digits-{split}-{version}.npy"
+    if not may_write and not path.exists():
+        return _render_split(split)
 
     def content() -> Content:
         images = _render_split(split)
@@ -61,7 +65,7 @@ def _rendered(split: str, cache: str | Path | None) -> MemoryImages:
         about = {"targets": images.targets.tolist()}
         return Content(pixels_NCHW.shape, lambda: [pixels_NCHW], about, f"rendering the {split} images of digits once")
 
-    pixels_NCHW, about = mapped(Path(cache) / f"digits-{split}-{version}.npy", version, content)
+    pixels_NCHW, about = mapped(path, version, content)
     return MemoryImages(pixels_NCHW, torch.tensor(about["targets"]))
 
 

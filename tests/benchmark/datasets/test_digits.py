@@ -51,7 +51,9 @@ def test_no_source_digit_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_renders_are_kept_and_mapped_and_a_damaged_file_is_made_again(
     tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = create("digits", tmp_path, cache=tmp_path / "cache")
+    assert create("digits", tmp_path, cache=tmp_path / "cache").digest == digits.digest
+    assert not (tmp_path / "cache").exists()  # who only looks writes nothing
+    first = create("digits", tmp_path, cache=tmp_path / "cache", download=True)
     assert first.digest == digits.digest
     kept = sorted((tmp_path / "cache").glob("digits-*.npy"))
     assert [path.name.split("-")[1] for path in kept] == ["test", "train"]
