@@ -277,8 +277,8 @@ def _notes(plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line])
     notes += [
         "last: after the last epoch, the headline; ±: standard deviation over seeds (n - 1). best: the best epoch,"
         " selected on the test set, as the literature reports.",
-        "gain: difference in last to the base method (SD-X to X, all others to the student alone), paired over the"
-        " seeds both have, with its 95% t interval; detectable: the true difference that this test finds with power"
+        "gain: difference in last to the base method (SD-X to X; for a method without a base, the student alone),"
+        " paired over the seeds both have, with its 95% t interval; detectable: the true difference that this test finds with power"
         " 0.8 (two-sided, alpha 0.05).",
     ]
     if plan.profile is None:

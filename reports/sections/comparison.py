@@ -39,11 +39,14 @@ def comparison(context: Context) -> Sequence[Block]:
 
 
 def in_order(plan: Plan) -> list[str]:
-    """Return the plan's methods, every scale-decoupled one after its base."""
+    """Order the plan's methods: the student alone first, every method followed by those whose gain is over it."""
     rest = [method for method in plan.methods if method != VANILLA]
-    bases = [method for method in rest if base_of(method) not in rest]
-    ordered = [one for base in bases for one in (base, *(m for m in rest if base_of(m) == base))]
-    return [VANILLA] * (VANILLA in plan.methods) + list(dict.fromkeys(ordered))
+
+    def followed(base: str) -> list[str]:
+        return [base, *(later for method in rest if base_of(method) == base for later in followed(method))]
+
+    roots = [method for method in rest if base_of(method) not in rest]
+    return [VANILLA] * (VANILLA in plan.methods) + [method for root in roots for method in followed(root)]
 
 
 def seeds_text(found: Scores, planned: int) -> str:
