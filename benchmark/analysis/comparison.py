@@ -278,8 +278,8 @@ def _notes(plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line])
         "last: after the last epoch, the headline; ±: standard deviation over seeds (n - 1). best: the best epoch,"
         " selected on the test set, as the literature reports.",
         "gain: difference in last to the base method (SD-X to X; for a method without a base, the student alone),"
-        " paired over the seeds both have, with its 95% t interval; detectable: the true difference that this test finds with power"
-        " 0.8 (two-sided, alpha 0.05).",
+        " paired over the seeds both have, with its 95% t interval; detectable: the true difference that this test"
+        " finds with power 0.8 (two-sided, alpha 0.05).",
     ]
     if plan.profile is None:
         notes.append("Bold: the best last of a pair among methods with all their seeds.")
