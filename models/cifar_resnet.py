@@ -68,5 +68,6 @@ for depth in (8, 20, 32, 56, 110):
     registry.add(f"resnet{depth}", partial(CifarResNet, depth, (16, 16, 32, 64)))
 for depth in (8, 32):
     registry.add(f"resnet{depth}x4", partial(CifarResNet, depth, (32, 64, 128, 256)))
-# half the width of resnet8: the student of the 16x16 digits
+# teacher and student of the 16x16 digits: half the width of resnet8x4, and of resnet8
+registry.add("resnet8x2", partial(CifarResNet, 8, (16, 32, 64, 128)))
 registry.add("resnet8_half", partial(CifarResNet, 8, (8, 8, 16, 32)))

@@ -60,7 +60,7 @@ def test_show_knows_models_data_sets_and_suites() -> None:
     assert "1.234 M parameters, last map 256 x 8 x 8" in command("show", "resnet8x4")
     text = command("show", "digits")  # a data set and a suite
     assert "data set digits" in text
-    assert "resnet8x4:resnet8_half" in text
+    assert "resnet8x2:resnet8_half" in text
     assert "options: path, image_size" in command("show", "folder")
     assert "sdd/table5" in command("show", "cub")
     with pytest.raises(UserError, match=r"nothing is called 'sdd_kdd'; did you mean 'sdd_kd'\?"):
