@@ -49,6 +49,8 @@ def engine(name: str) -> Iterator[engines.Engine]:
         made.close()
 
 
+@pytest.mark.processes
+@pytest.mark.xdist_group("engines")
 @pytest.mark.parametrize("name", engines.names())
 def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
     name: str, tmp_path: Path, teacher_file: TeacherFile, expected: CohortJob

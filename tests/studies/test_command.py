@@ -241,6 +241,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, text
 
 
+@pytest.mark.processes
+@pytest.mark.xdist_group("study")
 def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = ended
     tracker = tracking.open_existing(folder / "runs")
@@ -274,6 +276,8 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
     }
 
 
+@pytest.mark.processes
+@pytest.mark.xdist_group("study")
 def test_it_says_what_is_a_result_and_what_is_not(ended: tuple[Path, str]) -> None:
     folder, text = ended
     assert SDDTerms.question in text
@@ -286,6 +290,8 @@ def test_it_says_what_is_a_result_and_what_is_not(ended: tuple[Path, str]) -> No
     assert {path.name for path in place.iterdir()} >= {"answer.png", "answer.svg", "confirmed.md", "timeline.png"}
 
 
+@pytest.mark.processes
+@pytest.mark.xdist_group("study")
 def test_showing_trains_nothing_and_another_definition_is_refused(
     ended: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
