@@ -1,8 +1,11 @@
-"""Small things to train on."""
+"""Small things to train on, and what is made once for many tests."""
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +49,53 @@ SMALL_SUITE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _digits_are_rendered_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands in this process share one set of images; a worker that they start finds it in its cache."""
+    factory = datasets.registry.get("digits")
+    folder = tmp_path_factory.mktemp("digits")
+
+    @functools.cache
+    def made() -> DataSet:
+        return factory(Path(), cache=folder)
+
+    @functools.wraps(factory)
+    def shared(root: Path, cache: str | Path | None = None) -> DataSet:
+        found = made()
+        for file in folder.glob("digits-*") if cache is not None else ():
+            Path(cache).mkdir(parents=True, exist_ok=True)
+            if not (place := Path(cache) / file.name).exists():
+                place.hardlink_to(file)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.registry._entries, "digits", shared)
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits() -> DataSet:
     """The embedded data set."""
     return datasets.create("digits", Path())
+
+
+@pytest.fixture(scope="session")
+def _tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new tracking store, which takes MLflow a second to make."""
+    from benchmark.tracking import Tracker
+
+    folder = tmp_path_factory.mktemp("store")
+    Tracker(folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def runs_folder(tmp_path: Path, _tracking_store: Path) -> Path:
+    """A runs folder in which nothing is tracked yet; its store is a copy."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copy(_tracking_store, folder)
+    return folder
 
 
 def make_config(method: str = "vanilla", *, student: str = "resnet8_half", **changes: Any) -> RunConfig:
@@ -73,6 +119,8 @@ def make_job(
     folder: Path, configs: dict[str, RunConfig], teacher: TeacherFile | None = None, device: str = "cpu"
 ) -> CohortJob:
     """A cohort whose lanes' files lie in the folder; the keys stand for signatures."""
+    if any(config.data.name == "digits" for config in configs.values()):
+        datasets.create("digits", folder, cache=folder / "cache")  # a worker finds its images there
     lanes = tuple(
         LaneJob(name, config, folder / name / "checkpoint", folder / name / "student.safetensors")
         for name, config in configs.items()

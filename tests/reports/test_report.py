@@ -247,9 +247,9 @@ def test_what_an_earlier_report_wrote_is_removed_and_nothing_else(tmp_path: Path
     written(context, tmp_path, ["literature"])
 
 
-def test_is_an_artifact_of_the_suite_logged_once(tmp_path: Path) -> None:
+def test_is_an_artifact_of_the_suite_logged_once(tmp_path: Path, runs_folder: Path) -> None:
     plan = small()
-    tracker = Tracker(tmp_path / "runs")
+    tracker = Tracker(runs_folder)
     context = replace(gathered(plan, [], tmp_path), tracker=tracker)
     path = written(context, tmp_path)[1]
     assert log(context, path) is None

@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from benchmark.datasets import create
 from benchmark.datasets import digits as module
 from benchmark.datasets.base import DataSet
 
@@ -21,7 +20,7 @@ def tiny(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_renders_are_fixed_and_of_the_documented_shape(tmp_path: Path) -> None:
-    first, second = create("digits", tmp_path), create("digits", tmp_path)
+    first, second = module.digits(tmp_path), module.digits(tmp_path)
     assert first.digest == second.digest
     for images, count in ((first.train, module.NUM_TRAIN), (first.test, module.NUM_TEST)):
         (pixels,) = images.batches([torch.arange(len(images))], torch.device("cpu"))
@@ -40,9 +39,9 @@ def test_no_source_digit_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         blind[np.setdiff1d(np.arange(len(glyphs)), chosen)] = np.nan  # a piece from outside would show
         return render(blind, labels, chosen, *rest, **named)
 
-    plain = create("digits", tmp_path)
+    plain = module.digits(tmp_path)
     monkeypatch.setattr(module, "_render", spy)
-    assert create("digits", tmp_path).digest == plain.digest
+    assert module.digits(tmp_path).digest == plain.digest
     train, test = members
     assert not train & test
     assert train | test == set(range(len(load_digits().target)))
@@ -51,16 +50,16 @@ def test_no_source_digit_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_renders_are_kept_and_mapped_and_a_damaged_file_is_made_again(
     tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert create("digits", tmp_path, cache=tmp_path / "cache").digest == digits.digest
+    assert module.digits(tmp_path, cache=tmp_path / "cache").digest == digits.digest
     assert not (tmp_path / "cache").exists()  # who only looks writes nothing
-    first = create("digits", tmp_path, cache=tmp_path / "cache", download=True)
+    first = module.digits(tmp_path, cache=tmp_path / "cache", download=True)
     assert first.digest == digits.digest
     kept = sorted((tmp_path / "cache").glob("digits-*.npy"))
     assert [path.name.split("-")[1] for path in kept] == ["test", "train"]
     with monkeypatch.context() as patched:
         patched.setattr(module, "_render", None)  # nothing is rendered twice
-        assert create("digits", tmp_path, cache=tmp_path / "cache").digest == digits.digest
+        assert module.digits(tmp_path, cache=tmp_path / "cache").digest == digits.digest
     content = bytearray(kept[0].read_bytes())
     content[-1] ^= 1
     kept[0].write_bytes(content)
-    assert create("digits", tmp_path, cache=tmp_path / "cache").digest == digits.digest
+    assert module.digits(tmp_path, cache=tmp_path / "cache").digest == digits.digest

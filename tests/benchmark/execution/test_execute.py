@@ -74,7 +74,7 @@ class HandInHand(InlineEngine):
 
 
 @pytest.fixture
-def hand_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def hand_in_hand(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(engines.registry._entries, "local", HandInHand)
     monkeypatch.setattr(HandInHand, "trained", [], raising=False)
 

@@ -32,6 +32,11 @@ def options(tmp_path: Path) -> Options:
     return Options(runs=tmp_path / "runs", data_root=tmp_path)
 
 
+@pytest.fixture
+def tracker(runs_folder: Path) -> Tracker:
+    return Tracker(runs_folder)
+
+
 def survey(plan: Plan, options: Options, data: DataSet, tracker: Tracker | None = None) -> Survey:
     found = Survey(plan, options, data, tracker)
     found.look()
@@ -89,8 +94,9 @@ def test_a_checkpoint_is_resumed_and_a_damaged_one_refused(plan: Plan, options: 
         survey(plan, options, digits)
 
 
-def test_of_runs_that_stand_as_running_only_our_own_were_killed(plan: Plan, options: Options, digits: DataSet) -> None:
-    tracker = Tracker(options.runs)
+def test_of_runs_that_stand_as_running_only_our_own_were_killed(
+    plan: Plan, options: Options, digits: DataSet, tracker: Tracker
+) -> None:
     store_teacher(plan, options, digits)
     found = survey(plan, options, digits, tracker)
     ours = track(tracker, found, "kd", digits, runs_folder=options.identity())
@@ -102,8 +108,7 @@ def test_of_runs_that_stand_as_running_only_our_own_were_killed(plan: Plan, opti
     assert entry(again, "sdd_kd").state == "elsewhere"
 
 
-def test_a_run_whose_lock_is_held_is_elsewhere(plan: Plan, options: Options, digits: DataSet) -> None:
-    tracker = Tracker(options.runs)
+def test_a_run_whose_lock_is_held_is_elsewhere(plan: Plan, options: Options, digits: DataSet, tracker: Tracker) -> None:
     found = survey(plan, options, digits, tracker)
     track(tracker, found, "vanilla", digits, runs_folder=options.identity())
     one = entry(found, "vanilla")
@@ -117,8 +122,9 @@ def test_a_run_whose_lock_is_held_is_elsewhere(plan: Plan, options: Options, dig
     assert entry(survey(plan, options, digits, tracker), "vanilla").state == "new"
 
 
-def test_a_failure_is_final_until_it_is_retried(plan: Plan, options: Options, digits: DataSet) -> None:
-    tracker = Tracker(options.runs)
+def test_a_failure_is_final_until_it_is_retried(
+    plan: Plan, options: Options, digits: DataSet, tracker: Tracker
+) -> None:
     run_id = track(tracker, survey(plan, options, digits, tracker), "vanilla", digits)
     tracker.end(run_id, "FAILED", failure="final", failure_reason="the loss was not finite at epoch 1, step 2")
     failed = entry(survey(plan, options, digits, tracker), "vanilla")
@@ -131,8 +137,9 @@ def test_a_failure_is_final_until_it_is_retried(plan: Plan, options: Options, di
     assert entry(survey(plan, options, digits, tracker), "vanilla").state == "new"
 
 
-def test_a_dropped_run_starts_anew_and_stays_on_record(plan: Plan, options: Options, digits: DataSet) -> None:
-    tracker = Tracker(options.runs)
+def test_a_dropped_run_starts_anew_and_stays_on_record(
+    plan: Plan, options: Options, digits: DataSet, tracker: Tracker
+) -> None:
     found = survey(plan, options, digits, tracker)
     one = entry(found, "vanilla")
     run_id = track(tracker, found, "vanilla", digits)
@@ -146,8 +153,9 @@ def test_a_dropped_run_starts_anew_and_stays_on_record(plan: Plan, options: Opti
     assert entry(survey(plan, options, digits, tracker), "vanilla").run_id == again  # that one was only interrupted
 
 
-def test_a_finished_run_is_found_in_any_experiment(plan: Plan, options: Options, digits: DataSet) -> None:
-    tracker = Tracker(options.runs)
+def test_a_finished_run_is_found_in_any_experiment(
+    plan: Plan, options: Options, digits: DataSet, tracker: Tracker
+) -> None:
     run_id = track(tracker, survey(plan, options, digits, tracker), "vanilla", digits)
     tracker.end(run_id, "FINISHED")
     found = entry(survey(plan, options, digits, tracker), "vanilla")
