@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+import resource
+import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 from benchmark import files
 from benchmark.errors import UserError
 from benchmark.train import checkpoint
+from tests.processes import exit_code, heard, pipe, start
 
 
 def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -23,26 +24,28 @@ def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def save_past_a_limit(path: Path, said: Connection) -> None:
+    """Write a checkpoint that is larger than the kernel allows."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        checkpoint.save(path, {"epochs_done": 2, "weights": torch.ones(100_000)})
+    except UserError as error:
+        said.send(str(error))
+
+
+@pytest.mark.processes
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     """The kernel itself refuses to write past a limit, as a full disk does."""
     path = tmp_path / "checkpoint"
     checkpoint.save(path, {"epochs_done": 1, "weights": torch.ones(10)})
-    script = textwrap.dedent(f"""
-        import resource, signal, torch
-        from pathlib import Path
-        from benchmark.train import checkpoint
-        from benchmark.errors import UserError
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            checkpoint.save(Path({str(path)!r}), {{"epochs_done": 2, "weights": torch.ones(100_000)}})
-        except UserError as error:
-            print(error)
-    """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "cannot write" in done.stdout
-    assert "the file that was there is untouched" in done.stdout
-    assert "--runs" in done.stdout
+    ours, theirs = pipe()
+    process = start(save_past_a_limit, path, theirs)
+    message = heard(ours)
+    assert exit_code(process) == 0
+    assert "cannot write" in message
+    assert "the file that was there is untouched" in message
+    assert "--runs" in message
     assert checkpoint.load(path)["epochs_done"] == 1
     assert list(tmp_path.iterdir()) == [path]
 

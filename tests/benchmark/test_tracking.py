@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,13 @@ from benchmark import results, tracking
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from tests.conftest import make_config
+from tests.processes import exit_code
+from tests.processes import start as start_process
 
 
-@pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> tracking.Tracker:
-    return tracking.Tracker(tmp_path_factory.mktemp("runs"))
+@pytest.fixture
+def tracker(runs_folder: Path) -> tracking.Tracker:
+    return tracking.Tracker(runs_folder)
 
 
 def start(tracker: tracking.Tracker, data: DataSet, signature: str, method: str = "kd", **tags: str) -> str:
@@ -29,15 +28,17 @@ def start(tracker: tracking.Tracker, data: DataSet, signature: str, method: str 
     )  # fmt: skip
 
 
+def make_experiment(runs: Path) -> None:
+    """Do what a command does first."""
+    tracking.Tracker(runs).experiment("small", {"suite": "small"})
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("runs_folder")  # what makes a store is imported
 def test_processes_that_start_together_make_one_sound_database(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        from pathlib import Path
-        from benchmark.tracking import Tracker
-        Tracker(Path({str(tmp_path)!r})).experiment("small", {{"suite": "small"}})
-    """)
-    processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    assert list(tracking.Tracker(tmp_path).experiments()) == ["small"]
+    processes = [start_process(make_experiment, tmp_path / "new") for _ in range(3)]
+    assert [exit_code(process) for process in processes] == [0, 0, 0]
+    assert list(tracking.Tracker(tmp_path / "new").experiments()) == ["small"]
 
 
 def test_a_run_holds_what_it_was_and_what_it_reached(tracker: tracking.Tracker, digits: DataSet) -> None:

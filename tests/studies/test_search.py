@@ -8,11 +8,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from optuna.trial import BaseTrial, TrialState
 from benchmark.errors import UserError
 from studies.base import Choice, Study
 from studies.search import Search, frame, is_retried
+from tests.processes import exit_code, heard, pipe, start
 
 
 class Grid(Study):
@@ -91,51 +91,39 @@ def test_a_grid_is_asked_for_in_batches_and_once(tmp_path: Path) -> None:
     assert len(frame(again.trials())) == 9
 
 
-WORKER = """
-import sys, time
-from pathlib import Path
-from tests.studies.test_search import answer, opened
-search = opened(Path({folder!r}), {storage})
-print("ready", flush=True)
-sys.stdin.readline()
-if {hangs}:
-    search.ask()
-    print("asked", flush=True)
-    time.sleep(600)
-while asked := search.ask():
-    for trial, choice in asked:
-        time.sleep(0.02)
-        search.tell(trial, float(choice.settings["sdd.beta"]))
-"""
+def work(folder: Path, storage: str | None, hangs: bool, channel: Connection) -> None:
+    """Be a worker: open the study, wait, and tell trials until none is left, or hang with some in hand."""
+    search = opened(folder, storage=storage)
+    channel.send("ready")
+    channel.recv()
+    if hangs:
+        search.ask()
+        channel.send("asked")
+        time.sleep(600)
+    while asked := search.ask():
+        for trial, choice in asked:
+            time.sleep(0.02)
+            search.tell(trial, float(choice.settings["sdd.beta"]))
 
 
-def three_workers(folder: Path, storage: str = "") -> None:
+def three_workers(folder: Path, storage: str | None = None) -> None:
     """Let three processes work at a grid, and kill one with its trials in hand before the others begin."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER.format(folder=str(folder), storage=storage, hangs=hangs))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for hangs in (True, False, False)
+    channels = [pipe() for _ in range(3)]
+    hanging, *others = [
+        start(work, folder, storage, number == 0, theirs) for number, (_, theirs) in enumerate(channels)
     ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    hanging, *others = workers
-    assert hanging.stdin is not None
-    assert hanging.stdout is not None
-    hanging.stdin.write("go\n")
-    hanging.stdin.flush()
-    assert hanging.stdout.readline() == "asked\n"
-    hanging.send_signal(signal.SIGKILL)
-    hanging.wait()
-    for worker in others:
-        worker.communicate("go\n", timeout=120)
-        assert worker.returncode == 0
+    ours, *theirs = [channel for channel, _ in channels]
+    assert [heard(channel) for channel in (ours, *theirs)] == ["ready"] * 3
+    ours.send("go")
+    assert heard(ours) == "asked"
+    hanging.kill()
+    assert exit_code(hanging) == -signal.SIGKILL
+    for channel in theirs:
+        channel.send("go")
+    assert [exit_code(worker) for worker in others] == [0, 0]
 
 
+@pytest.mark.processes
 def test_a_grid_is_trained_once_by_three_workers_one_of_which_is_killed(tmp_path: Path) -> None:
     opened(tmp_path).close()
     three_workers(tmp_path)
@@ -251,10 +239,11 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
         run("rm", "-rf", str(data))
 
 
+@pytest.mark.processes
 @pytest.mark.postgresql
 def test_a_grid_is_trained_once_on_postgresql(tmp_path: Path, postgresql: str) -> None:
     started = time.monotonic()
-    three_workers(tmp_path, f"storage={postgresql!r}")
+    three_workers(tmp_path, postgresql)
     search = opened(tmp_path, storage=postgresql)
     assert search.ask() == []
     assert points(search) == Counter(range(9))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -18,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark import results
-from benchmark.config import RunConfig
+from benchmark.config import Data, RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution.engines import local
@@ -27,7 +24,6 @@ from benchmark.train import checkpoint, loop
 from benchmark.train.lane import Lane
 from benchmark.train.messages import (
     CohortCrashed,
-    CohortEnded,
     CohortJob,
     EpochDone,
     Event,
@@ -39,7 +35,9 @@ from benchmark.train.messages import (
     Stopped,
     TeacherFile,
 )
+from tests.benchmark.datasets.test_folder import write
 from tests.conftest import make_config, make_job
+from tests.processes import exit_code, start
 
 FOUR = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
 
@@ -113,27 +111,23 @@ def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet
     assert_equal(weights(alone, "a"), weights(both, "a"))
 
 
+def train_until_killed(job: CohortJob) -> None:
+    """Train, and end by SIGKILL right after the first epoch."""
+    loop.CHECKPOINT_SECONDS = 0.0
+
+    def report(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.train_cohort(job, report)
+
+
+@pytest.mark.processes
 def test_two_epochs_are_one_and_a_kill_and_one(
     four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
 ) -> None:
-    """SIGKILL right after the first epoch, in a process of its own, then the same job again."""
-    script = textwrap.dedent(f"""
-        import os, signal
-        from pathlib import Path
-        from benchmark.train import loop
-        from benchmark.train.messages import EpochDone, TeacherFile
-        from tests.conftest import make_config, make_job
-        loop.CHECKPOINT_SECONDS = 0.0
-        teacher = TeacherFile("resnet8", Path({str(teacher_file.path)!r}), {teacher_file.checksum!r})
-        job = make_job(Path({str(tmp_path)!r}), {{m: make_config(m) for m in {FOUR!r}}}, teacher)
-        def report(event):
-            if isinstance(event, EpochDone):
-                os.kill(os.getpid(), signal.SIGKILL)
-        loop.train_cohort(job, report)
-    """)
-    done = subprocess.run([sys.executable, "-c", script], check=False)
-    assert done.returncode == -signal.SIGKILL
     job = make_job(tmp_path, configs(*FOUR), teacher_file)
+    assert exit_code(start(train_until_killed, job)) == -signal.SIGKILL
     assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
     assert not job.lanes[0].weights.exists()
     events = run(job, digits)
@@ -223,28 +217,36 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, digits: DataSet)
         run(other, digits)
 
 
-def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path, teacher_file: TeacherFile) -> None:
-    job = make_job(tmp_path, configs("kd", recipe={"epochs": 500}), teacher_file)
-    short = make_job(tmp_path / "short", configs("vanilla"))
+@pytest.mark.processes
+def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path) -> None:
+    """The first at once; the one that replaces it in the middle of its cohort, not by what a terminal sends to all."""
+    write(tmp_path / "birds", count=8)
+    data = Data(name="folder", options={"path": "birds", "image_size": 28})
+    first, second = (
+        replace(make_job(tmp_path, {name: make_config(data=data, recipe={"epochs": 500})}), data_root=tmp_path)
+        for name in ("first", "second")
+    )
+    epochs: list[int] = []
+    crashed: list[tuple[CohortJob, str]] = []
     engine = LocalEngine(workers=1)
     try:
-        engine.submit(job)
-        engine.submit(short)
-        crashed: list[CohortCrashed] = []
-        ended = []
+        engine.submit(first)
+        engine.submit(second)
+        assert not engine._workers[0].process.daemon  # where images are streamed, it has processes of its own
+        os.kill(engine._workers[0].process.pid or 0, signal.SIGKILL)
         for which, event in engine.events():
-            if isinstance(event, EpochDone) and which is job:
-                os.kill(engine._workers[0].process.pid or 0, signal.SIGKILL)
+            if isinstance(event, EpochDone):
+                epochs.append(event.epoch)
+                process = engine._workers[0].process.pid or 0
+                for number in (signal.SIGINT, signal.SIGTERM) if event.epoch == 1 else (signal.SIGKILL,):
+                    os.kill(process, number)
             if isinstance(event, CohortCrashed):
-                crashed.append(event)
-            if isinstance(event, CohortEnded):
-                ended.append(which)
+                crashed.append((which, event.reason))
     finally:
         engine.close()
-    assert [event.reason for event in crashed] == [
-        "its worker process ended with SIGKILL (out of memory? --workers 1 takes less)"
-    ]
-    assert ended == [short]
+    reason = "its worker process ended with SIGKILL (out of memory? --workers 1 takes less)"
+    assert crashed == [(first, reason), (second, reason)]
+    assert epochs[:2] == [1, 2]
 
 
 def test_validation_is_measured_only_when_there_is_a_split(tmp_path: Path, digits: DataSet) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark import datasets
 from benchmark.config import Recipe
 from benchmark.datasets import augment
 from benchmark.datasets.base import Augmentation, DataSet, MemoryImages
@@ -28,6 +26,7 @@ from benchmark.train.messages import Event, Note, TeacherFile
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, CacheRefused, Views, open_caches
 from tests.conftest import make_config, make_job
+from tests.processes import exit_code, start
 
 CPU = torch.device("cpu")
 METHODS = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
@@ -181,34 +180,27 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_sizes(opened: Callable[..
     opened(limit_gb=0.00083)
 
 
+def fill_until_killed(folder: Path, file: TeacherFile) -> None:
+    """Fill a cache and end by SIGKILL after 3072 views."""
+    data = datasets.create("digits", Path())
+    request = Request("weak", (1, 2, 4), "map")
+    teacher = BatchTeacher(teacher_store.load_network(file, data), [request], CPU, "fp32", 16, "fp16")
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if done >= 3072:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    open_caches(teacher, file, data, 100, folder, None, print).fill(advance)
+
+
+@pytest.mark.processes
 def test_a_fill_that_is_killed_goes_on(
-    opened: Callable[..., CachedTeacher], digits: DataSet, tmp_path: Path, teacher_file: TeacherFile
+    opened: Callable[..., CachedTeacher], tmp_path: Path, teacher_file: TeacherFile
 ) -> None:
-    script = textwrap.dedent(f"""
-        import os, signal, torch
-        from pathlib import Path
-        from benchmark import datasets
-        from benchmark.train import teacher_store
-        from benchmark.train.messages import TeacherFile
-        from benchmark.train.heads import Request
-        from benchmark.train.teacher import BatchTeacher
-        from benchmark.train.view_cache import open_caches
-        torch.set_num_threads(1)
-        file = TeacherFile("resnet8", Path({str(teacher_file.path)!r}), {teacher_file.checksum!r})
-        data = datasets.create("digits", Path())
-        request = Request("weak", (1, 2, 4), "map")
-        network = teacher_store.load_network(file, data)
-        teacher = BatchTeacher(network, [request], torch.device("cpu"), "fp32", 16, "fp16")
-        cached = open_caches(teacher, file, data, 100, Path({str(tmp_path)!r}), None, print)
-        done = 0
-        def advance(count):
-            global done
-            done += count
-            if done >= 3072:
-                os.kill(os.getpid(), signal.SIGKILL)
-        cached.fill(advance)
-    """)
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert exit_code(start(fill_until_killed, tmp_path, teacher_file)) == -signal.SIGKILL
     cached = opened()
     assert cached.num_stored() == 3072
     rows = np.arange(3000, 3100)
