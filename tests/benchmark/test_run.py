@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -43,25 +44,29 @@ def suite_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
+#: whole commands train here
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("run")]
+
+
 @dataclass(frozen=True)
 class Printed:
     code: int
     text: str
 
 
-def arguments(suite: Path, runs: Path, *more: str) -> list[str]:
-    return [str(suite), "--runs", str(runs), "--workers", "1", *more]
+def arguments(suite: Path, runs: Path, engine: str, *more: str) -> list[str]:
+    return [str(suite), "--runs", str(runs), "--workers", "1", "--engine", engine, *more]
 
 
-def run(suite: Path, runs: Path, *more: str) -> Printed:
-    """Run the command in this process; cohorts still train in a worker of their own."""
-    text = io.StringIO()
-    code = module.main(arguments(suite, runs, *more), Console(file=text, width=140))
+def run(suite: Path, runs: Path, *more: str, engine: str = "inline", text: io.StringIO | None = None) -> Printed:
+    """Run the command in this process, and train in it too."""
+    text = text or io.StringIO()
+    code = module.main(arguments(suite, runs, engine, *more), Console(file=text, width=140))
     return Printed(code, text.getvalue())
 
 
 def start(suite: Path, runs: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "benchmark.run", *arguments(suite, runs)]
+    command = [sys.executable, "-m", "benchmark.run", *arguments(suite, runs, "local")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -194,19 +199,30 @@ def test_a_cache_is_filled_by_one_run_and_read_by_the_next(tmp_path: Path) -> No
     assert {one.params["teacher_cache"] for one in tracked(tmp_path / "runs") if "teacher" in one.tags} == {"fp16"}
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+class Terminal(io.StringIO):
+    """Presses Ctrl-C once it shows that a student trains: a terminal sends it to the command and to its workers."""
+
+    is_pressed = False
+
+    def write(self, text: str) -> int:
+        if "images/s" in text and not self.is_pressed:
+            self.is_pressed = True
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid or 0, signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = suite_file(tmp_path, seeds=1, recipe={"epochs": 300, "batch_size": 32}, methods={"vanilla": {}})
-    process = start(suite, tmp_path / "runs")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch" in line and "images/s" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Stopping: every student is saved" in output
-    assert "Stopped and saved. The same command goes on: python -m benchmark.run" in output
-    assert "Traceback" not in errors
+    text = Terminal()
+    with pytest.raises(SystemExit) as stopped:
+        command_line.run(lambda *_: run(suite, tmp_path / "runs", engine="local", text=text).code)
+    assert text.is_pressed
+    assert stopped.value.code == 130
+    assert "Stopping: every student is saved" in text.getvalue()
+    assert "Stopped and saved. The same command goes on: " in text.getvalue()
+    assert capsys.readouterr().err == ""
     assert [one.status for one in tracked(tmp_path / "runs")] == ["KILLED"]
     again = run(suite, tmp_path / "runs", "--dry-run")
     assert "1 to resume" in again.text
