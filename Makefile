@@ -59,7 +59,7 @@ perf: install  ## reference loop against ours, side by side
 	@$(BIN)/python -m benchmark.perf $(ARGS)
 
 test: install  ## run the tests (offline, two cores, under five minutes)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: install  ## ruff and mypy --strict
 	@$(BIN)/ruff format --check .
