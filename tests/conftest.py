@@ -57,12 +57,12 @@ def _digits_are_rendered_once(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     @functools.cache
     def made() -> DataSet:
-        return factory(Path(), cache=folder)
+        return factory(Path(), cache=folder, download=True)
 
     @functools.wraps(factory)
-    def shared(root: Path, cache: str | Path | None = None) -> DataSet:
+    def shared(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
         found = made()
-        for file in folder.glob("digits-*") if cache is not None else ():
+        for file in folder.glob("digits-*") if cache is not None and download else ():
             Path(cache).mkdir(parents=True, exist_ok=True)
             if not (place := Path(cache) / file.name).exists():
                 place.hardlink_to(file)
@@ -120,7 +120,7 @@ def make_job(
 ) -> CohortJob:
     """A cohort whose lanes' files lie in the folder; the keys stand for signatures."""
     if any(config.data.name == "digits" for config in configs.values()):
-        datasets.create("digits", folder, cache=folder / "cache")  # a worker finds its images there
+        datasets.create("digits", folder, cache=folder / "cache", download=True)  # a worker finds its images there
     lanes = tuple(
         LaneJob(name, config, folder / name / "checkpoint", folder / name / "student.safetensors")
         for name, config in configs.items()
