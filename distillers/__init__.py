@@ -17,10 +17,11 @@ __all__ = ["Distiller", "Outputs", "create", "groups", "names", "registry"]
 
 
 def create(name: str, *, convention: str = "code", **values: Mapping[str, Any]) -> Distiller:
-    """Make a distiller from plain hyperparameters by group; strings as on a command line are converted.
+    """Make a distiller from plain hyperparameters by group; command-line strings are converted.
 
-    `convention` (`code` or `paper`) fills what is not given with what SDD's and MLKD's released code or paper use.
-    Raises UserError that names the field, what is allowed, and the nearest known name for an unknown one.
+    `convention` chooses the values that are not given: those of SDD's and MLKD's released code (`code`) or of their
+    papers (`paper`). Raises UserError that names the field, the allowed values and, for an unknown name, the nearest
+    known one.
     """
     method = registry.get(name)
     if convention not in get_args(Convention):
@@ -38,12 +39,12 @@ def create(name: str, *, convention: str = "code", **values: Mapping[str, Any]) 
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Registered distillers that match a shell pattern, sorted."""
+    """Names of the registered distillers that match a shell pattern, sorted."""
     return registry.names(pattern)
 
 
 def groups(name: str) -> Mapping[str, type[Parameters]]:
-    """The hyperparameter groups of a distiller by namespace. Raises UserError for an unknown name."""
+    """Hyperparameter groups of a distiller, by namespace. Raises UserError for an unknown name."""
     return registry.get(name).groups
 
 

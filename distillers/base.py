@@ -1,4 +1,4 @@
-"""What a distiller is: hyperparameters, and named scalar losses computed from two networks' outputs.
+"""The distiller interface: hyperparameters, and named scalar losses computed from two networks' outputs.
 
 Shape letters: B batch, K classes, R regions, N any number of logit rows (B, or B * R).
 """
@@ -26,7 +26,7 @@ PerSample = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Outputs(NamedTuple):
-    """What a network shows a distiller, for one view of the batch."""
+    """A network's outputs for one view of the batch, as a distiller sees them."""
 
     #: (B, K): the network's own logits
     logits: Tensor
@@ -59,17 +59,17 @@ class Distiller(ABC):
 
     #: registry key
     name: ClassVar[str]
-    #: as the papers print it
+    #: printed name, as in the papers
     title: ClassVar[str]
-    #: registry key of the method it is compared with (a gain is over it), or None
+    #: registry key of the method that its gain is measured against, or None
     base: ClassVar[str | None] = None
     #: False when the method never looks at a teacher
     needs_teacher: ClassVar[bool] = True
-    #: raise it whenever a change makes the losses differ: part of every run's signature
+    #: part of every run's signature; raise it whenever a change makes the losses differ
     numerics_version: ClassVar[int] = 1
     #: parameter groups by namespace, e.g. {"dkd": DKD}; the group names are the namespaces of `--set dkd.beta=8`
     groups: ClassVar[Mapping[str, type[Parameters]]] = {}
-    #: values of group fields that a `Convention` stands for, below what the user sets: {"code": {"sdd": {"beta": 2}}}
+    #: values of group fields by `Convention`, which the user's values override: {"code": {"sdd": {"beta": 2}}}
     conventions: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
 
     #: sides of the region grids wanted from both networks, ascending; empty when only whole-image logits are used
@@ -81,41 +81,41 @@ class Distiller(ABC):
     views: tuple[str, ...] = ("weak",)
 
     def __init__(self, **values: Parameters) -> None:
-        """Take one validated Parameters per group; `distillers.create` makes them from plain values."""
+        """Take one validated `Parameters` per group; `distillers.create` makes them from plain values."""
         self.values = values
 
     @abstractmethod
     def losses(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
-        """Return named scalar terms; their sum is the training loss. `epoch` counts from 1."""
+        """Compute named scalar terms, whose sum is the training loss. `epoch` counts from 1."""
 
     def parameters(self) -> dict[str, dict[str, Any]]:
-        """Return every hyperparameter by group, resolved, JSON-ready: what a run records and signs."""
+        """Every resolved hyperparameter by group, JSON-ready, as a run records and signs them."""
         return {group: values.model_dump(mode="json") for group, values in self.values.items()}
 
     def diagnostics(self, student: Views, teacher: Views, target_B: Tensor) -> dict[str, Tensor]:
-        """Return named scalars worth tracking that are no loss, e.g. the fraction of complementary regions."""
+        """Compute named scalars to track that are not part of the loss, e.g. the fraction of complementary regions."""
         return {}
 
 
 class LogitDistiller(Distiller):
-    """A distiller that looks at logits only: terms per sample pass through `instance`, all others are its own.
+    """A distiller that looks at logits only; its per-sample terms pass through `instance`, the others do not.
 
-    `instance` is the seam of modifiers: scale decoupling overrides it and no other loss.
+    `instance` is the seam for modifiers: scale decoupling overrides it and leaves the other terms as they are.
     """
 
     @abstractmethod
     def terms(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
-        """Return the named scalar losses; logits arrive in fp32 at least, the teacher's without gradient."""
+        """Compute the named scalar losses; logits arrive in fp32 at least, the teacher's without gradient."""
 
     def losses(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
-        # off, not only upcast: autocast would send matrix products of fp32 probabilities back to bf16
+        # upcasting is not enough: autocast would compute matrix products of fp32 probabilities in bf16 again
         with torch.autocast(target_B.device.type, enabled=False):
             student = {view: Outputs(*map(at_least_fp32, seen)) for view, seen in student.items()}
             teacher = {view: Outputs(*(at_least_fp32(x).detach() for x in seen)) for view, seen in teacher.items()}
             return self.terms(student, teacher, target_B, epoch)
 
     def instance(self, loss: PerSample, student: Outputs, teacher: Outputs, target_B: Tensor) -> Tensor:
-        """Return the loss of every sample, (B,), of one view: here on the whole image."""
+        """Compute the loss of every sample of one view, (B,): here on the whole image."""
         return loss(student.logits, teacher.logits, target_B)
 
 
@@ -123,12 +123,12 @@ registry: Registry[type[Distiller]] = Registry("distiller", "methods")
 
 
 def register(distiller: type[Distiller]) -> None:
-    """Make a distiller class available by its name. Raises ValueError when the name is taken."""
+    """Register a distiller class under its name. Raises ValueError when the name is taken."""
     registry.add(distiller.name, distiller)
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precisions become float32; float32 and float64 pass as they are."""
+    """Convert half precisions to float32; float32 and float64 pass unchanged."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

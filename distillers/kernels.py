@@ -1,9 +1,9 @@
 """The losses of KD, DKD and NKD with their gradient in closed form: one autograd node, streamed over the rows.
 
 Plain autograd keeps the intermediates of a loss until the backward pass and walks over all of them again. Here a loss
-returns its value and its gradient at once, block by block, so that what lies between them never leaves the cache.
+returns its value and its gradient at once, block by block, so that the intermediates never leave the cache.
 Nothing is read back from the device and no shape depends on a value: the node can be captured in a CUDA graph.
-The formulas stand with the methods (`kd`, `dkd`, `nkd`); a new loss needs none of this and may be plain autograd.
+The formulas are in the methods' files (`kd`, `dkd`, `nkd`); a new loss needs none of this and may use plain autograd.
 
 Shape letters: N rows, K classes.
 """
@@ -24,22 +24,23 @@ from distillers.logspace import at_target
 
 LN2 = math.log(2)
 
-#: how many logits of one network a block holds. On a CPU (1 MB) little enough for a block with its temporaries to stay
-#: in the cache, and enough for two threads; on other devices (50 MB) enough to keep them busy
+#: number of logits of one network per block. On a CPU (1 MB): few enough for a block and its temporaries to stay in the
+#: cache, and enough for two threads. On other devices (50 MB): enough to keep them busy
 CPU_BLOCK = 2**18
 DEVICE_BLOCK = 50 * 2**18
 
 
-#: `kernel(student_NK, *constants, gradient_NK=..., **hyperparameters)` returns the loss of every row, (N,), and leaves
-#: its gradient with respect to the student's logits in `gradient_NK`, which may serve as scratch before, unless that
-#: is None. Nothing else that is given may be changed, and no row may depend on another.
+#: `kernel(student_NK, *constants, gradient_NK=..., **hyperparameters)` returns the loss of every row, (N,), and writes
+#: its gradient with respect to the student's logits to `gradient_NK`, unless that is None; it may use `gradient_NK` as
+#: scratch before. It must not change its other arguments, and no row may depend on another.
 Kernel = Callable[..., Tensor]
 
 
 def row_loss(kernel: Kernel, student_NK: Tensor, *constants: Tensor, **hyperparameters: float) -> Tensor:
-    """The loss of every row, (N,), differentiable (once) with respect to the student's logits and nothing else.
+    """Compute the loss of every row, (N,), differentiable (once) with respect to the student's logits only.
 
-    `constants` have N rows each: the teacher's logits, targets. Floating ones meet in one type, fp32 at least.
+    `constants` have N rows each: the teacher's logits, targets. Floating-point inputs are promoted to one type,
+    fp32 at least.
     """
     loss = partial(kernel, **hyperparameters)
     constants = tuple(constant.detach() for constant in constants)
@@ -83,10 +84,10 @@ def _by_blocks(loss: Kernel, student_NK: Tensor, *constants: Tensor, gradient_NK
 
 
 def kd(student_NK: Tensor, teacher_NK: Tensor, *, temperature: float, gradient_NK: Tensor | None) -> Tensor:
-    """The loss T^2 KL(p_t || p_s), and its gradient T (p_s - p_t)."""
+    """KD: the loss T^2 KL(p_t || p_s), (N,), and its gradient T (p_s - p_t), (N, K)."""
     student, teacher = exponents(student_NK, temperature, out_NK=gradient_NK), exponents(teacher_NK, temperature)
     divergence_N, p_t, p_s = divergence(teacher, student)
-    if gradient_NK is not None:  # p_s lies in it
+    if gradient_NK is not None:  # it holds p_s
         difference(p_s, temperature, p_t, temperature)
     return temperature**2 * divergence_N
 
@@ -101,24 +102,24 @@ def dkd(
     temperature: float,
     gradient_NK: Tensor | None,
 ) -> Tensor:
-    """The loss, and its gradient: T alpha d at the target, T (beta (q_s - q_t) - alpha d q_s) at the others.
+    """DKD: the loss and its gradient, T alpha d at the target and T (beta (q_s - q_t) - alpha d q_s) at other classes.
 
-    q is the softmax over the others, d = p_s(y) - p_t(y), and p_y = sigmoid(m) of the margin
+    q is the softmax over the other classes, d = p_s(y) - p_t(y), and p_y = sigmoid(m) of the margin
     m = z_y / T - log sum_{k != y} exp(z_k / T), whose gradient is 1 / T at the target and -q / T at the others. TCKD's
-    derivative by m_s is d; NCKD does not depend on z_y.
+    derivative with respect to m_s is d; NCKD does not depend on z_y.
     """
     student = exponents(student_NK, temperature, target_N, out_NK=gradient_NK)
     teacher = exponents(teacher_NK, temperature, target_N)
     nckd_N, q_t, q_s = divergence(teacher, student)
-    # what is left is small: one operator for both networks, since here each costs more than what it computes
+    # the remaining tensors are small: one operator serves both networks, since launching it costs more than its work
     logit_2N = torch.stack([at_target(student_NK, target_N), at_target(teacher_NK, target_N)])
     largest_2N = torch.stack([student.largest, teacher.largest])
     margin_2N = margin(logit_2N, largest_2N, torch.stack([q_s.total, q_t.total]), temperature)
-    # p_y and 1 - p_y each from a sigmoid: both keep their digits however close to 0 or 1 they are
+    # p_y and 1 - p_y each come from a sigmoid: both keep their digits however close to 0 or 1 they are
     log_s, log_t = logsigmoid(torch.stack([margin_2N, -margin_2N], dim=1))
     p_t = log_t.exp()
     tckd_N = (log_t - log_s).mul_(p_t).sum(0)
-    if gradient_NK is not None:  # q_s lies in it
+    if gradient_NK is not None:  # it holds q_s
         p_s = log_s.exp()
         at_target_N = (p_s[0] * p_t[1] - p_s[1] * p_t[0]).mul_(alpha * temperature)
         difference(q_s, beta * temperature - at_target_N, q_t, beta * temperature)
@@ -136,11 +137,11 @@ def nkd(
     keep_target: bool,
     gradient_NK: Tensor | None,
 ) -> Tensor:
-    """The loss, and its gradient p_t(y) (p_s - 1_y) + gamma T (q_s - q_t), where 1_y is 1 at the target, else 0."""
+    """NKD: the loss and its gradient p_t(y) (p_s - 1_y) + gamma T (q_s - q_t), where 1_y is 1 at the target, else 0."""
     removed_N = None if keep_target else target_N
     student = exponents(student_NK, temperature, removed_N, out_NK=gradient_NK)
     cross_N, q_t, q_s = cross_entropy(exponents(teacher_NK, temperature, removed_N), student)
-    if gradient_NK is not None:  # q_s lies in it
+    if gradient_NK is not None:  # it holds q_s
         difference(q_s, gamma * temperature, q_t, gamma * temperature)
 
     p_t = to_softmax(exponents(teacher_NK, 1))
@@ -168,7 +169,7 @@ class Exponents(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """A softmax as 2^b and S."""
+    """A softmax 2^b / S, kept as its two parts."""
 
     #: 2^b, (N, K)
     powers: Tensor
@@ -183,29 +184,29 @@ def _scale(temperature: float) -> float:
 def exponents(
     logits_NK: Tensor, temperature: float, without_N: Tensor | None = None, out_NK: Tensor | None = None
 ) -> Exponents:
-    """Exponents over the classes, or over those other than each row's `without_N`; in `out_NK` if it is given.
+    """Compute exponents over all classes, or over all but each row's class `without_N`; in `out_NK` if it is given.
 
     The class left out gets a finite exponent whose power is 0, the same for all logits.
     """
     values = torch.mul(logits_NK, _scale(temperature), out=out_NK)
     if without_N is not None:
-        # not -inf, for which 0 times an exponent were NaN; a quarter, so that subtracting the maximum cannot overflow
+        # not -inf, since 0 * -inf is NaN; a quarter of the minimum, so that subtracting the maximum cannot overflow
         values.scatter_(1, without_N[:, None], torch.finfo(values.dtype).min / 4)
     largest = values.amax(-1, keepdim=True)
     return Exponents(values.sub_(largest), largest[:, 0])
 
 
 def margin(logit_N: Tensor, largest_N: Tensor, total_N: Tensor, temperature: float) -> Tensor:
-    """log(p / (1 - p)), (N,), of a class by its logit, and the largest exponent and S of the others."""
-    # rounded as the exponents are: what they share cancels
+    """Log-odds log(p / (1 - p)) of a class, (N,), from its logit and the other classes' largest exponent and S."""
+    # rounded in the same way as the exponents, so that shared terms cancel
     return (logit_N * _scale(temperature)).sub_(largest_N).sub_(total_N.log2()).mul_(LN2)
 
 
-# What follows overwrites what it is given: the fewer temporaries a block of logits has, the more of it stays in cache.
+# The functions below overwrite their inputs: the fewer temporaries a block of logits has, the more stays in the cache.
 
 
 def to_softmax(b: Exponents) -> Softmax:
-    """The softmax, its powers written over the exponents."""
+    """Compute the softmax from exponents; its powers overwrite them."""
     powers = b.values.exp2_()
     return Softmax(powers, powers.sum(-1))
 
@@ -213,7 +214,7 @@ def to_softmax(b: Exponents) -> Softmax:
 def divergence(b_p: Exponents, b_q: Exponents) -> tuple[Tensor, Softmax, Softmax]:
     """KL(p || q) = ln 2 sum_k 2^{b_p} (b_p - b_q) / S_p + log (S_q / S_p), (N,), with p and q.
 
-    Overwrites both; the powers of q take the place of its exponents.
+    Overwrites both inputs; the powers of q take the place of its exponents.
     """
     powers = b_p.values.exp2()
     p = Softmax(powers, powers.sum(-1))
@@ -225,7 +226,7 @@ def divergence(b_p: Exponents, b_q: Exponents) -> tuple[Tensor, Softmax, Softmax
 def cross_entropy(b_p: Exponents, b_q: Exponents) -> tuple[Tensor, Softmax, Softmax]:
     """-sum_k p_k log q_k = log S_q - ln 2 sum_k 2^{b_p} b_q / S_p, (N,), with p and q.
 
-    Overwrites both; the powers take the place of the exponents.
+    Overwrites both inputs; the powers take the place of the exponents.
     """
     p = to_softmax(b_p)
     within_N = (b_q.values * p.powers).sum(-1)
@@ -234,6 +235,6 @@ def cross_entropy(b_p: Exponents, b_q: Exponents) -> tuple[Tensor, Softmax, Soft
 
 
 def difference(p: Softmax, weight_p: Tensor | float, q: Softmax, weight_q: float) -> Tensor:
-    """weight_p p - weight_q q, (N, K), with weights (N,) or one for all rows. Takes the place of the powers of p."""
+    """Weighted difference weight_p p - weight_q q, (N, K); weight_p is (N,) or a scalar. Overwrites the powers of p."""
     scaled = p.powers.mul_((weight_p / p.total)[:, None])
     return scaled.addcmul_(q.powers, (-weight_q / q.total)[:, None])

@@ -13,5 +13,5 @@ def log_softmax(logits_NK: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def at_target(values_NK: Tensor, target_N: Tensor) -> Tensor:
-    """The entry of each row's target class, (N,)."""
+    """Pick the entry of each row's target class, (N,)."""
     return values_NK.gather(1, target_N[:, None])[:, 0]

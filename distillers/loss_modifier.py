@@ -1,4 +1,4 @@
-"""The short way to a modifier: what it makes of any loss per sample, and the methods that it is offered for.
+"""The short way to a modifier: a function that changes any per-sample loss, and the methods that it applies to.
 
     @loss_modifier("ls", title="{}+LS", of={KD: {"temperature": 2, "weight": 9}, DKD: {}})
     class LS(LossModifier):
@@ -26,11 +26,11 @@ from distillers.sdd import register_with_sdd
 
 
 class LossModifier(Parameters):
-    """Hyperparameters of what makes another loss of a loss per sample."""
+    """Hyperparameters of a modifier, which turns a per-sample loss into another."""
 
     @abstractmethod
     def modified(self, loss: PerSample) -> PerSample:
-        """Return the loss that takes the place of `loss`: rows of logits and targets to (N,)."""
+        """Make the loss that replaces `loss`: (student_NK, teacher_NK, target_N) -> (N,)."""
 
 
 M = TypeVar("M", bound=LossModifier)
@@ -41,10 +41,10 @@ def loss_modifier(
 ) -> Callable[[type[M]], type[M]]:
     """Decorator: register a modifier's forms `<name>_x` and `sdd_<name>_x` of the given methods x.
 
-    `title` is how a form is printed, {} being the method's title. `of` names each method by the class of its
-    hyperparameters, with the values that they have under the modifier where these are not their defaults. Raise
-    `numerics_version` whenever a change makes the losses differ. Raises ValueError when a name is taken, or a class is
-    not that of a registered method.
+    `title` is the printed name of a form, where {} stands for the method's title. `of` names each method by the class
+    of its hyperparameters, with the values that differ from their defaults under the modifier. Raise
+    `numerics_version` whenever a change makes the losses differ. Raises ValueError when a name is taken, or when a
+    class in `of` belongs to no registered method.
     """
 
     def add(modifier: type[M]) -> type[M]:

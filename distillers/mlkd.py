@@ -26,7 +26,8 @@ class MLKD(Parameters):
     weight: NonNegative = 0.9
     #: the distillation terms are scaled by min(epoch / warmup_epochs, 1); 0 is no warm-up
     warmup_epochs: Epochs = 0
-    #: the masks pick the weak view's uncertain samples and classes, or only scale all by the share they pick
+    #: the masks select the weak view's uncertain samples and classes (`select`), or scale all of them by the
+    #: fraction that would be selected (`fraction`)
     masks: Literal["fraction", "select"] = "fraction"
     #: temperatures at which the strong view's instance and class terms take the weak view's logits
     weak_logits_at: tuple[Positive, ...] = (2.0, 6.0)
@@ -47,7 +48,7 @@ def batch_relation(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -
 
 
 def lower_half(confidence: Tensor) -> Tensor:
-    """1 where a value is at most the median of all, else 0; same shape."""
+    """Mask of the lower half, of the same shape: 1 where a value is at most the median of all, else 0."""
     # for <=, the lower of two middle values and their mean pick the same entries
     median = confidence.sort().values[(len(confidence) - 1) // 2]
     return (confidence <= median).to(confidence.dtype)
@@ -57,8 +58,9 @@ class MLKDDistiller(LogitDistiller):
     """Two views, weak and strong; 0.1 CE on each, and 0.9 times terms summed over T in {4, 3, 5, 2, 6}.
 
     Instance: KD, mean over the batch. Class: ||P_t^T P_t - P_s^T P_s||^2 / K. Batch: ||P_t P_t^T - P_s P_s^T||^2 / B.
-    In the weak view's terms a sample (a class) counts by a mask: confidence at most the median, which the released
-    code applies to scalars only (`masks`). Scale decoupling acts on the instance terms. Jin, Wang, Lin, CVPR 2023.
+    In the weak view's terms a mask keeps samples (classes) of at most the median confidence; the released code
+    scales all of them by the mask's mean instead (`masks`). Scale decoupling acts on the instance terms. Jin, Wang,
+    Lin, CVPR 2023.
     """
 
     name = "mlkd"

@@ -1,4 +1,4 @@
-"""What changes a method without knowing it: scale decoupling (`sdd`), or another loss per sample (`loss_modifier`)."""
+"""Modifiers change any method from outside: scale decoupling (`sdd`), or another per-sample loss (`loss_modifier`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Conventions = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Modifier:
-    """Makes of a method `x` the method `<name>_x`, which has one more group of hyperparameters, `<name>`.
+    """A recipe that turns a method `x` into `<name>_x`, with one more group of hyperparameters, `<name>`.
 
-    The modified class is x's with `mixin` before it: `mixin.instance` is what the per-sample terms of x pass through,
-    and calls `super().instance(...)` for what x, or the modifier before it, makes of them. So modifiers add up.
+    The modified class inherits from `mixin`, then from x: the per-sample terms of x pass through `mixin.instance`,
+    which calls `super().instance(...)` of x or of the modifier applied before. So modifiers can be combined.
     """
 
     name: str
-    #: how the modified method is printed, and described in a line; {} is the title of the method
+    #: printed name and one-line description of the modified method; {} stands for the title of the method
     title: str
     summary: str
     parameters: type[Parameters]
@@ -30,7 +30,7 @@ class Modifier:
     numerics_version: int = 1
 
     def of(self, method: type[LogitDistiller], conventions: Conventions) -> type[LogitDistiller]:
-        """Make the class of the modified method; `conventions` go over the method's own."""
+        """Make the class of the modified method; `conventions` override the method's own."""
         body = {
             "__doc__": f"{self.summary.format(method.title)}\n\n    {self.mixin.__doc__}",
             "__module__": method.__module__,
@@ -46,7 +46,7 @@ class Modifier:
 
 
 def overlaid(below: Conventions, above: Conventions) -> Conventions:
-    """Lay conventions over others, field by field."""
+    """Merge two sets of conventions field by field; `above` overrides `below`."""
     return {
         convention: {
             group: {**below.get(convention, {}).get(group, {}), **above.get(convention, {}).get(group, {})}

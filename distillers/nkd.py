@@ -21,7 +21,7 @@ def nkd(
 
 
 # SDD's released code reads SD-NKD's settings from DKD's (gamma is DKD's beta: 8, or 6 for some pairs) and copied NKD
-# at a time when the target was not removed; NKD's own code mended that on 2023-10-10 and has no warm-up
+# before it removed the target; NKD's own code fixed that on 2023-10-10 and has no warm-up
 @sample_loss(
     "nkd",
     title="NKD",
@@ -33,7 +33,7 @@ class NKD(SampleLoss):
 
     temperature: Positive = 1.0
     gamma: NonNegative = 1.5
-    #: leave the target in the second term, as every published SD-NKD number was made
+    #: keep the target class in the second term, as in every published SD-NKD number
     keep_target: bool = False
 
     def per_sample(self, student_NK: Tensor, teacher_NK: Tensor, target_N: Tensor) -> Tensor:

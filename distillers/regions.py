@@ -21,7 +21,7 @@ Weights = Literal["region", "mean", "shuffled"]
 
 
 def num_regions(scales: tuple[int, ...]) -> int:
-    """R = sum of m^2 over the scales."""
+    """Number of regions, R = sum of m^2 over the scales m."""
     return sum(side * side for side in scales)
 
 
@@ -29,7 +29,7 @@ def num_regions(scales: tuple[int, ...]) -> int:
 def pooling_matrix(
     height: int, width: int, scales: tuple[int, ...], grids: Grids, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The constant matrix P, (R, H * W), whose product with a flattened map averages it over every region.
+    """Constant matrix P, (R, H * W), whose product with a flattened map averages it over every region.
 
     Rows sum to 1. `map`: adaptive average pooling to m x m for each m in `scales`. `from_4x4`: scales that divide 4
     are averaged from the 4 x 4 pooled map, as in SDD's released code; on sides that 4 does not divide (7, 14) the
@@ -56,8 +56,8 @@ def region_logits(
 ) -> Tensor:
     """Local logits of every region, (B, R, K): scale by scale, row-major inside a scale.
 
-    `classify` maps (..., D) to (..., K). An affine one commutes with pooling, since the rows of P sum to 1, and then
-    whichever of regions and pixels are fewer is classified.
+    `classify` maps (..., D) to (..., K). An affine `classify` commutes with pooling, since the rows of P sum to 1;
+    then the fewer of regions and pixels are classified.
     """
     height, width = map_BDHW.shape[-2:]
     pool = pooling_matrix(height, width, scales, grids, map_BDHW.dtype, map_BDHW.device)
@@ -71,10 +71,11 @@ def region_logits(
 def complementary_regions(
     teacher: Outputs, target_B: Tensor, scales: tuple[int, ...], rule: Complementary, global_from: GlobalFrom
 ) -> Tensor:
-    """Where the teacher's local prediction disagrees with its prediction for the whole image, (B, R) of bool.
+    """Mask of the regions where the teacher's prediction disagrees with that for the whole image, (B, R) of bool.
 
     `label`: exactly one of the two is the target (SDD's code); `prediction`: the two differ (SDD's paper). The whole
-    image is the 1 x 1 region (`cell`) or the network's own logits (`logits`, and always when 1 is no scale).
+    image is the 1 x 1 region (`cell`) or the network's own logits (`logits`, and always when 1 is not
+    among the scales).
     """
     local = teacher.regions.argmax(-1)
     # scales ascend: the 1 x 1 region is the first
@@ -87,10 +88,10 @@ def complementary_regions(
 def region_weights(
     complementary_BR: Tensor, beta: float, dtype: torch.dtype, consistent: float = 1.0, weights: Weights = "region"
 ) -> Tensor:
-    """beta where a region is complementary, `consistent` where it is not, (B, R).
+    """Region weights, (B, R): `beta` where a region is complementary, `consistent` where it is not.
 
-    `mean`: every region weighs what they weigh on average over the batch, so that the loss is as large, but nothing is
-    singled out. `shuffled`: the same weights of every sample, on other regions of it (`shuffled_regions`).
+    `mean`: every region has the batch's mean weight, so that the loss is as large but no region is singled out.
+    `shuffled`: every sample keeps its weights, on other regions of it (`shuffled_regions`).
     """
     weight_BR = consistent + (beta - consistent) * complementary_BR.to(dtype)
     if weights == "mean":
@@ -100,12 +101,12 @@ def region_weights(
     return weight_BR
 
 
-# without a limit: a CUDA graph goes on reading the tensor that it captured, which must never be freed
+# no size limit: a CUDA graph keeps reading the tensor that it captured, which must never be freed
 @cache
 def shuffled_regions(batch: int, regions: int, device: torch.device) -> Tensor:
-    """Row b is a permutation of 0 .. R - 1 that depends on b and R only, (B, R) of int64.
+    """Permutations of 0 .. R - 1, (B, R) of int64; row b depends on b and R only.
 
-    Always the same ones: a step draws nothing, and a smaller batch has the first rows of a larger one.
+    Every step uses the same ones and draws nothing, and a smaller batch has the first rows of a larger one.
     """
     generator = torch.Generator().manual_seed(regions)
     with torch.inference_mode(False):

@@ -1,4 +1,4 @@
-"""The short way to a new distiller: hyperparameters, a loss per sample, one decorator.
+"""The short way to a new distiller: hyperparameters, a per-sample loss, one decorator.
 
     @sample_loss("mine", title="Mine")
     class Mine(SampleLoss):
@@ -24,7 +24,7 @@ from distillers.sdd import register_with_sdd
 
 
 class SampleLoss(Parameters):
-    """Hyperparameters of a loss that is taken sample by sample."""
+    """Hyperparameters of a per-sample loss."""
 
     #: weight of the cross-entropy with the labels
     ce_weight: NonNegative = 1.0
@@ -35,11 +35,11 @@ class SampleLoss(Parameters):
 
     @abstractmethod
     def per_sample(self, student_NK: Tensor, teacher_NK: Tensor, target_N: Tensor) -> Tensor:
-        """Return the distillation loss of every row, (N,), before weight and warm-up."""
+        """Compute the distillation loss of every row, (N,), before weight and warm-up."""
 
 
 class SampleDistiller(LogitDistiller):
-    """ce_weight * CE + weight * warm-up * mean over the batch of a loss per sample."""
+    """Cross-entropy plus a per-sample loss: ce_weight * CE + weight * warm-up * mean of the loss over the batch."""
 
     #: the namespace of the loss's hyperparameters
     group: ClassVar[str]
@@ -69,8 +69,8 @@ def sample_loss(
 ) -> Callable[[type[L]], type[L]]:
     """Decorator: register a sample loss as the distillers `name` and `sdd_<name>`.
 
-    `base` is the method that its gain is over, the student alone where none is named. `released` are hyperparameters
-    that SDD's released code gives the scale-decoupled form; raise `numerics_version` whenever a change makes the losses
+    `base` is the method that its gain is measured against; None is the student alone. `released` are hyperparameters
+    that SDD's released code gives the scale-decoupled form. Raise `numerics_version` whenever a change makes the losses
     differ. Raises ValueError when a name is taken.
     """
 

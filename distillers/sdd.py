@@ -26,7 +26,7 @@ def _ascending(scales: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class SDD(Parameters):
-    """What scale decoupling adds to a method. The defaults are those of SDD's released code."""
+    """Hyperparameters that scale decoupling adds to a method. The defaults are those of SDD's released code."""
 
     #: sides m of the m x m grids; (1,) is the base method on the network's own logits
     scales: Annotated[tuple[int, ...], AfterValidator(_ascending)] = (1, 2, 4)
@@ -34,20 +34,23 @@ class SDD(Parameters):
     beta: NonNegative = 2.0
     #: weight of consistent regions; 0 leaves the complementary ones only
     consistent: NonNegative = 1.0
-    #: each region has its own weight; or, as controls, all have the batch's mean weight (`mean`: as much loss), or a
-    #: sample's weights stand on other regions of it (`shuffled`: as much loss in each sample)
+    #: `region`: each region has its own weight. Controls: `mean`, all have the batch's mean weight (as much loss);
+    #: `shuffled`, each sample's weights are moved to other regions of it (as much loss in each sample)
     weights: Weights = "region"
-    #: complementary when exactly one of region and whole image is the label, or when their predictions differ
+    #: a region is complementary when exactly one of its prediction and the whole image's is the label (`label`), or
+    #: when the two differ (`prediction`)
     complementary: Complementary = "label"
-    #: weighted sum over the regions, divided by R (not by the weights' sum) or not; then the mean over the batch
+    #: weighted sum over the regions, divided by R, not by the weights' sum (`mean`), or undivided (`sum`); the loss is
+    #: its mean over the batch
     reduction: Literal["mean", "sum"] = "mean"
-    #: whose prediction a region's is compared with: the 1 x 1 region's, or the network's own (always, without scale 1)
+    #: prediction for the whole image: the 1 x 1 region's (`cell`), or the network's own (`logits`; always without
+    #: scale 1)
     global_from: GlobalFrom = "cell"
-    #: coarse grids averaged from the 4 x 4 grid, or from the map
+    #: coarse grids are averaged from the 4 x 4 grid (`from_4x4`), or from the map (`map`)
     grids: Grids = "from_4x4"
 
 
-#: what the paper says otherwise, and the warm-up it gives to every base loss
+#: the paper's values where they differ from the code's, and the warm-up it gives to every base loss
 PAPER = {"complementary": "prediction", "reduction": "sum", "global_from": "logits", "grids": "map"}
 PAPER_WARMUP_EPOCHS = 30
 
@@ -67,7 +70,7 @@ class ScaleDecoupled(LogitDistiller):
             self.scales, self.grids = self.sdd.scales, self.sdd.grids
 
     def complementary(self, teacher: Outputs, target_B: Tensor) -> Tensor:
-        """Which regions are complementary, (B, R) of bool."""
+        """Mask of the complementary regions, (B, R) of bool."""
         return complementary_regions(teacher, target_B, self.scales, self.sdd.complementary, self.sdd.global_from)
 
     def instance(self, loss: PerSample, student: Outputs, teacher: Outputs, target_B: Tensor) -> Tensor:
@@ -88,16 +91,16 @@ class ScaleDecoupled(LogitDistiller):
 
 
 def _as_samples(outputs: Outputs) -> Outputs:
-    """Take every region for a sample of its own, (B * R, K), which has no regions."""
+    """Turn every region into a sample of its own, (B * R, K), without regions."""
     return Outputs(outputs.regions.flatten(0, 1), outputs.regions[:, :0])
 
 
 DECOUPLING = Modifier(
     "sdd",
     title="SD-{}",
-    summary="{} taken per region of the image, complementary ones weighing `sdd.beta`.",
+    summary="{} per region of the image, with complementary regions weighted by `sdd.beta`.",
     parameters=SDD,
-    mixin=ScaleDecoupled,  # type: ignore[type-abstract]  # it is made concrete by the method
+    mixin=ScaleDecoupled,  # type: ignore[type-abstract]  # the method makes it concrete
     numerics_version=NUMERICS_VERSION,
 )
 
@@ -105,8 +108,8 @@ DECOUPLING = Modifier(
 def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] | None = None) -> None:
     """Register a distiller class `x` and its scale-decoupled form `sdd_x`.
 
-    The first group of `x` holds its hyperparameters, warm-up included: scale decoupling has none of its own. `released`
-    are the values that SDD's released code gives them; under the paper's convention they are the method's own, with
+    The first group of `x` holds its hyperparameters, warm-up included: scale decoupling adds no warm-up. `released` are
+    the values that SDD's released code gives them; under the paper's convention they are the method's own, with
     warm-up over 30 epochs. Raises ValueError when a name is taken.
     """
     group = next(iter(method.groups))

@@ -1,4 +1,4 @@
-"""No distillation: the student alone, against which every method has to win."""
+"""No distillation: the student alone, the baseline that every method must beat."""
 
 from __future__ import annotations
 
