@@ -1,4 +1,4 @@
-"""Networks by name. A file in this package registers what it holds; nothing else needs to know of it."""
+"""Networks by name. Each file in this package registers its own networks; no list elsewhere names them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import_modules(__name__, list(__path__))
 
 
 def create(name: str, num_classes: int, image_size: int) -> Network:
-    """Return a freshly initialised network for square images of `image_size` pixels; weights from torch's global RNG.
+    """Make a freshly initialised network for square images of `image_size` pixels; weights from torch's global RNG.
 
-    Raises UserError when the name is unknown, the image too small for a feature map, or when the logits of a
+    Raises UserError when the name is unknown, when the image is too small for a feature map, or when the logits of a
     `torchvision/<name>` or `timm/<name>` model are not `classify(mean(map))`.
     """
     network = registry.get(name)(num_classes, image_size)
@@ -27,5 +27,5 @@ def create(name: str, num_classes: int, image_size: int) -> Network:
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern, sorted; `torchvision/<name>` and `timm/<name>` are not listed."""
+    """Names of the registered networks that match a shell pattern, sorted, without `torchvision/...` and `timm/...`."""
     return registry.names(pattern)

@@ -1,4 +1,4 @@
-"""What every network offers: a feature map, and a way to classify a pooled vector of it.
+"""The network interface: a feature map, and a classifier of vectors pooled from it.
 
 Shape letters: B batch, D channels, H and W height and width (of an image or a map), K classes.
 """
@@ -32,13 +32,13 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
-        """Return the last feature map, (B, D, H, W)."""
+        """Compute the last feature map, (B, D, H, W)."""
 
     @abstractmethod
     def classify(self, pooled_D: Tensor) -> Tensor:
-        """Return logits (..., K) of pooled features (..., D); any leading axes."""
+        """Compute logits, (..., K), from pooled features, (..., D), with any leading axes."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return the network's own logits, (B, K)."""
+        """Compute the network's own logits, (B, K)."""
         logits: Tensor = self.classify(self.forward_features(x_BCHW).mean(dim=(2, 3)))
         return logits

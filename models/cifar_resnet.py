@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(Network):
-    """`depth = 6n + 2`; the map is 8x8 on 32x32 images (4x4 on 16x16, 28x28 on 224x224)."""
+    """ResNet with `depth = 6n + 2`; the map is 8x8 on 32x32 images (4x4 on 16x16, 28x28 on 224x224)."""
 
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, image_size: int) -> None:
         super().__init__()

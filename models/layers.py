@@ -1,4 +1,4 @@
-"""What several families share: the first convolution and the initialisation."""
+"""Parts that several families share: the first convolution, conv-bn-relu and the initialisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LARGEST_SMALL_IMAGE = 64
 
 
 def stem(channels: int, image_size: int, kernel_size: int = 3) -> nn.Conv2d:
-    """First convolution: with stride 1 as on CIFAR, or 7x7 with stride 2 on large images (the SDD code's CUB form)."""
+    """First convolution: stride 1 as on CIFAR, or 7x7 with stride 2 on large images (the SDD code's CUB form)."""
     if image_size > LARGEST_SMALL_IMAGE:
         return nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
     return nn.Conv2d(3, channels, kernel_size, padding=kernel_size // 2, bias=False)
@@ -18,7 +18,7 @@ def stem(channels: int, image_size: int, kernel_size: int = 3) -> nn.Conv2d:
 def conv_bn_relu(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
 ) -> list[nn.Module]:
-    """A padded convolution, its batch norm and a ReLU, to be strung together in a Sequential."""
+    """A padded convolution, its batch norm and a ReLU, as layers for a Sequential."""
     convolution = nn.Conv2d(
         in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=bias
     )

@@ -1,8 +1,8 @@
-"""MobileNets: V2 as the CIFAR distillation literature has it, and V1 for ImageNet.
+"""MobileNets: V2 as in the CIFAR distillation literature, and V1 for ImageNet.
 
 V2: Sandler et al., CVPR 2018, arXiv 1801.04381; width 0.5, expansion 6, and fewer strides (RepDistiller's
 "mobile_half", Tian et al., ICLR 2020, arXiv 1910.10699, whose parameter names it keeps).
-V1: Howard et al. 2017, arXiv 1704.04861; the student that ImageNet tables of distillation print as "MobileNetV2".
+V1: Howard et al. 2017, arXiv 1704.04861; the student that distillation papers' ImageNet tables call "MobileNetV2".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class InvertedResidual(nn.Module):
 
 @registry.register("mobilenet_v2")
 class MobileNetV2(Network):
-    """The map is 2x2 on 32x32 images and 7x7 on 224x224, where the stem is 7x7 with max pooling (SDD's CUB form)."""
+    """Width 0.5; the map is 2x2 on 32x32 images, 7x7 on 224x224 (7x7 stem and max pooling: SDD's CUB form)."""
 
     def __init__(self, num_classes: int, image_size: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class MobileNetV2(Network):
 
 @registry.register("mobilenet_v1")
 class MobileNetV1(Network):
-    """Width 1; the map is 7x7 on 224x224 images. Initialised as torch does by default, like the published student."""
+    """Width 1; the map is 7x7 on 224x224 images. Initialised with torch's defaults, like the published student."""
 
     min_image_size = 32
 

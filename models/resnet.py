@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
 
 @registry.register("resnet50")
 class ResNet50(Network):
-    """The map is 4x4 on 32x32 images and 14x14 on 224x224."""
+    """ResNet-50; the map is 4x4 on 32x32 images and 14x14 on 224x224."""
 
     def __init__(self, num_classes: int, image_size: int) -> None:
         super().__init__()

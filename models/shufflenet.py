@@ -1,8 +1,8 @@
-"""ShuffleNets for small images, as the CIFAR distillation literature has them.
+"""ShuffleNets for small images, as in the CIFAR distillation literature.
 
 V1: Zhang et al., CVPR 2018, arXiv 1707.01083; three groups. V2: Ma et al., ECCV 2018, arXiv 1807.11164; width 1.
 A 1x1 stem replaces the strided one (RepDistiller, Tian et al., ICLR 2020, arXiv 1910.10699, whose parameter names they
-keep). Initialised as torch does by default, like the published networks. The map is 4x4 on 32x32 images and 14x14 on
+keep). Initialised with torch's defaults, like the published networks. The map is 4x4 on 32x32 images and 14x14 on
 224x224.
 """
 

@@ -13,7 +13,7 @@ from models.wrapped import adopt
 
 
 class TimmNetwork(Network):
-    """timm's own split into features and head; the head classifies a pooled vector as a map of one cell."""
+    """A timm model, split by timm into features and head; the head classifies a pooled vector as a map of one cell."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class TimmNetwork(Network):
 
 
 def create(name: str, num_classes: int, image_size: int) -> Network:
-    """Return timm's model `name` with random weights.
+    """Make timm's model `name` with random weights.
 
     Raises UserError when timm is not installed, the name is unknown, or the head does not classify the average.
     """
@@ -44,7 +44,7 @@ def create(name: str, num_classes: int, image_size: int) -> Network:
 
 
 def factory(name: str) -> NetworkFactory:
-    """The registry's entry for `timm/<name>`."""
+    """Registry entry of `timm/<name>`."""
     return partial(create, name)
 
 

@@ -14,9 +14,9 @@ HEADS = ("fc", "classifier", "head", "heads")
 
 
 class TorchvisionNetwork(Network):
-    """The layers before `avgpool`, in their order, give the map; the layer after it classifies.
+    """A torchvision model: the layers before `avgpool`, in their order, compute the map; the layer after it classifies.
 
-    The layers keep their names, so torchvision's weight files load as they are.
+    The layers keep their names, so torchvision's weight files load unchanged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,8 +50,8 @@ class TorchvisionNetwork(Network):
 
 
 def create(name: str, num_classes: int, image_size: int) -> Network:
-    """Return torchvision's model `name` with random weights. Raises UserError when unknown or when its head differs."""
-    import torchvision  # seconds, which most commands need not wait for
+    """Make torchvision's model `name` with random weights. Raises UserError when unknown or when its head differs."""
+    import torchvision  # it takes seconds to import, and most commands do not need it
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -61,7 +61,7 @@ def create(name: str, num_classes: int, image_size: int) -> Network:
 
 
 def factory(name: str) -> NetworkFactory:
-    """The registry's entry for `torchvision/<name>`."""
+    """Registry entry of `torchvision/<name>`."""
     return partial(create, name)
 
 

@@ -1,4 +1,4 @@
-"""Fitting other libraries' classifiers to ours, and refusing those that do not fit."""
+"""Adapt other libraries' classifiers to `Network`, and refuse those that do not fit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from models.base import Network
 
 
 def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> Network:
-    """Return `network`, shown to give the logits of `original`, with `linear_head` found by trial.
+    """Check that `network` gives the logits of `original`, set its `linear_head` by trial, and return it.
 
-    Both are tried on a copy, in float64 and eval mode, on two random images: `classify(mean(map))` must equal the
+    Copies of both are tried in float64 and eval mode, on two random images: `classify(mean(map))` must equal the
     original's logits. Weights, batch-norm statistics and torch's global RNG stay as they are.
 
     Raises UserError with the reason when the original cannot take such images or its head does not fit.
@@ -38,7 +38,7 @@ def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> 
                 raise ValueError(f"a pooled vector gives logits {tuple(logits_BK.shape)}, not {tuple(own_BK.shape)}")
         except Exception as error:
             raise UserError(f"model '{name}' has no feature map that its head classifies: {_line(error)}") from error
-        # measured against the part that depends on the image, which is tiny in some untrained networks
+        # relative to the part of the logits that depends on the image, which is tiny in some untrained networks
         constant_K = trial.classify(torch.zeros(map_BDHW.shape[1], dtype=torch.float64, device="cpu"))
         if not (logits_BK - own_BK).abs().max() <= 1e-6 * (own_BK - constant_K).abs().max():
             raise UserError(
@@ -50,7 +50,7 @@ def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> 
 
 
 def _is_affine(network: Network, num_features: int) -> bool:
-    """Whether classify commutes with averaging, also in training: dropout in the head would draw once per region."""
+    """Whether `classify` commutes with averaging, also in training: dropout in the head would draw once per region."""
     generator = torch.Generator().manual_seed(1)
     vectors_D = torch.randn(2, num_features, generator=generator, dtype=torch.float64, device="cpu")
     of_mean_K, mean_K = network.classify(vectors_D.mean(dim=0)), network.classify(vectors_D).mean(dim=0)

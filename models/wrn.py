@@ -36,7 +36,7 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(Network):
-    """`depth = 6n + 4`; the map is 8x8 on 32x32 images."""
+    """Wide ResNet with `depth = 6n + 4`; the map is 8x8 on 32x32 images."""
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int, image_size: int) -> None:
         super().__init__()
