@@ -1,1 +1,1 @@
-"""Training: the loop, and all that a batch passes through."""
+"""Training: the loop, and every stage that a batch passes through."""

@@ -1,4 +1,4 @@
-"""One stream of batches for a whole cohort: a pure function of (seed, epoch), so that an epoch can start anywhere."""
+"""One stream of batches for a whole cohort: a pure function of (seed, epoch), so training can start at any epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What a batch is made from, on the device: pixels, and the random numbers of its views."""
+    """The ingredients of a batch, on the device: pixels, and the random numbers of its views."""
 
     #: (B, 3, H, W) uint8, as the data set holds them
     pixels_BCHW: Tensor
@@ -58,25 +58,25 @@ class TrainStream:
 
     @property
     def num_batches(self) -> int:
-        """Batches per epoch."""
+        """Number of batches per epoch."""
         count = len(self.members)
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
-        """Return the images of an epoch, counted from 1, in order: (N,) indices into the training set, on the CPU."""
+        """Draw the order of an epoch's images: (N,) indices into the training set, on the CPU; epochs count from 1."""
         return self.members[torch.randperm(len(self.members), generator=generator(self.seed, "order", epoch))]
 
     def crops(self, epoch: int, view: str, source: tuple[int, int]) -> augment.Crops:
-        """Return the crops of an epoch and view, in the epoch's order, of images of `source` height and width."""
+        """Draw the crops of an epoch and view, in the epoch's order, from images of `source` (height, width)."""
         return augment.draw_crops(
             self.data.augmentation, len(self.members), source, self.data.image_size, self.seed, epoch, view
         )
 
     def drawn(self, epoch: int) -> Iterator[Drawn]:
-        """Yield what the batches of an epoch are made from; `batch` makes them."""
+        """Yield the ingredients of an epoch's batches, from which `batch` makes them."""
         order = self.order(epoch)
         parts = list(torch.split(self._at_home(order), self.batch_size))[: self.num_batches]
-        # one transfer an epoch, not one a batch
+        # one transfer per epoch, not one per batch
         target_N = self.targets_N[order.to(self.device)]
         crops: dict[str, augment.Crops] = {}
         on_device: dict[str, Tensor] = {}
@@ -86,14 +86,14 @@ class TrainStream:
             if not crops:
                 height, width = pixels_BCHW.shape[2:]
                 crops = {view: self.crops(epoch, view, (height, width)) for view in self.views}
-                on_device = {view: one.stacked().to(self.device) for view, one in crops.items()}
+                on_device = {view: drawn.stacked().to(self.device) for view, drawn in crops.items()}
                 alters = self._alters(epoch)
-            here = {view: one[:, part] for view, one in on_device.items()}
+            here = {view: crops_3N[:, part] for view, crops_3N in on_device.items()}
             made = {view: alter(self._cropped(pixels_BCHW, here.pop(view)), part) for view, alter in alters.items()}
             yield Drawn(pixels_BCHW, here, made, target_N[part])
 
     def batch(self, drawn: Drawn) -> Batch:
-        """Return the batch in every view. Reads nothing on the host: a step of it can be captured as a graph."""
+        """Make the batch in every view. Reads nothing back to the host: a step with it can be captured as a graph."""
         seen = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
         return Batch({view: self.normalize(seen[view]) for view in self.views}, drawn.target_B)
 
@@ -102,7 +102,7 @@ class TrainStream:
         return map(self.batch, self.drawn(epoch))
 
     def _alters(self, epoch: int) -> dict[str, views.Alter]:
-        """Draw what an epoch makes of the crops of each view; views that leave them as they are are not in it."""
+        """Draw an epoch's changes to the crops, by view; views that change nothing are left out."""
         side = self.data.image_size
         drawn = {view: draw(len(self.members), side, self.seed, epoch) for view, draw in self.views.items()}
         return {view: alter for view, alter in drawn.items() if alter is not None}
@@ -111,7 +111,7 @@ class TrainStream:
         return augment.crop_and_flip(pixels_BCHW, crops_3B, self.data.augmentation.padding, self.data.image_size)
 
     def _at_home(self, order: Tensor) -> Tensor:
-        """Return the order where the pixels are: indices of images on a GPU go there at once, not batch by batch."""
+        """Move the order to where the pixels are: for images on a GPU all at once, not batch by batch."""
         return order.to(self.images.pixels_NCHW.device) if isinstance(self.images, MemoryImages) else order
 
 
@@ -130,7 +130,7 @@ def eval_batches(
 
 
 class Splits(NamedTuple):
-    """Which images a run trains on, is chosen on, and is tested on: indices into train, train and test."""
+    """Images that a run trains on, is selected on and is tested on: indices into train, train and test."""
 
     train: Tensor
     val: Tensor
@@ -138,7 +138,7 @@ class Splits(NamedTuple):
 
 
 def splits(data: DataSet, config: Data) -> Splits:
-    """Return the splits that a run's data fields describe; every draw is fixed, the same for all runs."""
+    """Make the splits that a run's data fields describe; every draw is fixed, the same for all runs."""
     train, val = torch.arange(len(data.train)), torch.arange(0)
     if config.val_fraction:
         train, val = split_train(data.train.targets, config.val_fraction)
@@ -151,7 +151,7 @@ def splits(data: DataSet, config: Data) -> Splits:
 
 
 def on_device(images: Images, device: torch.device, reserve: float = 0.5) -> Images:
-    """Move images held in memory to a GPU when they take less than `reserve` of its free memory."""
+    """Move images held in memory to a GPU when they take less than the fraction `reserve` of its free memory."""
     if device.type != "cuda" or not isinstance(images, MemoryImages):
         return images
     free, _ = torch.cuda.mem_get_info(device)

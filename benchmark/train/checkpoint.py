@@ -20,7 +20,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values, headed by the sha256 of its content.
 
     Raises:
-        UserError: when it cannot be written; the checkpoint that was there is untouched.
+        UserError: when it cannot be written; the previous checkpoint is untouched.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -29,10 +29,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, on the CPU.
+    """Read a checkpoint to the CPU.
 
     Raises:
-        UserError: when the file is truncated, damaged, or no checkpoint. It is left as it is.
+        UserError: when the file is truncated, damaged, or not a checkpoint. It is left unchanged.
     """
     content = path.read_bytes()
     payload = memoryview(content)[_HEAD:]

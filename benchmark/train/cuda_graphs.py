@@ -1,4 +1,4 @@
-"""A training step captured once as a CUDA graph and replayed: one launch instead of some thousand per step."""
+"""A training step captured once as a CUDA graph and replayed: one launch per step instead of some thousand."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: a batch as a step takes it: tensors by name
+#: the input of a step: a batch's tensors by name
 Inputs = Mapping[str, Tensor]
 Step = Callable[[Inputs], None]
-#: records what a function does on the device, without doing it, and returns what does it
+#: records a function's work on the device without doing it, and returns a function that does the work
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
-#: steps taken eagerly before a shape is captured: they make momenta and sums, and let cuDNN and cuBLAS settle
+#: steps taken eagerly before a shape is captured: they create momenta and sums, and let cuDNN and cuBLAS settle
 EAGER_STEPS = 3
 
 
 class ReplayedStep:
-    """Takes the first steps of every shape of batch eagerly, then captures one and replays it.
+    """A training step that is eager for the first batches of every shape, then captured and replayed.
 
-    A graph reads its batch from buffers of its own, into which each batch is copied; all else that it touches (weights,
-    momenta, statistics, sums, learning rate) stays where it is and changes in place. The last, smaller batch of an
-    epoch has a graph of its own. Where capture fails, every step is taken eagerly from then on, and the reason is said
-    once.
+    A graph reads its batch from buffers of its own, into which each batch is copied; all other tensors that it touches
+    (weights, momenta, statistics, sums, learning rate) stay where they are and change in place. The last, smaller batch
+    of an epoch has a graph of its own. If capture fails, every further step is eager, and the reason is reported once.
     """
 
     def __init__(self, eager: Step, captured: Step, capture: Capture, say: Callable[[str], None]) -> None:
-        """Take the step in both forms: `captured` only launches work on the device, and lets errors through."""
+        """Take the step in both forms: `captured` only launches work on the device, and does not catch errors."""
         self._eager, self._captured, self._capture, self._say = eager, captured, capture, say
         self._graphs: dict[Hashable, tuple[dict[str, Tensor], Callable[[], None]]] = {}
         self._taken: Counter[Hashable] = Counter()
@@ -50,11 +49,11 @@ class ReplayedStep:
         replay()
 
     def forget(self) -> None:
-        """Drop every graph: what they hold has changed, for instance a student has left."""
+        """Drop every graph, because the tensors that they hold have changed, for instance when a student has left."""
         self._graphs.clear()
 
     def _turn_off(self, reason: str) -> None:
-        """Take every further step eagerly, and say why."""
+        """Take every further step eagerly, and report why."""
         self._is_off = True
         self.forget()
         self._say(f"the training step is not captured as a CUDA graph, and runs slower: {reason}")
@@ -63,19 +62,19 @@ class ReplayedStep:
         buffers = {name: value.clone() for name, value in inputs.items()}
         try:
             self._graphs[key] = buffers, self._capture(lambda: self._captured(buffers))
-        except Exception as error:  # whatever a network does that cannot be captured, it can still be trained
+        except Exception as error:  # a network that cannot be captured, for any reason, can still be trained
             self._turn_off(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}")
 
 
 class CudaCapture:
-    """Captures on one device; all graphs share one pool of memory, since they never run at the same time."""
+    """Capture on one device; all graphs share one memory pool, since they never run at the same time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = torch.cuda.graph_pool_handle()
 
     def __call__(self, launch: Callable[[], None]) -> Callable[[], None]:
-        """Capture what `launch` does and return its replay."""
+        """Capture the work of `launch` and return its replay."""
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
@@ -84,21 +83,21 @@ class CudaCapture:
 
 
 def capture_for(device: torch.device) -> Capture | None:
-    """Return what captures steps on the device, or None where every step is taken eagerly."""
+    """Make the capture for steps on a device, or None where every step is taken eagerly."""
     return CudaCapture(device) if device.type == "cuda" else None
 
 
 class Branches:
-    """Runs functions side by side on streams of their own; on a CPU, one after the other."""
+    """Functions run in parallel, each on its own stream; on a CPU, one after the other."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._streams: list[torch.cuda.Stream] = []
 
     def run(self, functions: list[Callable[[], None]]) -> None:
-        """Run all and return when each is launched.
+        """Run all functions, and return when each is launched.
 
-        What they read must be held by the caller until then: afterwards the present stream waits for all of them.
+        The caller must hold the tensors that they read until then: afterwards the current stream waits for all of them.
         """
         if self._device.type != "cuda":
             for function in functions:

@@ -1,4 +1,4 @@
-"""Test-set figures of several networks from one load of the test set, with one transfer at the end."""
+"""Test-set figures of several networks from one pass over the test set, with one transfer at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one network scored; accuracies in percent, `agreement` and `kl_teacher` None without a teacher."""
+    """Scores of one network: accuracies in percent; `agreement` and `kl_teacher` are None without a teacher."""
 
     top1: float
     top5: float
@@ -28,11 +28,11 @@ class Evaluation:
     kl_teacher: float | None
     #: (K,) accuracy per class, percent; nan for classes without test images
     per_class: tuple[float, ...]
-    #: whether every logit was finite; the other figures mean nothing when not
+    #: whether every logit was finite; if not, the other figures are meaningless
     is_finite: bool
 
     def metrics(self, split: str) -> dict[str, float]:
-        """Return the figures by metric name, e.g. `test/top1`."""
+        """Figures by metric name, e.g. `test/top1`, without those that are None."""
         named = {
             "top1": self.top1,
             "top5": self.top5,
@@ -49,7 +49,7 @@ class _Sums:
     def __init__(self, num_classes: int, device: torch.device) -> None:
         # top1, top5, agreement, kl, rows with a logit that is not finite
         self.totals = torch.zeros(5, dtype=torch.float64, device=device)
-        # summed confidence and number right, per bin
+        # summed confidence and number of correct predictions, per bin
         self.bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
         self.class_correct = torch.zeros(num_classes, dtype=torch.float64, device=device)
 
@@ -89,10 +89,10 @@ def evaluate(
     for number, (views, target_B) in enumerate(batches):
         x_BCHW = views["weak"]
         class_count.index_add_(0, target_B, torch.ones_like(target_B, dtype=torch.float64))
-        for network, one, logits in zip(networks, sums, shown, strict=True):
-            one.add(network(x_BCHW), target_B, None if logits is None else logits[number])
+        for network, summed, logits in zip(networks, sums, shown, strict=True):
+            summed.add(network(x_BCHW), target_B, None if logits is None else logits[number])
     count = class_count.sum()
-    return [_read(one, class_count, count, logits is not None) for one, logits in zip(sums, shown, strict=True)]
+    return [_read(summed, class_count, count, logits is not None) for summed, logits in zip(sums, shown, strict=True)]
 
 
 def _read(sums: _Sums, class_count_K: Tensor, count: Tensor, has_teacher: bool) -> Evaluation:

@@ -15,11 +15,11 @@ TOLERANCE = 1e-4
 
 
 def folded(network: Network, x_BCHW: Tensor) -> Network:
-    """Return a copy of the network in eval mode with w' = w * gamma / sigma, b' = beta - gamma * mu / sigma.
+    """Copy a network in eval mode, batch norms folded: w' = w * gamma / sigma, b' = beta - gamma * mu / sigma.
 
     A batch norm is folded where a convolution feeds it and nothing else, each used once: a network of other order
     (pre-activation) keeps the rest. The maps of `x_BCHW` are compared, and a network that cannot be traced or whose map
-    moves by more than rounding is returned as it is.
+    changes by more than rounding is returned unfolded.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     pairs = _foldable(network)
@@ -34,16 +34,16 @@ def folded(network: Network, x_BCHW: Tensor) -> Network:
         _replace(made, norm, nn.Identity())
     with torch.no_grad():
         map_BDHW, moved_BDHW = network.forward_features(x_BCHW), made.forward_features(x_BCHW)
-    # a difference that is no number keeps the network as it is, too
+    # a NaN difference also keeps the network unfolded
     return made if bool((moved_BDHW - map_BDHW).norm() <= TOLERANCE * map_BDHW.norm()) else network
 
 
 def _foldable(network: Network) -> list[tuple[str, str]]:
-    """Return the names of (convolution, batch norm) that can become one, as a trace of the features shows them."""
+    """Find the pairs (convolution, batch norm) that can be folded, by name, in a trace of the features."""
     features = _Features(network)
     try:
         graph = fx.Tracer().trace(features)
-    except Exception:  # control flow that depends on values: such a network is left alone
+    except Exception:  # control flow that depends on values: such a network is left unfolded
         return []
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     targets = [str(node.target) for node in nodes]

@@ -1,4 +1,4 @@
-"""What is read from a network's feature map: its logits, its region logits, and the few cells both follow from.
+"""Logits of a network's feature map: of the whole image, of regions, and of the few cells from which both follow.
 
 Shape letters: B batch, K classes, R regions, S stored cells, P = H * W pixels of the map.
 """
@@ -19,7 +19,7 @@ from models import Network
 
 
 class Request(NamedTuple):
-    """The outputs a distiller wants from a network, for one view."""
+    """Outputs that a distiller wants from a network, for one view."""
 
     view: str
     scales: tuple[int, ...]
@@ -27,7 +27,7 @@ class Request(NamedTuple):
 
 
 def requests_of(distiller: Distiller) -> list[Request]:
-    """Return what a distiller wants, one request per view."""
+    """List the requests of a distiller, one per view."""
     return [Request(view, distiller.scales, distiller.grids) for view in distiller.views]
 
 
@@ -55,7 +55,7 @@ def head_outputs(network: Network, map_BDHW: Tensor, requests: Iterable[Request]
     }
 
 
-#: what is stored serves at least these scales, in both forms of their grids, so that runs of other scale sets share it
+#: stored cells serve at least these scales, with both kinds of grids, so that runs of other scale sets share them
 STORED_SCALES = (1, 2, 4)
 
 
@@ -63,8 +63,8 @@ STORED_SCALES = (1, 2, 4)
 class Layout:
     """The cells of a map that are stored, and how logits and regions follow from their logits.
 
-    With an affine head the logits of a coarse region are the mean of those of its cells, so the finest grid stands for
-    all scales that it refines; what it does not yield (the mean of a 7 x 7 map, say) is stored beside it.
+    With an affine head the logits of a coarse region are the mean of those of its cells, so the finest grid serves all
+    scales that it refines; regions that it does not yield (e.g. the mean of a 7 x 7 map) are stored in addition.
     """
 
     requests: tuple[Request, ...]
@@ -75,23 +75,23 @@ class Layout:
 
     @property
     def num_cells(self) -> int:
-        """S."""
+        """Number of stored cells, S."""
         return len(self.cells_SP)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Layout:
-        """Return the same layout with its matrices placed: nothing is copied to the device in a step."""
+        """Copy the layout with its matrices on the device, so that no step has to copy them there."""
         averages = tuple(average.to(device, dtype) for average in self.averages)
         return Layout(self.requests, self.cells_SP.to(device, dtype), averages)
 
     def cells(self, network: Network, map_BDHW: Tensor) -> Tensor:
-        """Return the logits of the stored cells, (B, S, K)."""
+        """Compute the logits of the stored cells, (B, S, K)."""
         pixels_BPD = map_BDHW.flatten(2).transpose(1, 2)
         if network.linear_head and self.cells_SP.shape[1] <= self.num_cells:
             return self.cells_SP @ network.classify(pixels_BPD)
         return network.classify(self.cells_SP @ pixels_BPD)
 
     def outputs(self, cells_BSK: Tensor) -> dict[Request, Outputs]:
-        """Return logits and regions of every request from the stored cells, in the layout's own precision."""
+        """Compute logits and regions of every request from the stored cells, in the layout's own precision."""
         found = {}
         for request, average in zip(self.requests, self.averages, strict=True):
             all_BRK = average @ cells_BSK.to(average.dtype)
@@ -100,10 +100,10 @@ class Layout:
 
 
 def layouts(requests: Sequence[Request], height: int, width: int, linear_head: bool) -> list[Layout]:
-    """Return how the given requests are stored, one layout per finest scale.
+    """Make the layouts that store the given requests, one per finest scale.
 
-    What a request's outputs become does not depend on the others: its finest scale is its own, and a region is stored
-    by itself exactly when that grid does not yield it.
+    A request's outputs do not depend on the other requests: its finest scale is its own, and a region is stored by
+    itself exactly when that grid does not yield it.
     """
     by_finest: dict[int, list[Request]] = {}
     for request in dict.fromkeys(requests):
@@ -116,8 +116,8 @@ def _layout(finest: int, requests: list[Request], height: int, width: int, linea
     always = [_wanted(STORED_SCALES, grids, height, width) for grids in get_args(Grids)]
     rows = torch.cat([*always, *wanted])
     grid = _pooling(height, width, (finest,), "map") if linear_head else rows[:0]
-    beside = rows[~_yields(grid, rows)]
-    cells_SP = torch.cat([grid, torch.unique(beside, dim=0)]) if len(beside) else grid
+    extra = rows[~_yields(grid, rows)]
+    cells_SP = torch.cat([grid, torch.unique(extra, dim=0)]) if len(extra) else grid
     return Layout(tuple(requests), cells_SP, tuple(_averages(grid, cells_SP, rows) for rows in wanted))
 
 
@@ -131,7 +131,7 @@ def _pooling(height: int, width: int, scales: tuple[int, ...], grids: Grids) -> 
 
 
 def _averages(grid_GP: Tensor, cells_SP: Tensor, rows_RP: Tensor) -> Tensor:
-    """Return A with A @ cells = rows: over the grid where it yields the row, else the row's own cell."""
+    """Solve A @ cells = rows for A, (R, S): averages of the grid where it yields the row, else the row's own cell."""
     averages_RS = torch.zeros(len(rows_RP), len(cells_SP), dtype=torch.float64)
     yielded_R = _yields(grid_GP, rows_RP)
     averages_RS[yielded_R, : len(grid_GP)] = _solve(grid_GP, rows_RP[yielded_R])
@@ -142,7 +142,7 @@ def _averages(grid_GP: Tensor, cells_SP: Tensor, rows_RP: Tensor) -> Tensor:
 
 
 def _solve(grid_GP: Tensor, rows_RP: Tensor) -> Tensor:
-    """Return the averages over the grid nearest to the rows; entries are rational, and rounding noise is removed."""
+    """Find the averages of the grid nearest to the rows; entries are rational, so rounding noise is removed."""
     solved = rows_RP @ torch.linalg.pinv(grid_GP)
     return torch.where(solved.abs() < 1e-12, 0, solved)
 

@@ -1,6 +1,6 @@
 """One student of a cohort: network, distiller, optimiser, sums kept on the device, its checkpoint.
 
-A lane's result does not depend on who trains beside it: it reads nothing of the other lanes, and its random numbers
+A lane's result does not depend on the lanes that train with it: it reads nothing from them, and its random numbers
 (initial weights, dropout) come from streams of its own.
 """
 
@@ -26,7 +26,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Lane:
-    """Trains one student on batches it is given."""
+    """One student, trained on the batches it is given."""
 
     def __init__(self, config: RunConfig, num_classes: int, image_size: int, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -35,7 +35,7 @@ class Lane:
         self.epochs_done = 0
         #: one row of metrics per finished epoch
         self.history: list[dict[str, float]] = []
-        #: spent on the student's own steps: in this epoch, and in all finished ones
+        #: seconds spent on the student's own steps: in this epoch, and in all finished epochs
         self.epoch_seconds = self.train_seconds = 0.0
         network = create_network(config.student, num_classes, image_size, config.seed)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -81,7 +81,7 @@ class Lane:
         self.epoch_seconds = 0.0
 
     def step(self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
-        """Make one optimiser step. Reads nothing back from the device."""
+        """Take one optimiser step. Reads nothing back from the device."""
         started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
         with self._own_random_numbers():
             student = self._forward(views)
@@ -91,7 +91,7 @@ class Lane:
     def step_without_randomness(
         self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]
     ) -> None:
-        """Make the same step of a network that draws no random numbers: only tensors, so that it can be captured."""
+        """Take the same step with a network that draws no random numbers: it uses tensors only, to be captured."""
         self._learn(self._forward(views), target_B, teacher)
 
     def _forward(self, views: Mapping[str, Tensor]) -> dict[str, Outputs]:
@@ -102,7 +102,7 @@ class Lane:
             }
 
     def _learn(self, student: Mapping[str, Outputs], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
-        sees_teacher = self.distiller.needs_teacher  # a neighbour's teacher is none of its own
+        sees_teacher = self.distiller.needs_teacher  # the teacher may be there for other lanes only
         shown = {request.view: teacher[request] for request in self.requests} if sees_teacher else {}
         losses = self.distiller.losses(student, shown, target_B, self._epoch)
         total = torch.stack(list(losses.values())).sum()
@@ -152,7 +152,7 @@ class Lane:
         self.epochs_done = epoch
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
-        """Return the student's own logits in its present mode."""
+        """Compute the student's own logits, (B, K), in its current mode."""
         with self._autocast:
             logits_BK: Tensor = self.network(x_BCHW)
         return logits_BK
@@ -164,7 +164,7 @@ class Lane:
 
     @contextlib.contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
-        """Let dropout draw from the lane's own stream, whoever draws before or after it."""
+        """Let dropout draw from the lane's own stream, independent of all draws before and after."""
         on_gpu = self.device.type == "cuda"
         outside = torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()
         _set_random_state(self._random_state, self.device)
@@ -175,7 +175,7 @@ class Lane:
             _set_random_state(outside, self.device)
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next epoch depends on, on the CPU, detached from what training changes."""
+        """Copy all state that the next epoch depends on to the CPU, detached from the tensors that training changes."""
         return {
             "epochs_done": self.epochs_done,
             "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
@@ -190,7 +190,7 @@ class Lane:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from a state that `state` returned."""
         self.network.load_state_dict(state["network"])
         for name, parameter in self.network.named_parameters():
             if name in state["momentum"]:
@@ -203,7 +203,7 @@ class Lane:
 
 
 def create_network(name: str, num_classes: int, image_size: int, seed: int) -> models.Network:
-    """Return a new network whose initial weights are a function of (seed, architecture)."""
+    """Create a network whose initial weights are a function of (seed, architecture)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "weights", name))
         return models.create(name, num_classes, image_size)
@@ -222,6 +222,6 @@ def _set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's weights and buffers on the CPU, contiguous: what is stored as safetensors."""
+    """Weights and buffers of a network on the CPU, contiguous, as safetensors stores them."""
     state = cast(dict[str, Tensor], network.state_dict())
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}

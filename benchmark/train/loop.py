@@ -1,4 +1,4 @@
-"""The loop over batches; the only one. Students, and teachers before them, all train here."""
+"""The only training loop: students train here, and teachers before them."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def train_cohort(
     data: DataSet | None = None,
     unwanted: Collection[str] = (),
 ) -> None:
-    """Train the lanes of a cohort to their last epoch, or until `stop` says so.
+    """Train the lanes of a cohort to their last epoch, or until `stop` returns True.
 
-    `unwanted` are signatures of lanes to drop; it may grow meanwhile, and is looked at after every step.
+    `unwanted` are signatures of lanes to drop; it may grow during training, and is checked after every step.
 
-    Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others go on.
-    A damaged checkpoint, data set or teacher raises UserError before any training.
+    Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others
+    continue. A damaged checkpoint, data set or teacher raises UserError before any training.
     """
     set_numerics(torch.device(job.device), job.threads)
     if data is None:
@@ -81,7 +81,7 @@ def train_cohort(
 
 
 class _Cohort:
-    """Lanes on one stream of batches, beside one teacher."""
+    """Lanes that share one stream of batches and one teacher."""
 
     def __init__(
         self,
@@ -96,19 +96,19 @@ class _Cohort:
         self.config = config = job.lanes[0].config
         self.parts = splits(data, config.data)
         self.train_images = on_device(data.train, self.device)
-        # a tuning run never looks at the test set: it is not even moved
+        # a tuning run never uses the test set, which is not even moved
         self.test_images = data.test if config.tuning else on_device(data.test, self.device)
         self.running = [_start(lane, data, self.device) for lane in job.lanes]
-        begun = {one.lane.epochs_done for one in self.running}
+        begun = {run.lane.epochs_done for run in self.running}
         if len(begun) != 1:
             raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs: {sorted(begun)}")
         self.epochs_done = begun.pop()
-        requests = [request for one in self.running for request in one.lane.requests]
+        requests = [request for run in self.running for request in run.lane.requests]
         self.teacher: BatchTeacher | None = None
         self.cached: CachedTeacher | None = None
-        asking = [one.lane for one in self.running if one.lane.distiller.needs_teacher]
+        asking = [run.lane for run in self.running if run.lane.distiller.needs_teacher]
         if job.teacher is not None and asking:
-            # of the teacher's settings, those of runs that see it: a student alone has none
+            # the teacher's settings come from a run that sees it: a student alone has none
             shown = asking[0].config
             self.teacher = BatchTeacher(
                 teacher_store.load_network(job.teacher, data),
@@ -133,14 +133,14 @@ class _Cohort:
         self._teacher_logits: dict[str, list[Tensor]] = {}
         self._last_progress = self._last_saved = time.monotonic()
         self._step = CohortStep(
-            [one.lane for one in self.running], self._prepared, self.device, self._lane_failed, self._note
+            [run.lane for run in self.running], self._prepared, self.device, self._lane_failed, self._note
         )
 
     def _note(self, text: str) -> None:
         self.report(Note(text))
 
     def train(self) -> None:
-        """Train epoch by epoch; returns early when stopped, or when no lane is left."""
+        """Train epoch by epoch; return early when stopped, or when no lane is left."""
         epochs = self.config.recipe.epochs
         self.report(Started(self.epochs_done, self.stream.num_batches))
         for epoch in range(self.epochs_done + 1, epochs + 1):
@@ -149,11 +149,11 @@ class _Cohort:
                 self._save()
                 self.report(Stopped(epoch - 1))
                 return
-            for one in list(self.running):
+            for run in list(self.running):
                 try:
-                    one.lane.finish_epoch(epoch)
+                    run.lane.finish_epoch(epoch)
                 except Exception as error:
-                    self._leave(one, error)
+                    self._leave(run, error)
             seconds = time.monotonic() - started
             if self.running and self.config.is_evaluated(epoch):
                 release_freed_memory()
@@ -162,14 +162,14 @@ class _Cohort:
             if not self.running:
                 return
             self._close_epoch(epoch, seconds)
-        for one in self.running:
+        for run in self.running:
             # a run that was killed after its last checkpoint comes here without having trained
-            self.report(_complete(one, one.evaluation or self._score([one], self.config.headline)[0]))
+            self.report(_complete(run, run.evaluation or self._score([run], self.config.headline)[0]))
 
     def _steps(self, epoch: int) -> bool:
-        """Take the steps of an epoch; False when asked to stop."""
-        for one in self.running:
-            one.lane.start_epoch(epoch)
+        """Take the steps of an epoch; return False when asked to stop."""
+        for run in self.running:
+            run.lane.start_epoch(epoch)
         stored: Iterator[Sequence[Tensor]] = repeat(())
         if self.cached is not None:
             stored = self.cached.epoch(self.stream, epoch)
@@ -187,84 +187,84 @@ class _Cohort:
         return True
 
     def _prepared(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
-        """Return the batch in every view, and the teacher's outputs for it."""
+        """Make the batch in every view, and compute the teacher's outputs for it."""
         drawn, cells = unnamed(inputs)
         batch = self.stream.batch(drawn)
         return batch, {} if self.teacher is None else self.teacher.outputs(batch.views, cells)
 
     def _lane_failed(self, lane: Lane, error: Exception) -> None:
-        self._leave(next(one for one in self.running if one.lane is lane), error)
+        self._leave(next(run for run in self.running if run.lane is lane), error)
 
-    def _leave(self, one: _Running, error: Exception) -> None:
-        self._remove(one)
-        if isinstance(error, NonFiniteLoss):  # the weights are spoilt: the last good checkpoint stays as it is
-            self.report(LaneFailed(one.job.signature, str(error), final=True, history=one.lane.history))
+    def _leave(self, run: _Running, error: Exception) -> None:
+        self._remove(run)
+        if isinstance(error, NonFiniteLoss):  # the weights are unusable: the last good checkpoint is kept
+            self.report(LaneFailed(run.job.signature, str(error), final=True, history=run.lane.history))
             return
-        one.save()
+        run.save()
         place = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
-        self.report(LaneFailed(one.job.signature, reason, final=False, history=one.lane.history))
+        self.report(LaneFailed(run.job.signature, reason, final=False, history=run.lane.history))
 
     def _drop_unwanted(self) -> None:
-        """Let the lanes go that nobody wants any more, with their files; between steps, where all others are whole."""
-        for one in [one for one in self.running if one.job.signature in self.unwanted]:
+        """Drop the unwanted lanes and their files; between steps, when the other lanes' state is consistent."""
+        for run in [run for run in self.running if run.job.signature in self.unwanted]:
             if self.device.type == "cuda":  # steps that were launched still use what is freed here
                 torch.cuda.synchronize(self.device)
-            self._remove(one)
-            one.job.checkpoint.unlink(missing_ok=True)
-            self.report(LaneDropped(one.job.signature, one.lane.history))
+            self._remove(run)
+            run.job.checkpoint.unlink(missing_ok=True)
+            self.report(LaneDropped(run.job.signature, run.lane.history))
 
-    def _remove(self, one: _Running) -> None:
-        self.running.remove(one)
-        self._step.remove(one.lane)
+    def _remove(self, run: _Running) -> None:
+        self.running.remove(run)
+        self._step.remove(run.lane)
 
     def _evaluate(self, epoch: int) -> None:
         """Add test and validation figures to the epoch's rows; a lane whose logits are not finite leaves."""
         headline = self.config.headline
         for split in dict.fromkeys((headline, "val") if len(self.parts.val) else (headline,)):
-            for one, found in zip(list(self.running), self._score(self.running, split), strict=True):
+            for run, found in zip(list(self.running), self._score(self.running, split), strict=True):
                 if not found.is_finite:
-                    one.lane.history.pop()
-                    self._leave(one, NonFiniteLoss(f"the logits were not finite after epoch {epoch}"))
+                    run.lane.history.pop()
+                    self._leave(run, NonFiniteLoss(f"the logits were not finite after epoch {epoch}"))
                     continue
-                one.lane.history[-1] |= found.metrics(split)
+                run.lane.history[-1] |= found.metrics(split)
                 if split == headline:
-                    one.evaluation = found
+                    run.evaluation = found
 
     def _score(self, lanes: list[_Running], split: str) -> list[Evaluation]:
         images, members = (self.train_images, self.parts.val) if split == "val" else (self.test_images, self.parts.test)
         if self.teacher is not None and split not in self._teacher_logits:
             batches = eval_batches(self.data, images, members, self.device)
             self._teacher_logits[split] = [self.teacher.logits(batch.views["weak"]) for batch in batches]
-        for one in lanes:
-            one.lane.network.eval()
+        for run in lanes:
+            run.lane.network.eval()
         return evaluate(
-            [one.lane.logits for one in lanes],
+            [run.lane.logits for run in lanes],
             eval_batches(self.data, images, members, self.device),
             self.data.num_classes,
             self.device,
-            [self._teacher_logits.get(split) if one.lane.distiller.needs_teacher else None for one in lanes],
+            [self._teacher_logits.get(split) if run.lane.distiller.needs_teacher else None for run in lanes],
         )
 
     def _close_epoch(self, epoch: int, seconds: float) -> None:
-        """Complete the epoch's rows, keep its state, save it when it is time, and report it."""
-        for one in self.running:
-            lane = one.lane
-            if self.device.type == "cuda":  # steps were only launched: an equal share of the epoch is what is known
+        """Complete the epoch's rows, keep its state, save it when a checkpoint is due, and report the epoch."""
+        for run in self.running:
+            lane = run.lane
+            if self.device.type == "cuda":  # steps were only launched: each lane gets an equal share
                 lane.epoch_seconds = seconds / len(self.running)
             lane.train_seconds += lane.epoch_seconds
             lane.history[-1]["time/epoch_s"] = seconds
             lane.history[-1]["time/step_ms"] = 1000 * lane.epoch_seconds / self.stream.num_batches
-            one.unsaved = lane.state()
+            run.unsaved = lane.state()
         if epoch == self.config.recipe.epochs or time.monotonic() - self._last_saved > CHECKPOINT_SECONDS:
             self._save()
-        rows = {one.job.signature: one.lane.history[-1] for one in self.running}
+        rows = {run.job.signature: run.lane.history[-1] for run in self.running}
         self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds))
 
     def _save(self) -> None:
         self._last_saved = time.monotonic()
-        for one in self.running:
-            one.save()
+        for run in self.running:
+            run.save()
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
@@ -277,9 +277,9 @@ def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
     return _Running(job, lane)
 
 
-def _complete(one: _Running, evaluation: Evaluation) -> LaneFinished:
-    weights = serialize(weights_of(one.lane.network), metadata={"signature": one.job.signature})
-    files.write(one.job.weights, weights)
+def _complete(run: _Running, evaluation: Evaluation) -> LaneFinished:
+    weights = serialize(weights_of(run.lane.network), metadata={"signature": run.job.signature})
+    files.write(run.job.weights, weights)
     return LaneFinished(
-        one.job.signature, one.lane.history, list(evaluation.per_class), one.lane.train_seconds, one.job.weights
+        run.job.signature, run.lane.history, list(evaluation.per_class), run.lane.train_seconds, run.job.weights
     )

@@ -1,4 +1,4 @@
-"""What travels between the command and the processes that train: a job one way, events the other. Plain, picklable."""
+"""Messages between the command and the processes that train: a job one way, events the other. Plain, picklable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LaneJob:
 
 @dataclass(frozen=True)
 class CohortJob:
-    """Lanes that train side by side; all share data, batches, seed and finished epochs."""
+    """Lanes that train together; all share data, batches, seed and finished epochs."""
 
     name: str
     lanes: tuple[LaneJob, ...]
@@ -38,7 +38,7 @@ class CohortJob:
     data_root: Path
     cache: Path
     device: str
-    #: largest size of a view cache; None: half of what is free on the disk
+    #: largest size of a view cache, GB; None: half of the free disk space
     cache_gb: float | None = None
     #: threads per process, fixed in the plan: results are bit-equal at equal threads
     threads: int = 1
@@ -64,14 +64,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Note:
-    """Something a person should know about how a cohort runs; no number depends on it."""
+    """A remark for the user on how a cohort runs; no number depends on it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class StepsDone:
-    """A cohort made steps within an epoch."""
+    """A cohort took steps within an epoch."""
 
     epoch: int
     step: int
@@ -83,7 +83,7 @@ class EpochDone:
 
     epoch: int
     rows: dict[str, dict[str, float]]
-    #: images of the training set per second, all lanes together counted once
+    #: training images per second, each counted once however many lanes see it
     images_per_s: float
 
 
@@ -101,7 +101,7 @@ class LaneFinished:
 
 @dataclass(frozen=True)
 class LaneFailed:
-    """A run ended with an error. Final when the loss was not finite; else the next start tries again."""
+    """A run ended with an error. Final when the loss was not finite; otherwise the next start retries the run."""
 
     signature: str
     reason: str
@@ -111,10 +111,10 @@ class LaneFailed:
 
 @dataclass(frozen=True)
 class LaneDropped:
-    """A run was ended on request, before its last epoch; nothing of it is left on disk."""
+    """A run was ended on request, before its last epoch; its files are deleted."""
 
     signature: str
-    #: of its finished epochs
+    #: rows of its finished epochs
     history: list[dict[str, float]]
 
 
@@ -132,14 +132,14 @@ class CohortEnded:
 
 @dataclass(frozen=True)
 class CohortCrashed:
-    """A cohort could not go on: its unfinished lanes stand at their last checkpoint."""
+    """A cohort could not continue; its unfinished lanes are at their last checkpoint."""
 
     reason: str
-    #: a mistake the user can put right (damaged file, ...), as opposed to a fault
+    #: whether the user can fix the cause (a damaged file, ...), as opposed to a bug
     is_user_error: bool
 
 
-#: what the loop reports
+#: everything that the loop reports
 Event = Started | Note | StepsDone | EpochDone | LaneFinished | LaneFailed | LaneDropped | Stopped
-#: what an engine hands on: the loop's events, then how the cohort ended
+#: everything that an engine reports: the loop's events, then how the cohort ended
 EngineEvent = Event | CohortEnded | CohortCrashed

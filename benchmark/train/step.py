@@ -19,7 +19,7 @@ Prepare = Callable[[Inputs], tuple[Batch, Mapping[Request, Outputs]]]
 
 
 class CohortStep:
-    """Trains every lane for one step. On a GPU the step is captured as a CUDA graph, each lane on its own stream."""
+    """One step of every lane. On a GPU the step is captured as a CUDA graph, with each lane on its own stream."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class CohortStep:
         fail: Callable[[Lane, Exception], None],
         say: Callable[[str], None],
     ) -> None:
-        """Take the lanes and how a batch is prepared.
+        """Take the lanes and the function that prepares a batch.
 
-        `fail` is told the error of a lane, which then has to be removed; `say` why a step could not be captured.
+        `fail` receives a lane and its error, and must remove the lane; `say` receives why a step could not be captured.
         """
         self._lanes = list(lanes)
         self._prepare, self._fail = prepare, fail
@@ -52,7 +52,7 @@ class CohortStep:
             self._replayed.forget()
 
     def _eager(self, inputs: Inputs) -> None:
-        """Step lane by lane: the error of one does not keep the others from stepping."""
+        """Step lane by lane: an error in one lane does not keep the others from stepping."""
         batch, shown = self._prepare(inputs)
         for lane in list(self._lanes):
             try:
@@ -72,15 +72,15 @@ class CohortStep:
 
 
 def named(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Flatten a drawn batch and its stored teacher cells into tensors by name, of which a graph keeps copies."""
+    """Flatten a drawn batch and its stored teacher cells into tensors by name, which a graph copies."""
     tensors = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B}
     tensors |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
     tensors |= {f"made/{view}": made for view, made in drawn.made.items()}
-    return tensors | {f"cells/{number}": one for number, one in enumerate(cells)}
+    return tensors | {f"cells/{number}": cells_BSK for number, cells_BSK in enumerate(cells)}
 
 
 def unnamed(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
-    """Undo `named`."""
+    """Restore the drawn batch and its stored teacher cells from the tensors that `named` made."""
 
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}

@@ -26,7 +26,7 @@ class BatchTeacher:
     """A frozen teacher: batch norms folded, channels last, run once per batch and view.
 
     Features are computed in `precision`; pooling, head and all after it in fp32. With a storage type, outputs of the
-    weak view are made from cells rounded to it, exactly as a view cache would hand them back, so that a run's numbers
+    weak view are made from cells rounded to it, exactly as a view cache would return them, so that a run's numbers
     do not depend on whether the cache had room.
     """
 
@@ -56,14 +56,14 @@ class BatchTeacher:
 
     @torch.no_grad()
     def features(self, x_BCHW: Tensor) -> Tensor:
-        """Return the last feature map, (B, D, H, W), in fp32."""
+        """Compute the last feature map, (B, D, H, W), in fp32."""
         if self.precision == "bf16":
             x_BCHW = x_BCHW.to(torch.bfloat16)
         return self._features.forward_features(x_BCHW).float()
 
     @torch.no_grad()
     def outputs(self, views: Mapping[str, Tensor], stored: Sequence[Tensor] = ()) -> dict[Request, Outputs]:
-        """Return the outputs for every request of the cohort.
+        """Compute the outputs for every request of the cohort.
 
         `stored` holds the cells of the weak view, (B, S, K) for each layout, when a cache has them.
         """
@@ -78,19 +78,19 @@ class BatchTeacher:
 
     @torch.no_grad()
     def cells(self, x_BCHW: Tensor) -> list[Tensor]:
-        """Return what a cache stores of a batch of the weak view: (B, S, K) for each layout, in the storage type."""
+        """Compute the cells that a cache stores for the weak view: (B, S, K) for each layout, in the storage type."""
         map_BDHW = self.features(x_BCHW)
         return [layout.cells(self.network, map_BDHW).to(STORED_DTYPE[self.storage]) for layout in self.layouts]
 
     @torch.no_grad()
     def logits(self, x_BCHW: Tensor) -> Tensor:
-        """Return the teacher's own logits, (B, K)."""
+        """Compute the teacher's own logits, (B, K)."""
         logits_BK: Tensor = self.network.classify(self.features(x_BCHW).mean(dim=(2, 3)))
         return logits_BK
 
 
 def _in_bf16(network: Network) -> Network:
-    """Return a copy that computes in bf16; statistics of batch norms that could not be folded stay fp32."""
+    """Make a copy that computes in bf16; statistics of batch norms that could not be folded stay fp32."""
     made = copy.deepcopy(network).to(torch.bfloat16)
     for module in made.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

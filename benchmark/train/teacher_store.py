@@ -1,4 +1,4 @@
-"""Stored teachers: weights as safetensors beside a manifest with their checksum, accuracy and origin."""
+"""Stored teachers: weights as safetensors, and a manifest with their checksum, accuracy and origin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMPORTED = "imported"
 
 
 class Manifest(Frozen):
-    """What is known of a stored teacher; lies beside the weights as JSON."""
+    """Facts about a stored teacher, kept as JSON next to the weights."""
 
     model: str
     dataset: str
@@ -39,7 +39,7 @@ class Manifest(Frozen):
     checksum: str
     #: measured from the stored file, percent
     test_top1: float
-    #: best epoch on the test set, percent: the literature's habit; None for imported weights
+    #: accuracy of the best epoch on the test set, percent: the literature's habit; None for imported weights
     best_test_top1: float | None = None
     epochs: int | None = None
     #: how the weights came to be: `trained`, or the file they were imported from
@@ -54,13 +54,13 @@ class Manifest(Frozen):
     created: str
 
     def file(self, folder: Path) -> TeacherFile:
-        """Return where the weights are and what they must hash to."""
+        """Path of the weights and the checksum that they must have."""
         name = self.model.replace("/", "-")
         return TeacherFile(self.model, folder / f"{name}-{self.signature or IMPORTED}.safetensors", self.checksum)
 
 
 def folder_of(teachers: Path, data: DataSet) -> Path:
-    """Return the folder that holds the teachers of a data set."""
+    """Folder that holds the teachers of a data set."""
     return teachers / data.name.replace("[", "-").replace("]", "").replace(" ", "-")
 
 
@@ -73,7 +73,7 @@ def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
     for path in sorted(teachers.glob("*/*.json")):
         try:
             yield path.parent, Manifest.model_validate_json(path.read_text())
-        except (ValueError, OSError) as error:  # no JSON, other fields, not even text
+        except (ValueError, OSError) as error:  # not JSON, wrong fields, or not even text
             raise UserError(
                 f"teacher manifest {path} cannot be read: {str(error).splitlines()[0]}; delete it and its"
                 " .safetensors, and the next run trains the teacher again"
@@ -83,9 +83,14 @@ def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
 def choose(stored: Iterable[Manifest], model: str, data_digest: str, signature: str) -> Manifest | None:
     """Choose the teacher that a suite uses: imported weights if there are any, else those its own recipe trained.
 
-    Only teachers of exactly these images count (the data digest decides), so a subset never gets the full set's.
+    Only teachers of exactly these images count (the data digest decides), so a subset never gets the full set's
+    teacher.
     """
-    usable = {one.signature: one for one in stored if one.model == model and one.data_digest == data_digest}
+    usable = {
+        manifest.signature: manifest
+        for manifest in stored
+        if manifest.model == model and manifest.data_digest == data_digest
+    }
     return usable.get(None) or usable.get(signature)
 
 
@@ -97,10 +102,10 @@ def find(teachers: Path, data: DataSet, model: str, signature: str) -> tuple[Pat
 
 
 def load_weights(file: TeacherFile) -> dict[str, Tensor]:
-    """Return the stored weights.
+    """Read the stored weights.
 
     Raises:
-        UserError: when the file is missing or does not have its checksum.
+        UserError: when the file is missing or its checksum does not match.
     """
     if not file.path.exists():
         raise UserError(
@@ -118,12 +123,12 @@ def load_weights(file: TeacherFile) -> dict[str, Tensor]:
 
 
 def load_network(file: TeacherFile, data: DataSet) -> models.Network:
-    """Return the stored teacher as a network. Raises UserError when it is damaged or does not fit the data set."""
+    """Load a stored teacher as a network. Raises UserError when it is damaged or does not fit the data set."""
     return network_with(file.model, load_weights(file), data, str(file.path))
 
 
 def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: str) -> models.Network:
-    """Return a network with these weights, which come from `source`. Raises UserError when they do not fit."""
+    """Create a network with the given weights, which come from `source`. Raises UserError when they do not fit."""
     with torch.random.fork_rng(devices=[]):
         network = models.create(model, data.num_classes, data.image_size)
     try:
@@ -137,7 +142,7 @@ def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: 
 
 
 def measure(network: models.Network, data: DataSet, device: torch.device) -> float:
-    """Return the network's test accuracy in percent."""
+    """Measure a network's test accuracy in percent."""
     placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     batches = eval_batches(data, data.test, torch.arange(len(data.test)), device)
     return evaluate([placed], batches, data.num_classes, device)[0].top1
@@ -170,7 +175,7 @@ def store(
     )
     file = manifest.file(folder)
     files.write(file.path, content)
-    load_network(file, data)  # what was written is whole, and fits
+    load_network(file, data)  # checks that the written file is whole and fits
     text = json.dumps(manifest.model_dump(), indent=2) + "\n"
     files.write(file.path.with_suffix(".json"), text.encode())
     return folder, manifest
@@ -179,7 +184,7 @@ def store(
 def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> list[Manifest]:
     """Import published checkpoints: one folder per network with `ckpt_epoch_240.pth`, weights under the key "model".
 
-    A folder is taken when its name starts with a registered model (`resnet32x4_vanilla` is `resnet32x4`). Each is
+    A folder is imported when its name starts with a registered model (`resnet32x4_vanilla` is `resnet32x4`). Each is
     loaded strictly, evaluated on the test set and stored as safetensors.
 
     Raises:
@@ -198,7 +203,7 @@ def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.dev
 def _model_of(path: Path) -> str | None:
     folder = path.parent.name.lower()
     name = folder.removesuffix("_vanilla")
-    # the published archive spells two networks in its own way
+    # the published archive spells some networks in its own way
     name = {"mobilenetv2": "mobilenet_v2", "shufflev1": "shufflenet_v1", "shufflev2": "shufflenet_v2"}.get(name, name)
     return name if name in models.names() else None
 

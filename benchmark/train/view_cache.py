@@ -1,10 +1,10 @@
-"""What a teacher says of every view of every training image, kept on disk and shared by all later runs.
+"""A teacher's logits for every view of every training image, kept on disk and shared by all later runs.
 
 Crops of a padded image and their mirror images are finitely many (9 x 9 x 2 = 162 for CIFAR's padding of 4), fewer than
 the epochs of a usual training. A cache is a folder of three files: `cells.bin`, one row of (S, K) logits per image and
-view (a sparse file: what was never asked for takes no space); `marks.bin`, a checksum per row, 0 where none is stored;
-`manifest.json`, what it is of. Rows come and go by themselves: a fill that was cut goes on, several processes may fill
-at once, and a row that does not match its mark is computed again.
+view (a sparse file: rows never computed take no space); `marks.bin`, a checksum per row, 0 where none is stored;
+`manifest.json`, the facts that the rows depend on. Rows are independent: an interrupted fill resumes, several processes
+may fill at once, and a row that does not match its mark is computed again.
 
 Shape letters: N images, V views of an image, B rows, S stored cells, K classes.
 """
@@ -33,9 +33,9 @@ from benchmark.train.heads import Layout
 from benchmark.train.messages import TeacherFile
 from benchmark.train.teacher import STORED_VIEW, BatchTeacher
 
-#: raise it whenever rows would come out different
+#: raise it whenever a change makes the rows differ
 FORMAT = 1
-#: images of one teacher pass when rows are made: of one size, whoever asks for how many
+#: images per teacher pass when rows are computed: always the same number, however many rows are asked for
 FILL_BATCH = {"cpu": 64, "cuda": 512}
 #: rows looked up at once
 CHUNK_ROWS = 1024
@@ -54,20 +54,20 @@ class Shape:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Size of one row in bytes."""
         return self.num_cells * self.num_classes * np.dtype(_DTYPE[self.storage]).itemsize
 
     @property
     def num_rows(self) -> int:
-        """Rows, stored or not."""
+        """Number of rows, stored or not."""
         return self.num_images * self.num_views
 
 
 class ViewCache:
-    """Rows of one layout of one teacher's cells, memory-mapped."""
+    """Memory-mapped rows of one teacher's cells in one layout."""
 
     def __init__(self, folder: Path, key: Mapping[str, object], shape: Shape, say: Callable[[str], None]) -> None:
-        """Open the cache, or make it, or make it anew when it is damaged or of another form (said in one line).
+        """Open the cache; make it when missing, and again when damaged or of another form (reported in one line).
 
         Raises:
             UserError: when the folder cannot be written.
@@ -76,7 +76,7 @@ class ViewCache:
         with files.locked(folder, "name another folder with --runs, or leave the cache off"):
             if (fault := _fault(folder, key, shape)) is not None:
                 if folder.exists():
-                    say(f"view cache {folder} {fault}: making it anew")
+                    say(f"view cache {folder} {fault}: making it again")
                     shutil.rmtree(folder)
                 _create(folder, key, shape)
         cells, marks = _files(folder, shape)
@@ -86,7 +86,7 @@ class ViewCache:
         self._marks = np.memmap(marks, np.uint64, "r+", shape=(shape.num_rows,))
 
     def read(self, row_B: NDArray[np.int64]) -> tuple[NDArray[np.generic], NDArray[np.bool_], int]:
-        """Return the rows, (B, S * K), which of them are good, and how many were stored but damaged."""
+        """Read rows, (B, S * K), a mask of the good ones, (B,), and the number of stored but damaged ones."""
         cells_BX = self._cells[row_B]
         marks_B = self._marks[row_B]
         stored_B = marks_B != 0
@@ -99,16 +99,16 @@ class ViewCache:
         self._marks[row_B] = _marks(row_B, cells_BX)
 
     def missing(self, row_B: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of the rows were never stored; says nothing of damaged ones."""
+        """Mask of the rows that were never stored, (B,); damaged rows count as stored."""
         return np.asarray(self._marks[row_B] == 0)
 
     def num_stored(self) -> int:
-        """Return how many rows are stored."""
+        """Count the stored rows."""
         return int(np.count_nonzero(self._marks))
 
 
 def _marks(row_B: NDArray[np.int64], cells_BX: NDArray[np.generic]) -> NDArray[np.uint64]:
-    """Return a checksum per row that depends on its place, never 0."""
+    """Compute a checksum per row, (B,), that depends on the row's place and is never 0."""
     words = cells_BX.view(f"u{cells_BX.dtype.itemsize}")
     # the factor is odd, so that no word is lost, and large: zero pages and rows of another place do not match
     sum_B: NDArray[np.uint64] = words.sum(axis=1, dtype=np.uint64)
@@ -116,12 +116,12 @@ def _marks(row_B: NDArray[np.int64], cells_BX: NDArray[np.generic]) -> NDArray[n
 
 
 def _files(folder: Path, shape: Shape) -> dict[Path, int]:
-    """Return the sizes in bytes of the rows' file and the marks' file, in this order."""
+    """Sizes in bytes of the rows' file and the marks' file, in this order."""
     return {folder / "cells.bin": shape.num_rows * shape.row_bytes, folder / "marks.bin": 8 * shape.num_rows}
 
 
 def _fault(folder: Path, key: Mapping[str, object], shape: Shape) -> str | None:
-    """Return what keeps the cache from being used, or None."""
+    """Explain why the cache cannot be used; None when it can."""
     try:
         if json.loads((folder / "manifest.json").read_text()) != key:
             return "is of another teacher or form"
@@ -145,7 +145,7 @@ def _create(folder: Path, key: Mapping[str, object], shape: Shape) -> None:
 
 
 class Views:
-    """Which view of an image a crop is: its number among all crops and flips."""
+    """The views of an image, numbered: all its crops and flips."""
 
     def __init__(self, data: DataSet) -> None:
         assert isinstance(data.train, MemoryImages)
@@ -158,22 +158,22 @@ class Views:
 
     @property
     def num_views(self) -> int:
-        """V."""
+        """Number of views of an image, V."""
         return self.num_tops * self.num_lefts * self.num_flips
 
     def number(self, crops: augment.Crops) -> Tensor:
-        """Return each crop's number, (N,), on the CPU."""
+        """Compute each crop's number, (N,), on the CPU."""
         place_N = crops.top_N * self.num_lefts + crops.left_N
         return place_N * self.num_flips + crops.flip_N.long() if self.num_flips == 2 else place_N
 
     def crops(self, number_N: Tensor) -> augment.Crops:
-        """Return the crops of the given numbers."""
+        """Find the crops with the given numbers."""
         place_N, flip_N = number_N // self.num_flips, number_N % self.num_flips
         return augment.Crops(place_N // self.num_lefts, place_N % self.num_lefts, flip_N.bool())
 
 
 class CachedTeacher:
-    """Reads what a `BatchTeacher` would compute of the weak view from its caches, and fills them as it goes."""
+    """A `BatchTeacher` read through its caches, for the weak view; missing rows are computed and stored."""
 
     def __init__(
         self, teacher: BatchTeacher, caches: list[ViewCache], data: DataSet, say: Callable[[str], None]
@@ -199,7 +199,7 @@ class CachedTeacher:
                 yield [cells[start : start + size] for cells in chunk]
 
     def rows(self, row_B: NDArray[np.int64]) -> list[Tensor]:
-        """Return the cells of the given rows, (B, S, K) for each layout, on the CPU; what is missing is computed."""
+        """Read the cells of the given rows, (B, S, K) for each layout, on the CPU; missing rows are computed."""
         found = [cache.read(row_B) for cache in self.caches]
         if (damaged := sum(count for _, _, count in found)) and not self._said_damage:
             self._said_damage = True
@@ -217,9 +217,9 @@ class CachedTeacher:
         ]
 
     def fill(self, advance: Callable[[int], None]) -> None:
-        """Store every view of every image; `advance` is told how many rows each stretch of work dealt with.
+        """Store every view of every image; `advance` receives the number of rows of each chunk.
 
-        What is stored already is passed over, so that a fill that was cut goes on where it was.
+        Stored rows are skipped, so that an interrupted fill resumes where it was.
         """
         for start in range(0, self.num_rows, CHUNK_ROWS):
             row_B = np.arange(start, min(start + CHUNK_ROWS, self.num_rows))
@@ -230,15 +230,15 @@ class CachedTeacher:
 
     @property
     def num_rows(self) -> int:
-        """Views of all images of the training set."""
+        """Number of views of all images of the training set."""
         return len(self.data.train) * self.views.num_views
 
     def num_stored(self) -> int:
-        """Return how many of them are stored, in the emptiest of the caches."""
+        """Count the stored views, in the emptiest of the caches."""
         return min(cache.num_stored() for cache in self.caches)
 
     def _compute(self, row_M: NDArray[np.int64]) -> list[NDArray[np.generic]]:
-        """Run the teacher on the given rows, of which there is one at least, in batches of one size, filled up."""
+        """Run the teacher on the given rows (at least one), in batches of one size; the last batch is padded."""
         size = FILL_BATCH[self.teacher.device.type]
         made: list[list[Tensor]] = [[] for _ in self.caches]
         for start in range(0, len(row_M), size):
@@ -274,9 +274,9 @@ def open_caches(
     limit_gb: float | None,
     say: Callable[[str], None],
 ) -> CachedTeacher:
-    """Return the teacher read through its caches under `folder`, which are made when they are not there.
+    """Open the teacher's caches under `folder`, and make those that are missing.
 
-    `num_used` images of the training set are used; their views must fit into `limit_gb`, or into half of what is free.
+    `num_used` images of the training set are used; their views must fit into `limit_gb`, or else half of the free disk.
 
     Raises:
         CacheRefused: when the images are streamed, or the views do not fit.
@@ -305,7 +305,7 @@ def open_caches(
 
 
 def _key(teacher: BatchTeacher, layout: Layout, file: TeacherFile, data: DataSet, views: Views) -> dict[str, object]:
-    """Return all that the rows depend on."""
+    """Facts that the rows depend on."""
     return {
         "format": FORMAT,
         "teacher": file.model,
@@ -326,5 +326,5 @@ def _name(model: str, key: Mapping[str, object]) -> str:
 
 
 def _taken(folder: Path) -> int:
-    """Return the bytes that a folder's files take on disk, holes not counted."""
+    """Bytes that a folder's files take on disk, without holes."""
     return sum(512 * path.stat().st_blocks for path in folder.glob("*"))
