@@ -1,8 +1,8 @@
 """Plans: a suite and a command's choices, resolved into runs.
 
-Settings are laid over each other, the later winning: defaults and convention < suite recipe < student's recipe <
+Settings are merged, later ones overriding earlier ones: defaults and convention < suite recipe < student's recipe <
 method < pair < pair's method < profile < `--set`. Method hyperparameters are groups (`dkd: {beta: 6}`) and reach every
-method that has the group, the scale-decoupled one too.
+method that has the group, the scale-decoupled form too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest
 from benchmark.plan.suite import Pair, Profile, Settings, Suite
 
-#: what a convention says about the recipe; hyperparameters of the methods are expanded by the distillers
+#: recipe fields set by a convention; the distillers themselves set the methods' hyperparameters
 CONVENTION_RECIPE: dict[str, Settings] = {"code": {"clip_norm": 40.0}, "paper": {"clip_norm": None}}
 TEACHER_REPETITION = 0
 
@@ -37,12 +37,12 @@ class PlannedRun:
     pair: Pair
     #: further tags of the run in MLflow
     tags: Mapping[str, str] = field(default_factory=dict)
-    #: what the run is called where its method and seed do not say it, e.g. `trial 12, seed 1`
+    #: name of the run where its method and seed do not identify it, e.g. `trial 12, seed 1`
     title: str = ""
 
     @property
     def label(self) -> str:
-        """The run as a person says it: its title, else e.g. `resnet8x4 -> resnet8, sdd_kd, seed 2`."""
+        """Readable name of the run: its title, or else e.g. `resnet8x4 -> resnet8, sdd_kd, seed 2`."""
         if self.title:
             return self.title
         teacher = f"{self.config.teacher} -> " if self.config.teacher else ""
@@ -51,9 +51,9 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command asks for, resolved: every run, and the recipe of every teacher.
+    """A command's request, resolved: every run, and the recipe of every teacher.
 
-    The same run may be planned more than once, under several titles: it is trained once.
+    The same run may be planned more than once, under several titles; it is trained only once.
     """
 
     suite: Suite
@@ -63,29 +63,29 @@ class Plan:
     seeds: int
     runs: tuple[PlannedRun, ...]
     teachers: Mapping[str, RunConfig]
-    #: what `--set` changed in the suite, as it was written; without what says which images, and where they are kept
+    #: `--set` assignments that change the suite, as written; without those in `_no_changes`
     changes: tuple[str, ...] = ()
-    #: its experiment in MLflow, where that is not the suite's own
+    #: its experiment in MLflow, if not the suite's own
     experiment: str | None = None
 
     @property
     def name(self) -> str:
-        """The suite's name, with the profile: `cub` or `cub (smoke)`."""
+        """Name of the suite, with the profile: `cub` or `cub (smoke)`."""
         return f"{self.suite.name} ({self.profile})" if self.profile else self.suite.name
 
     @property
     def slug(self) -> str:
-        """The name as it is used in file names."""
+        """Name as used in file names: `cub` or `cub-smoke`."""
         return f"{self.suite.name}-{self.profile}" if self.profile else self.suite.name
 
     @property
     def experiment_name(self) -> str:
-        """The name of its experiment in MLflow: the slug, unless `experiment` says another."""
+        """Name of its experiment in MLflow: `experiment`, or else the slug."""
         return self.experiment or self.slug
 
     @property
     def file_name(self) -> str:
-        """The slug, with a mark of the choice when it is a part of the suite or was changed by `--set`."""
+        """Slug, with a hash of the choices when they are a part of the suite or `--set` changed it."""
         choice = [[pair.name for pair in self.pairs], self.methods, self.seeds, self.changes, *self._images]
         whole = [[pair.name for pair in self.suite.pairs], tuple(self.suite.methods), self._usual_seeds, ()]
         if choice == whole:
@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def data(self) -> Data:
-        """The images of the plan's runs; the same for all of them."""
+        """Images of the plan's runs; the same for all of them."""
         return self.runs[0].config.data
 
 
@@ -118,9 +118,9 @@ def make_plan(
     device: str = "cpu",
     tuning: bool = False,
 ) -> Plan:
-    """Resolve a suite and a command's choices into runs; what is left to the device is resolved for `device`.
+    """Resolve a suite and a command's choices into runs; settings that depend on the device are chosen for `device`.
 
-    With `tuning`, students are ranked on the validation split and never see the test set; teachers are as ever.
+    With `tuning`, students are ranked on the validation split and never see the test set; teachers do not change.
 
     Raises:
         UserError: for an unknown method, pair, model, profile or key, and for values out of their range; for `tuning`
@@ -178,13 +178,13 @@ _TOP_FIELDS = (
 
 
 def _no_changes(data: str) -> tuple[str, ...]:
-    """Beginnings of assignments that leave a suite as it is: which images, where they are kept, teachers' rounding."""
+    """Prefixes of assignments that leave a suite as it is: which images, where they are kept, teachers' rounding."""
     options = (*datasets.choices(data), *datasets.PLACES)
     return (*(f"data.{option}=" for option in options), "teacher_precision=", "teacher_cache=")
 
 
 def _teacher_precision(suite: Suite, device: str) -> Precision:
-    """bf16 where students train in it anyway, or where the device computes it fast."""
+    """Choose bf16 where students train in it anyway, or where the device computes it fast; else fp32."""
     if suite.precision == "bf16":
         return "bf16"
     return "bf16" if machine.has_fast_bf16(device) else "fp32"
@@ -314,7 +314,7 @@ def _planned(
 
 
 def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Settings) -> RunConfig:
-    # `--set recipe.*` is about students, `--set teacher_recipe.*` about teachers, a profile about both
+    # `--set recipe.*` changes students, `--set teacher_recipe.*` teachers, a profile both
     recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe, **changes.get("teacher_recipe", {})}
     return RunConfig(
         data=data,
@@ -332,7 +332,7 @@ def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Sett
 
 
 def data_config(fields: Settings) -> Data:
-    """Return validated data fields; what is no field of every run is an option of the data set: `data.path=...`.
+    """Validate data fields; keys that are not fields of `Data` are options of the data set, e.g. `data.path=...`.
 
     Raises:
         UserError: for an unknown data set or key, and for values out of their range.
@@ -352,6 +352,6 @@ def data_config(fields: Settings) -> Data:
 def _recipe(fields: Settings) -> Recipe:
     epochs, milestones = fields.get("epochs"), fields.get("milestones")
     if isinstance(epochs, int) and isinstance(milestones, list | tuple):
-        # a shorter training keeps the decays it reaches; what is no number is refused below
+        # a shorter training keeps the decays it reaches; milestones that are not numbers are refused below
         fields = {**fields, "milestones": [m for m in milestones if not isinstance(m, int) or m < epochs]}
     return validated(Recipe, "recipe", fields)

@@ -19,7 +19,7 @@ Settings = dict[str, Any]
 
 
 class Pair(Frozen):
-    """A teacher and a student, with what is particular to them."""
+    """A teacher and a student, with their own settings."""
 
     teacher: str
     student: str
@@ -33,7 +33,7 @@ class Pair(Frozen):
 
     @property
     def name(self) -> str:
-        """The pair as it is written on the command line: `teacher:student`."""
+        """The pair as written on the command line: `teacher:student`."""
         return f"{self.teacher}:{self.student}"
 
 
@@ -46,7 +46,7 @@ class Profile(Frozen):
 
 
 class Suite(Frozen):
-    """A suite as its YAML file says it."""
+    """A suite as its YAML file describes it."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ class Suite(Frozen):
 
 
 def names() -> list[str]:
-    """Return the names of the suites that come with the package."""
+    """Names of the suites that come with the package, sorted."""
     files = resources.files("benchmark.plan") / "suites"
     return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
 
@@ -83,7 +83,7 @@ def load(name: str) -> Suite:
     """Read a suite by name, or from a path that ends in .yaml.
 
     Raises:
-        UserError: for an unknown name, and for a file with the field's path and what is allowed there.
+        UserError: for an unknown name; for an invalid file, naming the field's path and the allowed values.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -115,7 +115,7 @@ def load(name: str) -> Suite:
 
 
 def _check_keys(suite: Suite) -> None:
-    """Raise UserError for a name in a suite that nothing answers to: it would be ignored in silence."""
+    """Raise UserError for an unknown name in a suite, which would otherwise be ignored silently."""
     every_group = {group for method in distillers.names() for group in distillers.groups(method)}
     for student in suite.students:
         models.registry.get(student)
