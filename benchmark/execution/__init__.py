@@ -1,1 +1,1 @@
-"""From a plan to finished runs: which are left, in which cohorts, where they run, what is recorded."""
+"""From a plan to finished runs: find the runs that are left, group them into cohorts, train and record them."""

@@ -1,4 +1,4 @@
-"""Which runs train side by side: cohorts share data, teacher, batches and seed; lanes are regrouped at every start."""
+"""Group runs into cohorts, which share data, teacher, batches and seed; lanes are regrouped at every start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def cohort_key(config: RunConfig) -> tuple[Hashable, ...]:
-    """Return what runs must share to train on one stream of batches; the teacher comes on top of it."""
+    """Settings that runs must share to train on one stream of batches; those of `teacher_key` come in addition."""
     recipe = config.recipe
     return (
         config.data.model_dump_json(),
@@ -28,7 +28,7 @@ def cohort_key(config: RunConfig) -> tuple[Hashable, ...]:
 
 
 def teacher_key(config: RunConfig) -> tuple[Hashable, ...]:
-    """Return what runs must share to learn from one teacher pass."""
+    """Settings that runs must share to learn from one teacher pass."""
     return config.teacher, config.teacher_precision, config.teacher_cache
 
 
@@ -55,28 +55,28 @@ def group(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done: C
 def balance(groups: Sequence[list[T]], workers: int, cost: Callable[[list[T]], float]) -> list[list[T]]:
     """Split cohorts so that the workers are evenly loaded, and return them costliest first.
 
-    A split costs one more teacher pass per batch, so of all numbers of splits the one with the shortest longest
-    worker, by `cost`, is taken, and fewer splits when it is as good. A lane's result does not depend on its cohort,
-    so this never changes a number.
+    A split costs one more teacher pass per batch. The number of splits is the one that gives the busiest worker the
+    least load, by `cost`; more splits must make it 3% shorter. A lane's result does not depend on its cohort, so this
+    never changes a number.
     """
-    priced = sorted(((cost(group), group) for group in groups), key=lambda one: -one[0])
+    priced = sorted(((cost(group), group) for group in groups), key=lambda item: -item[0])
     best, shortest = priced, _makespan(priced, workers)
-    # more pieces than this never help: every worker then has several to even out
+    # more pieces than this never help: every worker then has several, which even out
     while len(priced) < len(groups) + 2 * workers:
         position = next((place for place, (_, group) in enumerate(priced) if len(group) > 1), None)
         if position is None:
             break
         _, costliest = priced[position]
-        # alternate, so that the halves get as many lanes of each kind
+        # every second lane, so that both halves get as many lanes of each kind
         halves = [(cost(half), half) for half in (costliest[::2], costliest[1::2])]
-        priced = sorted(priced[:position] + priced[position + 1 :] + halves, key=lambda one: -one[0])
+        priced = sorted(priced[:position] + priced[position + 1 :] + halves, key=lambda item: -item[0])
         if (makespan := _makespan(priced, workers)) < 0.97 * shortest:
             best, shortest = priced, makespan
     return [group for _, group in best]
 
 
 def _makespan(priced: Sequence[tuple[float, list[T]]], workers: int) -> float:
-    """Return the longest worker's load when each group goes to the least loaded worker in turn."""
+    """Load of the busiest worker when each group in turn goes to the least loaded worker."""
     loads = [0.0] * max(workers, 1)
     for seconds, _ in priced:
         loads[loads.index(min(loads))] += seconds

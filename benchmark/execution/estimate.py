@@ -1,4 +1,4 @@
-"""How long a plan takes on this device: measured on a few steps of every network, not guessed."""
+"""Estimate how long a plan takes on this device, from a few measured steps of every network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmark.train.lane import create_network
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import Views
 
-#: images per measured step on a CPU, where the time of a step is proportional to its batch: small, and large images
+#: batch of a measured step on a CPU, where a step's time is proportional to its batch: for small and for large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
 _STEPS = 2
 #: images decoded to measure a loader
@@ -32,7 +32,7 @@ _LOADER_IMAGES = 1024
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds per image of one network on this device, one worker."""
+    """Seconds per image of one network on this device, with one worker."""
 
     forward_s: float
     #: forward, backward and optimiser step
@@ -40,7 +40,7 @@ class Speed:
 
 
 class Costs:
-    """Measured speeds, and what they make of cohorts."""
+    """Measured speeds, and the times of cohorts that follow from them."""
 
     def __init__(self, data: DataSet, device: torch.device, threads: int, precision: Precision = "fp32") -> None:
         self.data, self.device, self.threads, self.precision = data, device, threads, precision
@@ -49,7 +49,7 @@ class Costs:
         self._loader_rate: float | None = None
 
     def speed(self, model: str, batch_size: int) -> Speed:
-        """Return a network's speed, measured the first time it is asked for."""
+        """Speed of a network, measured on first use."""
         if model not in self._speeds:
             count = self._count(batch_size)
             self._speeds[model] = _measure(model, self.data, count, self.device, self.threads, self.precision)
@@ -60,7 +60,7 @@ class Costs:
         return min(batch_size, few) if self.device.type == "cpu" else batch_size
 
     def teacher_s(self, config: RunConfig, batch_size: int) -> float:
-        """Return the seconds per image of a run's teacher, as a cohort runs it."""
+        """Seconds per image of a run's teacher, as a cohort runs it, measured on first use."""
         assert config.teacher is not None
         key = (config.teacher, config.teacher_precision)
         if key not in self._teachers:
@@ -78,9 +78,9 @@ class Costs:
         return self._teachers[key]
 
     def loader_images_per_s(self) -> float | None:
-        """Return how many images per second come from files where they are streamed, measured once; None otherwise.
+        """Images per second that the loader streams from files, measured on first use; None for images in memory.
 
-        The start of the loader's processes is part of it: a little less than in a long epoch.
+        The start of the loader's processes is included, so the rate is a little lower than in a long epoch.
         """
         images = self.data.train
         if not isinstance(images, FileImages):
@@ -94,14 +94,17 @@ class Costs:
         return self._loader_rate
 
     def _computed_share(self, config: RunConfig) -> float:
-        """Return the share of an epoch's weak views that no earlier epoch has stored, on average over a training."""
+        """Share of an epoch's weak views that no earlier epoch has stored, on average over a training.
+
+        It is V (1 - (1 - 1 / V)^E) / E with V views of an image and E epochs; 1 without a cache.
+        """
         if config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
             return 1.0
         views, epochs = Views(self.data).num_views, config.recipe.epochs
         return views * (1 - (1 - 1 / views) ** epochs) / epochs
 
     def cohort_s(self, configs: Iterable[RunConfig], epochs_done: int = 0) -> float:
-        """Return the seconds a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
+        """Seconds that a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
         runs = list(configs)
         first = runs[0]
         parts = splits(self.data, first.data)
@@ -130,7 +133,7 @@ class Costs:
 
 
 def distinct(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the first entry of every run, in order; a run that waits for its teacher is known by its settings."""
+    """First entry of every run, in order; a run that waits for its teacher is identified by its settings."""
     found: dict[str, Entry] = {}
     for entry in entries:
         found.setdefault(entry.signature or entry.config.signature("", entry.config.teacher), entry)
@@ -148,7 +151,7 @@ def _cost(group: Sequence[Entry], costs: Costs) -> float:
 
 
 def estimate_s(survey: Survey, costs: Costs) -> float:
-    """Return about how long an execution takes, from measured steps: teachers first, then their students."""
+    """Estimate the seconds of an execution from measured steps: teachers first, then their students."""
     loads = [0.0] * survey.options.workers
 
     def add(seconds: float, not_before: float = 0.0) -> None:
@@ -166,7 +169,7 @@ def estimate_s(survey: Survey, costs: Costs) -> float:
 
 
 def refuse_slow_bf16(survey: Survey) -> None:
-    """Raise UserError when a run that is left computes in bf16 on a CPU that is slower at it, and nobody forces it."""
+    """Raise UserError when an open run computes in bf16 on a CPU where that is slower, unless bf16 is forced."""
     options = survey.options
     left = [entry.config for entry in [*survey.teacher_entries.values(), *survey.entries] if entry.is_open]
     if options.device != "cpu" or options.force_bf16:
@@ -182,7 +185,7 @@ def refuse_slow_bf16(survey: Survey) -> None:
 
 @contextlib.contextmanager
 def _as_a_worker(device: torch.device, threads: int) -> Iterator[None]:
-    """Measure with the settings of those that train, and leave their memory to them."""
+    """Measure with the settings of a worker, and release the memory to the workers."""
     before = torch.get_num_threads()
     machine.set_numerics(device, threads)
     machine.keep_freed_memory()
@@ -222,7 +225,7 @@ def _measure(model: str, data: DataSet, count: int, device: torch.device, thread
 
 
 def _time(step: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds of one step, the fastest of a few after a first one that warms up."""
+    """Measure the seconds of one step: the fastest of a few, after a warm-up step."""
 
     def run() -> float:
         started = time.perf_counter()

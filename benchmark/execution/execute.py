@@ -1,4 +1,4 @@
-"""From a plan to finished runs: keep what exists, resume what was interrupted, train the rest, track all of it."""
+"""Execute a plan: keep finished runs, resume interrupted ones, train the rest, and track all of them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from benchmark.train.messages import (
 
 
 class Execution:
-    """Trains what a survey left open, and records it in MLflow: below the run of its pair, or all below `parent`.
+    """Training of a survey's open runs, recorded in MLflow: below the run of their pair, or all below `parent`.
 
-    `on_epoch` is given the row of every epoch that a student trains here, and returns whether the run is to be dropped;
-    an entry that said so is not asked again. A run that several entries ask for is dropped when all have said so. The
-    entry's state tells what came of it: a lane that was at its end when it was told to go has finished.
+    `on_epoch` receives the row of every epoch that a student trains here, and returns whether to drop the run; for an
+    entry that it drops, it is not called again. A run that several entries ask for is dropped when it is dropped for
+    all of them. The entry's state tells the outcome: a lane that was at its end by then has finished.
     """
 
     def __init__(
@@ -54,32 +54,32 @@ class Execution:
     ) -> None:
         self.survey, self.tracker, self.costs, self.view = survey, tracker, costs, view
         self.options, self.plan = survey.options, survey.plan
-        #: what went wrong, one line each
+        #: failures and crashes, one line each
         self.problems: list[str] = []
-        #: a mistake that the user can put right, which ended a cohort
+        #: an error that the user can fix, which ended a cohort
         self.user_error: str | None = None
         self.was_stopped = False
         self._is_stopping = False
         self._engine = engines.registry.get(self.options.engine)(self.options.workers, self._should_stop)
         self._record = Record(survey, tracker, parent)
         self._on_epoch = on_epoch
-        #: the entry that stands for a run, and all that ask for it, by signature
+        #: by signature: the entry that represents a run, and all entries that ask for it
         self._by_signature: dict[str, Entry] = {}
         self._asking: defaultdict[str, list[Entry]] = defaultdict(list)
-        #: of those, the ones that `on_epoch` did not turn away
+        #: the asking entries for which `on_epoch` did not drop the run
         self._wanting: dict[str, list[Entry]] = {}
         self._names: Counter[str] = Counter()
 
     @property
     def parent_run_id(self) -> str | None:
-        """The MLflow run that `parent` names; None without one, and before `run`."""
+        """Id of the MLflow run that `parent` names; None without `parent`, and before `run`."""
         return self._record.parent_run_id
 
     def run(self) -> None:
-        """Train what is left, teachers first; returns when all is done, failed or stopped.
+        """Train the open runs, teachers first; return when all are finished, failed or stopped.
 
         Raises:
-            UserError: when the tracking store fails; every student is saved before.
+            UserError: when the tracking store fails; every student is saved first.
         """
         try:
             with machine.on_interrupt(self._interrupt), self.tracker.named_errors():
@@ -89,7 +89,7 @@ class Execution:
                 self._record.end()
         except UserError:
             self._is_stopping = True
-            for _ in self._engine.events():  # nobody listens any more, but every student is saved
+            for _ in self._engine.events():  # events are no longer recorded, but every student is saved
                 pass
             raise
         finally:
@@ -125,7 +125,7 @@ class Execution:
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
-        self._is_stopping = True  # no more than this in a signal handler
+        self._is_stopping = True  # a signal handler does no more than this
 
     def _should_stop(self) -> bool:
         if self._is_stopping and not self.was_stopped:
@@ -151,9 +151,9 @@ class Execution:
     def _set(self, entry: Entry, state: State, reason: str = "") -> None:
         """Give a run's state to every entry that asks for it."""
         assert entry.signature is not None
-        for one in self._asking.get(entry.signature) or [entry]:
-            one.state, one.reason = state, reason
-            one.run_id, one.epochs_done = entry.run_id, entry.epochs_done
+        for asking in self._asking.get(entry.signature) or [entry]:
+            asking.state, asking.reason = state, reason
+            asking.run_id, asking.epochs_done = entry.run_id, entry.epochs_done
 
     def _submit(self, group: Sequence[Entry]) -> None:
         lanes = [lane for lane in map(self._take, group) if lane is not None]
@@ -174,7 +174,7 @@ class Execution:
         )
 
     def _take(self, entry: Entry) -> LaneJob | None:
-        """Lock a run for this process, or leave it when another has it or has finished it meanwhile."""
+        """Lock a run for this process; leave it when another process trains it or has finished it meanwhile."""
         assert entry.signature is not None
         path = self.options.lock_file(entry.signature)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,9 +290,9 @@ class Execution:
             self.survey.settle_waiting()  # its students fail with it
 
     def _ask(self, job: CohortJob, signature: str, row: dict[str, float]) -> None:
-        """Show an epoch to whoever follows the run, and drop it once nobody wants it."""
+        """Pass an epoch to `on_epoch` for every entry that wants the run, and drop the run once no entry does."""
         wanting = self._wanting.get(signature)
-        if self._on_epoch is None or not wanting:  # nobody follows, or it is a teacher, or it is leaving
+        if self._on_epoch is None or not wanting:  # nothing to call, a teacher, or already dropped
             return
         self._wanting[signature] = [entry for entry in wanting if not self._on_epoch(entry, row)]
         if not self._wanting[signature]:

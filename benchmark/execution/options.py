@@ -1,4 +1,4 @@
-"""How a command runs: where things are, on what, how many at once. Nothing here changes a number."""
+"""Options of a command: its folders, device, engine and workers. None of them changes a number."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Options:
     workers: int = 1
     threads: int = 1
     retry_failed: bool = False
-    #: train in bf16 even on a CPU that is slower at it than at fp32
+    #: train in bf16 even on a CPU where it is slower than fp32
     force_bf16: bool = False
-    #: largest size of a view cache; None: half of what is free on the disk
+    #: largest size of a view cache, GB; None: half of the free disk space
     cache_gb: float | None = None
 
     @property
@@ -42,11 +42,11 @@ class Options:
         return self.runs / "work" / signature
 
     def lock_file(self, signature: str) -> Path:
-        """The lock that a process holds while it trains a run."""
+        """Lock that a process holds while it trains a run."""
         return self.runs / "locks" / f"{signature}.lock"
 
     def identity(self) -> str:
-        """Return the name of this runs folder among all that share a tracking server, made on first use."""
+        """Name of this runs folder, unique among all that share a tracking server; made on first use."""
         path = self.runs / "identity"
         with files.locked(path):
             if not path.exists():

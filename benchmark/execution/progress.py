@@ -1,4 +1,4 @@
-"""What a person sees while cohorts train: live bars on a terminal, plain lines elsewhere."""
+"""Progress display of training cohorts: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PLAIN_STEP_SECONDS = 30.0
 
 
 class View(Protocol):
-    """Shows the events of cohorts."""
+    """A display of the events of cohorts."""
 
     def __enter__(self) -> View: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
     def say(self, line: str) -> None:
-        """Show a line that stays."""
+        """Show a permanent line."""
         ...
 
     def show(self, job: CohortJob, event: Event) -> None:
@@ -40,12 +40,12 @@ class View(Protocol):
         ...
 
     def ended(self, job: CohortJob) -> None:
-        """A cohort is through."""
+        """Stop showing a cohort, which has ended."""
         ...
 
 
 def view(console: Console, total_runs: int) -> View:
-    """Return live bars for a terminal, plain lines for anything else."""
+    """Make live bars for a terminal, plain lines for anything else."""
     return LiveView(console, total_runs) if console.is_terminal else PlainView(console, total_runs)
 
 
@@ -103,7 +103,7 @@ class LiveView:
             self._progress.update(bar, completed=event.epoch * steps, detail=detail)
 
     def ended(self, job: CohortJob) -> None:
-        """Take a cohort's bar away."""
+        """Remove a cohort's bar."""
         bar = self._bars.pop(job.name, None)
         if bar is not None:
             self._progress.remove_task(bar)
@@ -130,7 +130,7 @@ class PlainView:
         self._console.print(line, soft_wrap=True)
 
     def show(self, job: CohortJob, event: Event) -> None:
-        """Print where a cohort stands, at most every few seconds, and always its last epoch."""
+        """Print a cohort's progress, at most every few seconds, and always after its last epoch."""
         if isinstance(event, Started):
             self._begun[job.name] = (time.monotonic(), event.epochs_done)
             self._steps[job.name] = event.steps_per_epoch
@@ -157,7 +157,7 @@ class PlainView:
             )
 
     def ended(self, job: CohortJob) -> None:
-        """Nothing to take away."""
+        """Do nothing: there is no bar to remove."""
 
 
 def _title(job: CohortJob) -> str:
@@ -165,7 +165,7 @@ def _title(job: CohortJob) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it: `40 s`, `4 min`, `2.5 h`, `3.1 days`."""
+    """Format seconds for reading: `40 s`, `4 min`, `2.5 h`, `3.1 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

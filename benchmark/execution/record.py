@@ -1,4 +1,4 @@
-"""What happens to a plan's runs, written to MLflow: one method per event."""
+"""Write the events of a plan's runs to MLflow: one method per event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.train.messages import CohortJob, LaneFailed, LaneFinished
 
 
 class Record:
-    """The MLflow runs of a survey's entries, below one parent run per pair; when `parent` names one, all below that."""
+    """MLflow runs of a survey's entries, nested below one parent run per pair, or all below the one named `parent`."""
 
     def __init__(self, survey: Survey, tracker: Tracker, parent: str | None = None) -> None:
         self.survey, self.tracker, self._parent = survey, tracker, parent
@@ -25,15 +25,15 @@ class Record:
 
     @property
     def parent_run_id(self) -> str | None:
-        """The run that `parent` names; None without one, and before `begin`."""
+        """Id of the run that `parent` names; None without `parent`, and before `begin`."""
         return None if self._parent is None else self._parents.get(self._parent)
 
     def begin(self) -> None:
-        """Make the experiment, and end the runs of processes that were killed."""
+        """Create the experiment, and end the runs of processes that were killed."""
         for run in self.survey.killed:
             self.tracker.end(run.run_id, "KILLED", failure_reason="its process was killed")
         plan, suite = self.survey.plan, self.survey.plan.suite
-        rebuilds = suite.rebuilds if plan.experiment is None else []  # an experiment of its own rebuilds nothing
+        rebuilds = suite.rebuilds if plan.experiment is None else []  # a plan with its own experiment rebuilds no table
         note = f"{suite.title}. Rebuilds: {', '.join(rebuilds) or 'no published table'}."
         about = {"suite": suite.name, "profile": plan.profile or "full", "mlflow.note.content": note}
         self._experiment = self.tracker.experiment(plan.experiment_name, about)
@@ -46,7 +46,7 @@ class Record:
             self.tracker.end(parent, "FINISHED")
 
     def started(self, entry: Entry, job: CohortJob) -> None:
-        """Make the entry's run, or set one that was interrupted to RUNNING again."""
+        """Create the entry's run, or set an interrupted run to RUNNING again."""
         assert entry.signature is not None
         plan, options = self.survey.plan, self.survey.options
         config, teacher = entry.config, entry.config.teacher
@@ -64,7 +64,7 @@ class Record:
             moved = {"mlflow.parentRunId": self._parents[parent]} if self._parent else {}
             self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
             entry.logged = self.tracker.epochs_logged(entry.run_id)
-            if job.device != "cpu":  # epochs since the checkpoint are trained again, to slightly other numbers
+            if job.device != "cpu":  # epochs since the checkpoint are trained again, with slightly different numbers
                 entry.logged = {epoch for epoch in entry.logged if epoch <= entry.epochs_done}
             return
         tags = {**where, **about, "profile": plan.profile or "full", **entry.tags}
@@ -106,7 +106,7 @@ class Record:
         self.tracker.end(entry.run_id, "FINISHED")
 
     def failed(self, entry: Entry, event: LaneFailed) -> None:
-        """End a run as failed: for good when its loss was not finite, until the next start otherwise."""
+        """End a run as failed: finally when its loss was not finite; otherwise the next start retries it."""
         assert entry.run_id is not None
         failure = "final" if event.final else "retry"
         self.tracker.end(entry.run_id, "FAILED", failure=failure, failure_reason=event.reason)

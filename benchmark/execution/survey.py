@@ -1,4 +1,4 @@
-"""What of a plan exists already: finished runs, checkpoints to resume, stored teachers. Looks; changes nothing."""
+"""Find out which runs of a plan are finished, resumable or missing, and which teachers are stored. Read-only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.train.batches import splits
 from benchmark.train.messages import TeacherFile
 
 #: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now; `dropped`: ended on request
-#: by this process, and anew for the next
+#: in this process; the next one starts it again
 State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "elsewhere"]
 #: the MLflow tag `failure` of a run that was dropped
 PRUNED = "pruned"
@@ -29,7 +29,7 @@ PRUNED = "pruned"
 
 @dataclass
 class Entry:
-    """One run of the plan, or a teacher, and where it stands."""
+    """One run of the plan, or a teacher, and its state."""
 
     config: RunConfig
     role: Role
@@ -45,18 +45,18 @@ class Entry:
     #: epochs that MLflow has
     logged: set[int] = field(default_factory=set)
     lock: FileLock | None = None
-    #: further tags in MLflow, and its name there; "" for method and seed
+    #: further tags in MLflow, and the run's name there; "" stands for its method and seed
     tags: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
 
     @property
     def is_open(self) -> bool:
-        """Whether there is something left to train here."""
+        """Whether this command still has to train the run."""
         return self.state in ("new", "resume", "waiting")
 
 
 class Survey:
-    """The states of a plan's runs and teachers, as files and MLflow tell them."""
+    """States of a plan's runs and teachers, according to the files and MLflow."""
 
     def __init__(self, plan: Plan, options: Options, data: DataSet, tracker: Tracker | None) -> None:
         self.plan, self.options, self.data, self.tracker = plan, options, data, tracker
@@ -65,7 +65,7 @@ class Survey:
         #: teachers that are not stored yet, by model
         self.teacher_entries: dict[str, Entry] = {}
         self.entries = [_entry(run) for run in plan.runs]
-        #: runs that MLflow holds for running though nobody trains them
+        #: runs that MLflow shows as RUNNING although no process trains them
         self.killed: list[Tracked] = []
         _check_sizes(plan, data)
 
@@ -86,21 +86,21 @@ class Survey:
                 continue
             entry = Entry(config, "teacher", f"teacher {model}", "teachers")
             self._settle(entry, None, tracked)
-            if entry.state == "finished":  # its weights are gone: train them again, in a run of their own
+            if entry.state == "finished":  # its weights are gone: train it again, in a new run
                 entry.state, entry.run_id = "new", None
             self.teacher_entries[model] = entry
         for entry in self.entries:
             self._settle_if_possible(entry, tracked)
 
     def use_teacher(self, model: str, folder: Path, manifest: teacher_store.Manifest) -> None:
-        """Take a stored teacher. Raises UserError when its weights are damaged."""
+        """Use a stored teacher. Raises UserError when its weights are damaged."""
         file = manifest.file(folder)
         teacher_store.load_weights(file)
         self.teachers[model] = file
         self.teacher_accuracy[model] = manifest.test_top1
 
     def settle_waiting(self) -> None:
-        """Give runs whose teacher has come their signature and state."""
+        """Set the signature and state of waiting runs whose teacher is now stored."""
         tracked = self._tracked()
         for entry in self.entries:
             if entry.state == "waiting":
@@ -111,7 +111,7 @@ class Survey:
         return files.is_free(self.options.lock_file(signature))
 
     def _tracked(self) -> dict[str, Tracked]:
-        """Return what MLflow knows of runs on these images, by signature; notes those that were killed."""
+        """Find the MLflow runs on these images, by signature; those that were killed go to `killed`."""
         if self.tracker is None:
             return {}
         best: dict[str, Tracked] = {}
@@ -124,7 +124,7 @@ class Survey:
         return best
 
     def _is_ours(self, run: Tracked) -> bool:
-        """Whether the run belongs to this runs folder: of others on a shared server, nothing is known here."""
+        """Whether the run belongs to this runs folder; other folders' processes are unknown here."""
         path = self.options.runs / "identity"
         return path.exists() and run.tags.get("runs_folder") == path.read_text()
 
@@ -136,10 +136,10 @@ class Survey:
             entry.state, entry.reason = "failed", f"its teacher {teacher} failed: {of_teacher.reason}"
 
     def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: dict[str, Tracked]) -> None:
-        """Give an entry its signature and state."""
+        """Set the signature and state of an entry."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
         entry.state, entry.reason, entry.run_id = "new", "", None
-        entry.epochs_done, entry.logged = 0, set()  # of a run that was dropped since the last look, nothing is left
+        entry.epochs_done, entry.logged = 0, set()  # a run dropped since the last look left nothing
         path = self.options.work(entry.signature) / "checkpoint"
         known = tracked.get(entry.signature)
         if known is not None:
@@ -154,7 +154,7 @@ class Survey:
             entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
             entry.state = "resume"
         if entry.state == "new" and known is not None and _is_over(known):
-            entry.run_id = None  # it starts from nothing: that run stays on record, a new one is made
+            entry.run_id = None  # it starts from scratch, in a new run; the old one stays on record
 
 
 def _is_over(run: Tracked) -> bool:
@@ -169,7 +169,7 @@ def _entry(run: PlannedRun) -> Entry:
 
 
 def _check_sizes(plan: Plan, data: DataSet) -> None:
-    """Raise UserError when a recipe drops every batch of a training set that is smaller than one."""
+    """Raise UserError when a recipe drops incomplete batches and the training set is smaller than one batch."""
     count = len(splits(data, plan.data).train)
     for config in [*plan.teachers.values(), *(run.config for run in plan.runs)]:
         if config.recipe.drop_last and count < config.recipe.batch_size:

@@ -1,4 +1,4 @@
-"""Where cohorts run: one file per engine; a new file in this folder that registers one is a new engine."""
+"""Engines, which run cohorts: one file each; a new file in this folder that registers an engine adds it."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["Engine", "names", "registry"]
 
 
 def names() -> list[str]:
-    """Return the names of the engines, sorted."""
+    """Names of the engines, sorted."""
     return registry.names()

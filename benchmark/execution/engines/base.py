@@ -1,4 +1,4 @@
-"""What an engine is: it trains cohorts somewhere and hands back their events."""
+"""The engine interface: an engine trains cohorts somewhere and reports their events."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, Engi
 
 
 class Engine(Protocol):
-    """Trains cohorts and hands back their events, each cohort's in the order they happen.
+    """A place where cohorts train; it reports their events, each cohort's in the order they happen.
 
-    An engine is made with the number of cohorts that may train side by side, and a function that it asks from time to
-    time whether to stop. Then every cohort saves and stops, and none that waits is started. A cohort's last event is
-    `CohortEnded` or `CohortCrashed`.
+    An engine is made with the number of cohorts that may train in parallel, and a function that it calls from time to
+    time to ask whether to stop. If so, every cohort saves and stops, and no waiting cohort is started. A cohort's last
+    event is `CohortEnded` or `CohortCrashed`.
     """
 
     def submit(self, job: CohortJob) -> None:
@@ -24,13 +24,13 @@ class Engine(Protocol):
         ...
 
     def events(self) -> Iterator[tuple[CohortJob, EngineEvent]]:
-        """Yield (cohort, event) until nothing runs and nothing waits; more may be submitted meanwhile."""
+        """Yield (cohort, event) until no cohort runs or waits; more may be submitted meanwhile."""
         ...
 
     def drop(self, job: CohortJob, signature: str) -> None:
-        """End one lane of a cohort that runs: it leaves after a step or two, and `LaneDropped` reports it.
+        """Drop one lane of a running cohort: it leaves after a step or two, and `LaneDropped` reports it.
 
-        It is too late for a lane that has made its last step, which finishes, and too early for a cohort that waits.
+        A lane that has taken its last step finishes all the same, and a cohort that still waits is not affected.
         """
         ...
 
@@ -39,7 +39,7 @@ class Engine(Protocol):
         ...
 
 
-#: makes an engine: (cohorts side by side, whether to stop) -> engine
+#: makes an engine: (cohorts in parallel, whether to stop) -> engine
 EngineFactory = Callable[[int, Callable[[], bool]], Engine]
 
 registry: Registry[EngineFactory] = Registry("engine", listed_by="python -m benchmark.run --help")
@@ -51,8 +51,8 @@ def train_and_report(
     stop: Callable[[], bool],
     unwanted: Collection[str] = (),
 ) -> None:
-    """Train a cohort where this is called; whatever happens, its last event says how it ended."""
-    from benchmark.train.loop import train_cohort  # an engine is made in processes that never train
+    """Train a cohort in the calling thread; its last event always tells how it ended."""
+    from benchmark.train.loop import train_cohort  # not at the top: engines are made in processes that never train
 
     try:
         train_cohort(job, report, stop, unwanted=unwanted)

@@ -13,7 +13,7 @@ from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, Engi
 
 @registry.register("inline")
 class InlineEngine:
-    """Trains in a thread that waits until each event is handled, so that a dropped lane leaves at once."""
+    """An engine whose one thread waits until each event is handled, so that a dropped lane leaves at once."""
 
     def __init__(self, workers: int, should_stop: Callable[[], bool]) -> None:
         del workers  # always one cohort at a time
@@ -26,11 +26,11 @@ class InlineEngine:
         self._waiting.append(job)
 
     def drop(self, job: CohortJob, signature: str) -> None:
-        """End one lane of the cohort that runs."""
+        """Drop one lane of the running cohort."""
         self._unwanted.add(signature)
 
     def events(self) -> Iterator[tuple[CohortJob, EngineEvent]]:
-        """Yield (cohort, event) until nothing waits; more may be submitted meanwhile."""
+        """Yield (cohort, event) until no cohort waits; more may be submitted meanwhile."""
         while self._waiting and not self._should_stop():
             job = self._waiting.popleft()
             self._unwanted.clear()
@@ -57,4 +57,4 @@ class InlineEngine:
                 return
 
     def close(self) -> None:
-        """Nothing is held between cohorts."""
+        """Do nothing: no resources are held between cohorts."""

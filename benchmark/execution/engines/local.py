@@ -1,6 +1,6 @@
-"""Cohorts in worker processes of this machine, side by side on a CPU, one at a time on a GPU.
+"""Cohorts in worker processes of this machine, in parallel on a CPU, one at a time on a GPU.
 
-Workers hold nothing that matters: a worker that dies loses its cohort's epochs since the last checkpoint, no more.
+Workers hold no lasting state: a worker that dies loses its cohort's epochs since the last checkpoint, no more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class _Drop:
-    """A message: the lane of this signature is not wanted any more."""
+    """A message: the lane with this signature is to be dropped."""
 
     signature: str
 
@@ -37,9 +37,9 @@ class _Drop:
 class _Worker:
     def __init__(self, context: Any) -> None:
         self.channel, theirs = context.Pipe()
-        # no daemon: a data set that is streamed has loader processes of its own
+        # not a daemon: a streamed data set has loader processes of its own
         self.process = context.Process(target=_work, args=(theirs,), daemon=False)
-        # signals to the process group must not end a worker, not even one that still imports: the mask is inherited
+        # signals to the process group must not end a worker, not even while it imports: the mask is inherited
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             with _main_module_hidden():
@@ -56,9 +56,9 @@ class _Worker:
 
 @registry.register("local")
 class LocalEngine:
-    """Runs cohorts in `workers` processes; hands back their events in the order they happen.
+    """An engine with `workers` processes on this machine; it reports events in the order they happen.
 
-    Once `should_stop` says so, every cohort saves and stops, and nothing that waits is started.
+    Once `should_stop` returns True, every cohort saves and stops, and no waiting cohort is started.
     """
 
     def __init__(self, workers: int, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -74,7 +74,7 @@ class LocalEngine:
         self._dispatch()
 
     def events(self) -> Iterator[tuple[CohortJob, EngineEvent]]:
-        """Yield (cohort, event) until nothing runs and nothing waits; more may be submitted meanwhile."""
+        """Yield (cohort, event) until no cohort runs or waits; more may be submitted meanwhile."""
         while busy := [worker for worker in self._workers if worker.job is not None]:
             sources: list[Any] = [worker.channel for worker in busy] + [worker.process.sentinel for worker in busy]
             ready = connection.wait(sources, timeout=_POLL_SECONDS)
@@ -88,10 +88,10 @@ class LocalEngine:
             self._dispatch()
 
     def drop(self, job: CohortJob, signature: str) -> None:
-        """End one lane of a cohort that runs."""
+        """Drop one lane of a running cohort."""
         for worker in self._workers:
             if worker.job is job:
-                with contextlib.suppress(OSError):  # one that died is reported as such
+                with contextlib.suppress(OSError):  # a worker that died is reported as such
                     worker.channel.send(_Drop(signature))
 
     def _stop(self) -> None:
@@ -99,7 +99,7 @@ class LocalEngine:
         self._waiting.clear()
         for worker in self._workers:
             if worker.job is not None:
-                with contextlib.suppress(OSError):  # one that died is reported as such
+                with contextlib.suppress(OSError):  # a worker that died is reported as such
                     worker.channel.send(_STOP)
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class LocalEngine:
 
 @contextlib.contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    """Keep a new process from importing the command again, with MLflow and all: a worker needs none of it."""
+    """Keep a new process from importing the command's module again, MLflow included: a worker needs none of it."""
     main = vars(sys.modules["__main__"])
     hidden: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
     main.update(dict.fromkeys(hidden))
@@ -159,7 +159,7 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 class _Inbox:
-    """What comes down a worker's channel while it trains a cohort."""
+    """Messages on a worker's channel while it trains a cohort."""
 
     def __init__(self, channel: Connection) -> None:
         self._channel = channel
@@ -168,7 +168,7 @@ class _Inbox:
         self.unwanted: set[str] = set()
 
     def must_stop(self) -> bool:
-        """Read what has come; whether the cohort has to stop."""
+        """Read the messages that have arrived; return whether the cohort has to stop."""
         while not self.is_exiting and self._channel.poll():
             try:
                 message = self._channel.recv()
@@ -183,7 +183,7 @@ class _Inbox:
 
 
 def _work(channel: Connection) -> None:
-    """Train what comes down the channel, until told to exit or until the parent is gone."""
+    """Train the cohorts that arrive on the channel, until told to exit or until the parent is gone."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -194,7 +194,7 @@ def _work(channel: Connection) -> None:
         job = channel.recv()
         if job == _EXIT:
             return
-        if not isinstance(job, CohortJob):  # meant for a cohort that had ended when it came
+        if not isinstance(job, CohortJob):  # a message to a cohort that has ended
             continue
         inbox = _Inbox(channel)
         train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
