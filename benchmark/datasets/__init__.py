@@ -1,4 +1,4 @@
-"""Data sets by name. A new file in this folder that registers a factory is a new data set."""
+"""Data sets by name. A new file in this folder that registers a factory adds a data set."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from benchmark.registry import import_modules
 
 import_modules(__name__, list(__path__))
 
-#: options that say where images are kept and how they are read; the images are the same
+#: options that say where images are kept and how they are read; they do not change the images
 PLACES = ("cache", "memory_gb", "num_workers")
 
 __all__ = ["DataSet", "checked_options", "choices", "create", "load", "names", "options", "registry"]
 
 
 def create(name: str, root: Path, **options: Any) -> DataSet:
-    """Return the named data set from the folder `root`.
+    """Create the named data set from the folder `root`.
 
     Raises:
         UserError: for an unknown name, and for data that is missing or damaged, with where to get it.
@@ -32,12 +32,12 @@ def create(name: str, root: Path, **options: Any) -> DataSet:
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Return the registered names that match a shell pattern."""
+    """Names of the registered data sets that match a shell pattern, sorted."""
     return registry.names(pattern)
 
 
 def options(name: str) -> dict[str, Any]:
-    """Return a data set's own options and their types, e.g. `path` of `folder`."""
+    """Options of a data set and their types, e.g. `path` of `folder`."""
     factory = registry.get(name)
     hints = get_type_hints(factory)
     return {key: hints[key] for key in inspect.signature(factory).parameters if key not in ("root", "download")}
@@ -50,7 +50,7 @@ def choices(name: str) -> tuple[str, ...]:
 
 
 def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's options, converted to their types.
+    """Convert a data set's options to their types.
 
     Raises:
         UserError: for an unknown option or a value of another type, naming the field.
@@ -68,7 +68,7 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(config: Data, root: Path, cache: Path, download: bool = False) -> DataSet:
-    """Return the data set that a run's data fields name, from the folder of all data, decoded through the cache.
+    """Load the data set that a run's data fields name, from the folder of all data, decoded through the cache.
 
     Raises:
         UserError: for data that is missing or damaged, with where to get it.

@@ -1,7 +1,7 @@
 """Train and test views of whole uint8 batches, on the device that holds them.
 
 Every random number is drawn on the CPU from a stream named by (seed, epoch, view), for the epoch at once: a view of an
-image depends on nothing else, neither on the device nor on who trains beside it.
+image depends on nothing else, neither on the device nor on the runs that train with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from benchmark.datasets.base import Augmentation
 from benchmark.randomness import generator
 
-#: on a CPU one gather cuts small images, and larger ones are faster copied one by one
+#: largest side, in pixels, of the crops that a CPU cuts by one gather; larger crops are faster copied one by one
 _GATHERED_SIDE = 64
 
 
@@ -28,7 +28,7 @@ class Crops:
     flip_N: Tensor
 
     def stacked(self) -> Tensor:
-        """Return (3, N) int64: top, left, flip."""
+        """Stack top, left and flip: (3, N) int64."""
         return torch.stack([self.top_N, self.left_N, self.flip_N.long()])
 
 
@@ -46,7 +46,7 @@ def draw_crops(
 
 
 def crop_and_flip(pixels_BCHW: Tensor, crops_3B: Tensor, padding: int, side: int) -> Tensor:
-    """Return the (B, C, S, S) uint8 crops of a batch; `crops_3B` holds top, left and flip, on the pixels' device."""
+    """Cut the (B, C, S, S) uint8 crops of a batch; `crops_3B` holds top, left and flip, on the pixels' device."""
     if padding:
         pixels_BCHW = F.pad(pixels_BCHW, (padding, padding, padding, padding))
     if pixels_BCHW.device.type == "cpu" and side > _GATHERED_SIDE:
@@ -58,7 +58,7 @@ def crop_and_flip(pixels_BCHW: Tensor, crops_3B: Tensor, padding: int, side: int
 
 
 def _copied(pixels_BCHW: Tensor, crops_3B: Tensor, side: int) -> Tensor:
-    """Return the same crops, copied image by image."""
+    """Cut the same crops image by image."""
     cropped = pixels_BCHW.new_empty(*pixels_BCHW.shape[:2], side, side)
     for number, (top, left, flip) in enumerate(crops_3B.T.tolist()):
         window = pixels_BCHW[number, :, top : top + side, left : left + side]
@@ -67,27 +67,27 @@ def _copied(pixels_BCHW: Tensor, crops_3B: Tensor, side: int) -> Tensor:
 
 
 def center_crop(pixels_BCHW: Tensor, side: int) -> Tensor:
-    """Return the central (B, C, S, S) part."""
+    """Cut the central (B, C, S, S) part."""
     top, left = (round((extent - side) / 2) for extent in pixels_BCHW.shape[2:])
     return pixels_BCHW[:, :, top : top + side, left : left + side]
 
 
 class Normalize:
-    """uint8 pixels to float32 network inputs: (x / 255 - mean) / std per channel."""
+    """Conversion of uint8 pixels to float32 network inputs: (x / 255 - mean) / std per channel."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
         mean_C, std_C = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self._scale_C, self._shift_C = 1 / (255 * std_C), -mean_C / std_C
-        #: both repeated along a row of pixels, by its length
+        #: scale and shift repeated along a row of pixels, by its width
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return float32 (B, C, S, S), channels last in memory as the convolutions like it."""
+        """Normalize to float32 (B, C, S, S), channels last in memory, as convolutions prefer it."""
         out_BCHW = pixels_BCHW.to(torch.float32, memory_format=torch.channels_last)
         width = out_BCHW.shape[3]
         if width not in self._rows:
             self._rows[width] = self._scale_C.repeat(width), self._shift_C.repeat(width)
         scale, shift = self._rows[width]
-        # along whole rows: three channels at a time, an operator would crawl
+        # along whole rows: an operator over three channels at a time is slow
         out_BCHW.permute(0, 2, 3, 1).view(-1, len(scale)).mul_(scale).add_(shift)
         return out_BCHW

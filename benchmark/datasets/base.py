@@ -1,4 +1,4 @@
-"""What a data set is: uint8 images with targets for train and test, and how they become batches.
+"""The data set interface: uint8 images with targets for train and test, and batches of them.
 
 Shape letters: N images, B batch, C channels, S side of the image a network sees.
 """
@@ -18,17 +18,17 @@ from benchmark.registry import Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-#: marks an option of a data set that says which images it holds, `path: Annotated[Path, CHOOSES_IMAGES]`: a command
-#: that sets it chooses images as it chooses pairs, and has not changed the suite
+#: marks an option that selects a data set's images, `path: Annotated[Path, CHOOSES_IMAGES]`: a command that sets it
+#: chooses images as it chooses pairs, which does not change the suite
 CHOOSES_IMAGES = "chooses images"
 
 
 class Images(Protocol):
-    """Images of one split, all decoded to one uint8 size, wherever they are kept."""
+    """Images of one split, all decoded to one uint8 size, in memory or in files."""
 
     @property
     def targets(self) -> Tensor:
-        """(N,) int64 class indices."""
+        """Class indices, (N,) int64."""
 
     def __len__(self) -> int: ...
 
@@ -56,7 +56,7 @@ class MemoryImages:
             yield self.pixels_NCHW[here].to(device, non_blocking=True)
 
     def to(self, device: torch.device) -> MemoryImages:
-        """Return the same images held on the device."""
+        """Copy the images to the device."""
         return replace(self, pixels_NCHW=self.pixels_NCHW.to(device))
 
 
@@ -72,7 +72,7 @@ class Augmentation:
 class DataSet:
     """A data set as a run sees it."""
 
-    #: the registered name, with what is particular to these images: `cub200[50 classes]`, `folder[birds]`
+    #: the registered name, with a mark of these images where it needs one: `cub200[50 classes]`, `folder[birds]`
     name: str
     classes: tuple[str, ...]
     image_size: int
@@ -85,7 +85,7 @@ class DataSet:
     digest: str
     #: one line on where the images come from
     source: str = ""
-    #: only a part of the data set that it is named after, e.g. 50 of CUB's 200 classes; a user's own images are whole
+    #: whether it is only a part of the published data set, e.g. 50 of CUB's 200 classes; False for a user's own images
     is_part: bool = False
     #: comes with the package: needs no folder and is never missing
     embedded: bool = False
@@ -100,7 +100,7 @@ registry: Registry[Callable[..., DataSet]] = Registry("data set", "datasets")
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """Return the sha256 over dtype, shape and bytes of the tensors."""
+    """Compute the sha256 over dtype, shape and bytes of the tensors."""
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -109,9 +109,10 @@ def digest_of(*tensors: Tensor) -> str:
 
 
 def stratified(targets_N: Tensor, size: int, *key: object) -> Tensor:
-    """Return sorted indices of a random subset of `size` images with every class in proportion, to one image.
+    """Draw a random subset of `size` images with every class in proportion, to one image; return its sorted indices.
 
-    The draw is a function of the key. What rounding leaves over goes to classes drawn at random.
+    The draw is a function of the key. The images that rounding leaves over go to the classes with the largest
+    remainders, ties broken at random.
     """
     rng = generator(*key)
     labels, counts = torch.unique(targets_N, return_counts=True)
@@ -128,7 +129,7 @@ def stratified(targets_N: Tensor, size: int, *key: object) -> Tensor:
 
 
 def split_train(targets_N: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Return (train, val) indices: a fixed stratified split of the training set, the same for every run and seed."""
+    """Split the training set into (train, val) indices: stratified and fixed, the same for every run and seed."""
     val = stratified(targets_N, round(fraction * len(targets_N)), "validation split")
     held_out = torch.zeros(len(targets_N), dtype=torch.bool)
     held_out[val] = True

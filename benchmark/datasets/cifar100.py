@@ -19,7 +19,7 @@ ARCHIVE = Archive(
     filename="cifar-100-python.tar.gz",
     folder="cifar-100-python",
 )
-#: of every official file; they are pickles, so nothing is loaded before it is checked
+#: md5 of every official file; they are pickles, so none is loaded before it is checked
 MD5 = {
     "train": "16019d7e3df5f24257cddd939b257f8d",
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
@@ -29,12 +29,12 @@ MD5 = {
 
 @registry.register("cifar100")
 def cifar100(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
-    """Return CIFAR-100 from `<root>/cifar-100-python`, or from its archive placed under `root`.
+    """Load CIFAR-100 from `<root>/cifar-100-python`, or from its archive placed under `root`.
 
     The pickles are read once into the folder `cache` (default: `cache` under `root`), and memory-mapped from there.
 
     Raises:
-        UserError: when it is missing or a file is not the official one, with where to get it.
+        UserError: when the data is missing or a file is not the official one, with where to get it.
     """
     folder = ARCHIVE.unpacked(root, download)
     for name, md5 in MD5.items():

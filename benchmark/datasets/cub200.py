@@ -1,6 +1,6 @@
 """CUB-200-2011 (Wah et al., 2011): 5,994 train and 5,794 test images of 200 bird species, 224 x 224 out of 256 x 256.
 
-A part of the data set in the same layout is a data set too, and is named as what it is.
+A subset in the same layout works too, and is labelled as such: `cub200[50 classes]`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def cub200(
     memory_gb: float | None = None,
     num_workers: int | None = None,
 ) -> DataSet:
-    """Return CUB-200-2011 from `<root>/CUB_200_2011`, `<root>/cub200/CUB_200_2011` or its archive under `root`.
+    """Load CUB-200-2011 from `<root>/CUB_200_2011`, `<root>/cub200/CUB_200_2011` or its archive under `root`.
 
     Images are decoded once into the folder `cache` (default `<root>/cache`) when they fit into `memory_gb`.
 
     Raises:
-        UserError: when it is missing or incomplete, with where to get it or the file and line at fault.
+        UserError: when the data is missing or incomplete, with where to get it or the file and line at fault.
     """
     nested = root / "cub200" / ARCHIVE.folder
     folder = nested if nested.is_dir() else ARCHIVE.unpacked(root, download)
@@ -71,7 +71,7 @@ def _name(num_classes: int, num_images: int) -> str:
 
 
 def _read(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], Tensor]]]:
-    """Return the names of the classes that have images, and paths and contiguous targets of train and test."""
+    """Read the names of the classes that have images, and paths and contiguous targets of train and test."""
     classes, images, labels, in_train = (
         _Table.read(folder / f"{name}.txt") for name in ("classes", "images", "image_class_labels", "train_test_split")
     )
@@ -92,7 +92,7 @@ def _read(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], Te
     for split, flag in (("train", "1"), ("test", "0")):
         members = [image for image in images.rows if in_train.rows[image][0] == flag]
         if not members:
-            raise UserError(f"{in_train.path} has no {split} image: unpack the data anew")
+            raise UserError(f"{in_train.path} has no {split} image: unpack the data again")
         paths = [folder / "images" / images.rows[image][0] for image in members]
         splits[split] = paths, torch.tensor([index[int(labels.rows[image][0])] for image in members])
     return tuple(classes.rows[label][0] for label in present), splits
@@ -111,16 +111,16 @@ class _Table:
         try:
             lines = path.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {path} ({error}): unpack the data anew") from error
+            raise UserError(f"cannot read {path} ({error}): unpack the data again") from error
         table = cls(path, {})
         for number, line in enumerate(lines, start=1):
             key, _, value = line.strip().partition(" ")
             if not key.isdigit() or not value:
-                raise UserError(f"{path}, line {number}: '{line}' is not an id and a value; unpack the data anew")
+                raise UserError(f"{path}, line {number}: '{line}' is not an id and a value; unpack the data again")
             if int(key) in table.rows:
                 raise UserError(f"{path}, line {number}: id {key} was on line {table.rows[int(key)][1]} already")
             table.rows[int(key)] = value, number
         return table
 
     def fault(self, key: int, why: str) -> UserError:
-        return UserError(f"{self.path}, line {self.rows[key][1]}: {why}; unpack the data anew")
+        return UserError(f"{self.path}, line {self.rows[key][1]}: {why}; unpack the data again")

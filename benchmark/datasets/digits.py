@@ -1,4 +1,4 @@
-"""`digits`: real handwritten digits among clutter, embedded, so that the whole suite runs anywhere at once.
+"""`digits`: real handwritten digits among clutter, embedded, so that the whole suite runs anywhere without a download.
 
 scikit-learn carries 1,797 real handwritten 8 x 8 digits (Alpaydin and Kaynak, 1998, UCI). Each is placed on a 16 x 16
 canvas among pieces of other digits, strokes and noise. The renders are a function of a fixed seed. No source digit is
@@ -20,7 +20,7 @@ from benchmark.datasets.mapped import Content, mapped
 SIDE = 16
 NUM_TRAIN, NUM_TEST = 4000, 2000
 NUM_SOURCE_TRAIN = 1200
-#: chosen so that a resnet8x4 teacher lands between 88 and 97% and a half-width resnet8 alone well below it
+#: chosen so that a resnet8x4 teacher reaches 88 to 97% and a half-width resnet8 alone well below it
 NUM_PIECES = 5
 PIECE_CONTRAST = (0.3, 0.75)
 DIGIT_CONTRAST = (0.55, 1.0)
@@ -29,10 +29,10 @@ NOISE_STD = 0.1
 
 @registry.register("digits")
 def digits(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
-    """Return the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used.
+    """Load the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used.
 
-    Who may fetch data (`download`) renders the images into the folder `cache`, once; from there every process maps
-    them. Who only looks writes nothing.
+    With `download`, the images are rendered once into the folder `cache`, from where every process maps them. Without
+    it nothing is written: images that are not in the cache are rendered in memory.
     """
     train, test = (_rendered(split, cache, download) for split in ("train", "test"))
     return DataSet(
@@ -53,7 +53,7 @@ def digits(root: Path, cache: str | Path | None = None, download: bool = False) 
 def _rendered(split: str, cache: str | Path | None, may_write: bool) -> MemoryImages:
     if cache is None:
         return _render_split(split)
-    # what is stored is a function of this file: an edit of it renders anew
+    # the renders are a function of this file: an edit of it renders them again
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     path = Path(cache) / f"digits-{split}-{version}.npy"
     if not may_write and not path.exists():
@@ -70,7 +70,7 @@ def _rendered(split: str, cache: str | Path | None, may_write: bool) -> MemoryIm
 
 
 def _render_split(split: str) -> MemoryImages:
-    from sklearn.datasets import load_digits  # seconds, which a process that finds the renders need not wait for
+    from sklearn.datasets import load_digits  # it takes seconds to import, and stored renders do not need it
 
     source = load_digits()
     glyphs = (source.images / 16.0).astype(np.float32)

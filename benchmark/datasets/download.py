@@ -19,7 +19,7 @@ from benchmark.files import locked, say, written_whole
 
 
 def check(path: Path, md5: str, way_out: str) -> None:
-    """Raise UserError when the file is missing or its md5 is another, naming the file and the way out."""
+    """Raise UserError when the file is missing or its md5 differs, naming the file and the way out."""
     if not path.is_file():
         raise UserError(f"{path} is missing: {way_out}")
     with path.open("rb") as file:
@@ -35,10 +35,10 @@ def _md5() -> hashlib._Hash:
 def fetch(url: str, destination: Path, md5: str) -> None:
     """Download `url` to `destination`, which appears only when it is whole and has the expected md5.
 
-    A file that is there already is checked, not fetched again.
+    An existing file is checked, not downloaded again.
 
     Raises:
-        UserError: when that fails, with where to get the file, where to put it and its checksum.
+        UserError: when the download or the check fails, with where to get the file, where to put it and its checksum.
     """
     by_hand = f"get {url} by other means and put it at {destination} (md5 {md5})"
     with locked(destination):
@@ -49,13 +49,13 @@ def fetch(url: str, destination: Path, md5: str) -> None:
             with written_whole(destination) as file:
                 found = _stream(url, file, destination.name)
                 if found != md5:
-                    raise UserError(f"{url} came damaged (md5 {found}) and was dropped: try again, or {by_hand}")
+                    raise UserError(f"{url} arrived damaged (md5 {found}) and was deleted: try again, or {by_hand}")
         except (OSError, http.client.HTTPException) as error:
             raise UserError(f"{destination} is missing and could not be downloaded ({error}): {by_hand}") from error
 
 
 def _stream(url: str, file: BinaryIO, title: str) -> str:
-    """Copy what the address serves into the file and return its md5."""
+    """Download the address into the file, and return the content's md5."""
     request = urllib.request.Request(url, headers={"User-Agent": "sdd-benchmark"})
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     total = _md5()
@@ -75,7 +75,7 @@ def _stream(url: str, file: BinaryIO, title: str) -> str:
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a data set comes from: an archive that holds one folder."""
+    """Source of a data set: an archive that holds one folder."""
 
     data_set: str
     url: str
@@ -86,17 +86,17 @@ class Archive:
     folder: str
 
     def way_out(self, root: Path) -> str:
-        """Return how to get the data, for messages."""
+        """Instructions for getting the data, for error messages."""
         return (
             f"run `python -m benchmark prepare {self.data_set}` to download it,"
             f" or put {self.url} at {root / self.filename} (md5 {self.md5})"
         )
 
     def unpacked(self, root: Path, download: bool) -> Path:
-        """Return the folder under `root`, unpacked from the archive there, which is downloaded first when asked for.
+        """Unpack the archive under `root`, unless done, and return the folder; `download` fetches a missing archive.
 
         Raises:
-            UserError: when there is neither folder nor archive, and for an archive that is damaged.
+            UserError: when there is neither folder nor archive, and for a damaged archive.
         """
         folder, archive = root / self.folder, root / self.filename
         if folder.is_dir():
@@ -116,7 +116,7 @@ class Archive:
         try:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{self.folder}.partial-") as partial:
                 with tarfile.open(archive) as tar:
-                    # Pythons before 3.11.4 have no filter; what is unpacked here is known by its checksum anyway
+                    # Pythons before 3.11.4 have no filter; the archive's checksum was verified anyway
                     tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
                     tar.extractall(partial)
                 (Path(partial) / self.folder).rename(folder)

@@ -25,7 +25,7 @@ def folder(
     memory_gb: float | None = None,
     num_workers: int | None = None,
 ) -> DataSet:
-    """Return the images under `path` (relative to `root`), e.g. `folder[birds]`: decoded at 256/224 of `image_size`.
+    """Load the images under `path` (relative to `root`), e.g. `folder[birds]`: decoded at 256/224 of `image_size`.
 
     Images are decoded once into the folder `cache` (default `<root>/cache`) when they fit into `memory_gb`.
 
@@ -70,7 +70,7 @@ def _classes(split: Path) -> list[str]:
 
 
 def _listed(split: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
-    """Return paths, sorted inside every class, and targets."""
+    """List the paths, sorted within every class, and their targets."""
     members = [
         sorted(path for path in (split / name).rglob("*") if path.suffix.lower() in SUFFIXES) for name in classes
     ]

@@ -1,4 +1,4 @@
-"""Images kept as files: each decoded once into a verified cache that is memory-mapped, or streamed when too many.
+"""Images in files: decoded once into a verified, memory-mapped cache, or streamed when they are too many.
 
 The cache is `<name>-<side>-<key>.npy`, whose key names the source: relative path and size of every file.
 """
@@ -28,34 +28,34 @@ from benchmark.errors import UserError
 from benchmark.files import say
 from benchmark.machine import available_cores
 
-#: raised whenever decoding changes, so that older caches are not used
+#: raise it whenever decoding changes, so that older caches are not used
 DECODER = 2
-#: images decoded between two writes; what is in flight stays small
+#: images decoded between two writes, few enough to take little memory
 CHUNK = 256
 
 
 def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
-    """Return the image as uint8 (3, side, side): RGB, resized bilinearly (antialiased) without keeping its aspect.
+    """Decode an image to uint8 (3, side, side): RGB, resized bilinearly (antialiased) without keeping its aspect.
 
     Decoded by Pillow, which knows every format and refuses truncated files, and resized by torchvision's v2, which
-    takes half of Pillow's time for it; their pixels differ by one level at most.
+    takes half of Pillow's time; their pixels differ by one level at most.
 
     Raises:
-        UserError: naming the file, when it is missing, truncated or no image.
+        UserError: naming the file, when it is missing, truncated or not an image.
     """
     from torchvision.transforms.v2.functional import resize  # slow to import
 
     try:
         with Image.open(path) as image:
             pixels_HWC = np.array(image.convert("RGB"))
-    except Exception as error:  # every decoder raises kinds of its own
+    except Exception as error:  # every decoder raises exceptions of its own
         raise UserError(f"cannot decode {path} ({error}): replace this file from the source of the data set") from error
     resized: Tensor = resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), [side, side], antialias=True)
     return resized.contiguous().numpy()
 
 
 def fingerprint(paths: Sequence[Path], side: int) -> str:
-    """Return the sha256 over relative path and size of every file, and how they are decoded.
+    """Compute the sha256 over the relative path and size of every file, and the way they are decoded.
 
     Raises UserError that names the first missing file and how many are missing.
     """
@@ -70,12 +70,12 @@ def fingerprint(paths: Sequence[Path], side: int) -> str:
             continue
         total.update(os.fsencode(f"{os.path.relpath(path, top)}\t{size}\n"))
     if missing:
-        raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images are): unpack the data anew")
+        raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images are): unpack the data again")
     return total.hexdigest()
 
 
 class FileImages:
-    """Images decoded from their files each time they are asked for, by worker processes (0: in this process)."""
+    """Images decoded from files on every request, by `num_workers` processes (0: this one; None: one per core)."""
 
     def __init__(self, paths: Sequence[Path], targets: Tensor, side: int, num_workers: int | None = None) -> None:
         self.targets = targets
@@ -91,7 +91,7 @@ class FileImages:
 
         Raises UserError that names a file which cannot be decoded.
         """
-        import torchvision.transforms.v2  # noqa: F401  here, not once in every loader process
+        import torchvision.transforms.v2  # noqa: F401  imported here, not once in every loader process
 
         loader: DataLoader[Any] = DataLoader(
             self._files,
@@ -99,7 +99,7 @@ class FileImages:
             collate_fn=_as_is,
             num_workers=self._num_workers,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # the loader draws a seed, which would move the global stream
+            generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
         )
         for batch in loader:
             if isinstance(batch, str):
@@ -108,7 +108,7 @@ class FileImages:
 
 
 class _Files(Dataset[Any]):
-    """A batch of decoded files; an error comes back as its message, which a worker's traceback would bury."""
+    """Batches of decoded files; an error is returned as its message, which a worker's traceback would bury."""
 
     def __init__(self, paths: Sequence[Path], side: int) -> None:
         # one array: a million str objects would be copied into every worker as their reference counts change
@@ -128,7 +128,7 @@ def _as_is(batch: Any) -> Any:
 
 
 def cached(paths: Sequence[Path], targets: Tensor, side: int, cache_folder: Path, name: str) -> MemoryImages:
-    """Return all images decoded to uint8 (N, 3, side, side), memory-mapped from a cache that is made when needed.
+    """Decode all images to uint8 (N, 3, side, side), memory-mapped from a cache that is made when needed.
 
     Raises:
         UserError: for an image that is missing or cannot be decoded, and when the cache cannot be written.
@@ -145,7 +145,7 @@ def cached(paths: Sequence[Path], targets: Tensor, side: int, cache_folder: Path
 
 
 def _decoded(paths: Sequence[Path], side: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the decoded images in order, with a bar."""
+    """Yield the decoded images in order, with a progress bar."""
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     pool = ThreadPoolExecutor(available_cores())
     try:
@@ -168,7 +168,7 @@ def images_from_files(
     memory_gb: float | None = None,
     num_workers: int | None = None,
 ) -> MemoryImages | FileImages:
-    """Return the images from a cache when they fit into `memory_gb` (half of what is free), else streamed."""
+    """Map the images from a cache when they fit into `memory_gb` (None: half of the free memory), else stream them."""
     size = len(paths) * 3 * side * side / 1e9
     budget = available_memory_gb() / 2 if memory_gb is None else memory_gb
     if size <= budget:
@@ -178,7 +178,7 @@ def images_from_files(
 
 
 def available_memory_gb() -> float:
-    """Return how much memory this process may still take: what the machine has free, within its control group."""
+    """Memory in GB that this process may still take: free on the machine, and within its control group's limit."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
     if meminfo.exists():
@@ -190,7 +190,7 @@ def available_memory_gb() -> float:
 
 
 def digest_of_splits(*splits: MemoryImages | FileImages) -> str:
-    """Return the sha256 over the splits' fingerprints and targets: the same whether they are cached or streamed."""
+    """Compute the sha256 over the splits' fingerprints and targets: the same whether they are cached or streamed."""
     total = hashlib.sha256()
     for images in splits:
         total.update(images.fingerprint.encode())

@@ -1,8 +1,8 @@
-"""Arrays of pixels kept as verified files and memory-mapped, so that processes side by side hold them once.
+"""Arrays of pixels in verified, memory-mapped files, so that parallel processes share one copy in memory.
 
-A cache is two files, `<name>.npy` with uint8 pixels and a `.json` manifest beside it, which names the source and has
-the sha256 of the `.npy`; a cache that does not match is named and rebuilt. Files appear whole or not at all, and
-processes in parallel make them once.
+A cache is two files, `<name>.npy` with uint8 pixels and a `.json` manifest next to it, which names the source and has
+the sha256 of the `.npy`; a cache that does not match is reported and rebuilt. Files appear whole or not at all, and
+parallel processes make them only once.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ OTHER_PLACE = "name another folder with `--set data.cache=<folder>`"
 
 
 class Content(NamedTuple):
-    """What a cache is made of."""
+    """The ingredients of a cache."""
 
     shape: tuple[int, ...]
     #: yields the pixels in order, in pieces of any size
     pieces: Callable[[], Iterable[NDArray[np.uint8]]]
-    #: kept in the manifest
+    #: further fields of the manifest
     about: dict[str, Any]
-    #: what a person is told while it is made
+    #: message to the user while the cache is made
     doing: str
 
 
 def mapped(cache: Path, source: str, make: Callable[[], Content]) -> tuple[Tensor, dict[str, Any]]:
-    """Return the pixels of a cache, memory-mapped, and what its manifest says; `make` is called when it must be made.
+    """Map the pixels of a cache into memory and read its manifest; `make` is called when the cache must be made.
 
     Raises:
         UserError: when the cache cannot be written.
@@ -50,12 +50,12 @@ def mapped(cache: Path, source: str, make: Callable[[], Content]) -> tuple[Tenso
                 if cache.exists():
                     say(f"{cache} {fault}; making it again")
                 _build(cache, source, make())
-    pixels = np.load(cache, mmap_mode="c")  # copy on write: torch wants a writable array, the file stays as it is
+    pixels = np.load(cache, mmap_mode="c")  # copy on write: torch wants a writable array, but the file must not change
     return torch.from_numpy(pixels), json.loads(cache.with_suffix(".json").read_text())
 
 
 def _fault(cache: Path, source: str) -> str | None:
-    """Return what keeps the cache from being used, or None when every byte is as it was written."""
+    """Explain why the cache cannot be used; None when every byte is as it was written."""
     try:
         manifest, size = json.loads(cache.with_suffix(".json").read_text()), cache.stat().st_size
         if manifest["source"] != source:
@@ -90,7 +90,7 @@ def _build(cache: Path, source: str, content: Content) -> None:
 
 
 def _write(file: BinaryIO, header: bytes, pieces: Iterable[NDArray[np.uint8]]) -> str:
-    """Write header and pixels in order, and return the sha256 of what was written."""
+    """Write header and pixels in order, and return their sha256."""
     total = hashlib.sha256(header)
     file.write(header)
     for pixels in pieces:

@@ -43,7 +43,7 @@ CODE = {name: code for code, name in enumerate(OPERATIONS)}
 
 @dataclass(frozen=True)
 class Draws:
-    """What happens to every image of an epoch, in the epoch's order; kept on the CPU."""
+    """Operations and cutouts of every image of an epoch, in the epoch's order; kept on the CPU."""
 
     #: (2, N) indices into OPERATIONS
     op_SN: Tensor
@@ -68,14 +68,14 @@ def draw(count: int, side: int, seed: int, epoch: int, view: str) -> Draws:
 
 
 def apply(pixels_BCHW: Tensor, draws: Draws, part: slice) -> Tensor:
-    """Return the strong view of a uint8 (B, 3, S, S) batch; `part` is the batch's place in the epoch."""
+    """Make the strong view of a uint8 (B, 3, S, S) batch; `part` is the batch's place in the epoch."""
     for op_B, value_B in zip(draws.op_SN[:, part], draws.value_SN[:, part], strict=True):
         pixels_BCHW = _apply_slot(pixels_BCHW, op_B, value_B)
     return _cutout(pixels_BCHW, draws.box_N4[part])
 
 
 def _apply_slot(pixels_BCHW: Tensor, op_B: Tensor, value_B: Tensor) -> Tensor:
-    """Apply one operation per image; who belongs to which group is known on the CPU, so the device is never read."""
+    """Apply one operation per image; the groups are known on the CPU, so nothing is read from the device."""
     device, side = pixels_BCHW.device, pixels_BCHW.shape[-1]
     op_B, order_B = op_B.sort(stable=True)
     value_B = value_B[order_B]
@@ -94,9 +94,9 @@ def _apply_slot(pixels_BCHW: Tensor, op_B: Tensor, value_B: Tensor) -> Tensor:
         source = pixels_BCHW[on_device_B[group]]
         tables = []
         for name in ("autocontrast", "equalize", "posterize", "solarize", "brightness", "contrast"):
-            if (one := span(name, name)).start < one.stop:
-                members = source[one.start - group.start : one.stop - group.start]
-                tables.append(_TABLES[name](members, factor_B[one]))
+            if (own := span(name, name)).start < own.stop:
+                members = source[own.start - group.start : own.stop - group.start]
+                tables.append(_TABLES[name](members, factor_B[own]))
         put(group, _look_up(torch.cat(tables), source))
     if (group := span("color", "color")).start < group.stop:
         source = pixels_BCHW[on_device_B[group]]
@@ -172,19 +172,19 @@ _TABLES = {
 
 
 def _blend(degenerate: Tensor, image: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's blend in float32, truncated."""
+    """Blend as Pillow does, in float32, truncated."""
     degenerate = degenerate.float()
     return ((image.float() - degenerate) * factor + degenerate).to(torch.uint8)
 
 
 def _grey(pixels_GCHW: Tensor) -> Tensor:
-    """Luma (G, H, W) by ITU-R 601-2 in fixed point, as Pillow's mode L."""
+    """Luma (G, H, W) by ITU-R 601-2 in fixed point, as in Pillow's mode L."""
     red, green, blue = pixels_GCHW.int().unbind(1)
     return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
 
 
 def _smooth(pixels_GCHW: Tensor) -> Tensor:
-    """Pillow's SMOOTH filter: (3 x 3 sum + 4 x centre) / 13, rounded; the border stays as it is."""
+    """Pillow's SMOOTH filter: (3 x 3 sum + 4 x centre) / 13, rounded; the border is unchanged."""
     values = pixels_GCHW.int()
     rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]
@@ -193,7 +193,7 @@ def _smooth(pixels_GCHW: Tensor) -> Tensor:
 
 
 def _affine(op_G: Tensor, value_G: Tensor, side: int) -> Tensor:
-    """Return the (G, 6) map from output to source pixels in Pillow's 16.16 fixed point, computed on the CPU."""
+    """Compute the (G, 6) map from output to source pixels in Pillow's 16.16 fixed point, computed on the CPU."""
     one, none = torch.ones_like(value_G), torch.zeros_like(value_G)
     angle = torch.deg2rad(-value_G)
     cos, sin, half = angle.cos(), angle.sin(), side / 2
@@ -234,5 +234,5 @@ def _cutout(pixels_BCHW: Tensor, box_B4: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _cutout_color(device: torch.device) -> Tensor:
-    """Return the colour, (3, 1, 1); made once, since making it waits for the device."""
+    """Colour of the cutout, (3, 1, 1); made once, since making it waits for the device."""
     return torch.tensor(CUTOUT_COLOR, dtype=torch.uint8, device=device).view(3, 1, 1)

@@ -1,6 +1,6 @@
-"""Training views by name: what a distiller's `views` may hold. A new one is a function that is registered here.
+"""Training views by name, for a distiller's `views`. A new view is a function that is registered here.
 
-Every view is a random crop and flip of each image, drawn for the view's name, and what its function makes of the crops.
+Every view is a random crop and flip of each image, drawn for the view's name, then changed by the view's function.
 
 Shape letters: B batch, C channels, S side of the image a network sees.
 """
@@ -17,8 +17,8 @@ from benchmark.registry import Registry
 
 #: changes the (B, C, S, S) uint8 crops of the images at these places of the epoch's order
 Alter = Callable[[Tensor, slice], Tensor]
-#: (number of images, side S, seed, epoch) -> what is made of an epoch's crops; None: nothing, they stay as they are.
-#: All it draws follows from these and the view's own name, so that no view depends on another
+#: (number of images, side S, seed, epoch) -> the change to an epoch's crops, or None to leave them unchanged. All draws
+#: follow from these arguments and the view's own name, so that no view depends on another
 View = Callable[[int, int, int, int], Alter | None]
 
 #: the view of every training: its accuracy is tracked, and a view cache holds it
