@@ -1,4 +1,4 @@
-# Everything a person or CI does. `make help` lists it.
+# Everything that users and CI run. `make help` lists the targets.
 #   make bench DATASET=cub METHODS=kd,sdd_kd SEEDS=3
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +22,7 @@ help:  ## list the targets and their variables
 
 # the stamp changes with the lock file, so a pull that moves a version reinstalls
 $(VENV)/.installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; choose it with make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
@@ -34,19 +34,19 @@ install: $(VENV)/.installed  ## create .venv from the lock file
 bench: install  ## train a suite, track it, tabulate it
 	@$(BIN)/python -m benchmark.run $(DATASET) $(choices) $(ARGS)
 
-study: install  ## answer a question with a search: STUDY=sdd_beta (without: list them)
+study: install  ## answer a question with a search: STUDY=sdd_beta (without STUDY: list all questions)
 	@$(BIN)/python -m benchmark.study $(STUDY) $(if $(SUITE),--suite $(SUITE)) $(if $(PAIR),--pair $(PAIR)) \
 		$(foreach assignment,$(SET),--set $(assignment)) $(if $(DATA),--data $(DATA)) $(places) $(ARGS)
 
 dashboard: install  ## browse studies in Optuna's dashboard: STORAGE=file or URL (default: the newest under runs/)
 	@storage="$(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1))"; \
-	test -n "$$storage" || { echo "error: no study under $(or $(RUNS),runs): make study STUDY=sdd_beta begins one" >&2; exit 2; }; \
+	test -n "$$storage" || { echo "error: no study under $(or $(RUNS),runs): start one with make study STUDY=sdd_beta" >&2; exit 2; }; \
 	$(BIN)/optuna-dashboard "$$storage" $(ARGS)
 
-report: install  ## a suite's tables and figures as a PDF, rebuilt from what is tracked
+report: install  ## build a suite's tables and figures as a PDF from its tracked runs
 	@$(BIN)/python -m reports $(DATASET) $(choices) $(ARGS)
 
-status: install  ## what of a suite is done, missing, failed
+status: install  ## show a suite's progress: done, to resume, missing, failed
 	@$(BIN)/python -m benchmark status $(DATASET) $(choices) $(ARGS)
 
 teachers: install  ## list the stored teachers
@@ -55,13 +55,13 @@ teachers: install  ## list the stored teachers
 ui: install  ## browse every run in MLflow
 	@$(BIN)/python -m benchmark ui $(places) $(ARGS)
 
-perf: install  ## reference loop against ours, side by side
+perf: install  ## time the released training loop against ours, side by side
 	@$(BIN)/python -m benchmark.perf $(ARGS)
 
 test: install  ## run the tests (offline, two cores, under five minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-lint: install  ## ruff and mypy --strict
+lint: install  ## run ruff and mypy --strict
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Look and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,ui}`. Training is benchmark.run."""
+"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,ui}`. benchmark.run trains."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from benchmark.train import teacher_store
 from distillers.base import Convention, Parameters
 
 KINDS = ("methods", "models", "datasets", "suites", "views")
-#: listed by commands of their own
+#: kinds that other commands list
 ELSEWHERE = {"studies": "python -m benchmark.study", "sections": "python -m reports --list"}
 
 
 def parser() -> command_line.Parser:
-    """Return the commands and their arguments."""
+    """Define the commands and their arguments."""
     made = command_line.Parser("python -m benchmark", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=command_line.Parser)
 
@@ -45,7 +45,7 @@ def parser() -> command_line.Parser:
     status = commands.add_parser("status", help="progress of a suite: done, resumable, missing, failed")
     command_line.add_choices(status)
     command_line.add_places(status)
-    status.add_argument("--device", default="auto", help="the one that trains: some settings are resolved for it")
+    status.add_argument("--device", default="auto", help="device of the training: some settings are resolved for it")
 
     making = commands.add_parser("prepare", help="download, check and decode a data set")
     making.add_argument("dataset", metavar="DATASET")
@@ -55,7 +55,7 @@ def parser() -> command_line.Parser:
         nargs="?",
         const="all",
         metavar="TEACHER",
-        help="store the outputs of a stored teacher (default: each) for every view of the training set",
+        help="store a teacher's outputs for every view of the training set (default: of all stored teachers)",
     )
     command_line.add_cache_limit(making)
     making.add_argument("--device", default="auto", help="device that runs the teacher of --cache")
@@ -71,8 +71,8 @@ def parser() -> command_line.Parser:
     stored = commands.add_parser("teachers", help="list stored teachers, or import published checkpoints")
     stored.add_argument("action", choices=("list", "import"), nargs="?", default="list")
     stored.add_argument("folder", type=Path, nargs="?", help="import: folder with <network>_vanilla/ckpt_epoch_240.pth")
-    stored.add_argument("--device", default="auto", help="import: what measures their accuracy")
-    stored.add_argument("--dataset", default="cifar100", help="import: data set the checkpoints are for")
+    stored.add_argument("--device", default="auto", help="import: device that measures their accuracy")
+    stored.add_argument("--dataset", default="cifar100", help="import: data set that the checkpoints were trained on")
     command_line.add_places(stored)
 
     export = commands.add_parser("export", help="copy tracked runs to a folder that can be moved: CSV and artifacts")
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 
 def list_names(given: argparse.Namespace, console: Console) -> int:
-    """Print what is registered, by kind."""
+    """Print the registered names by kind."""
     if given.kind in ELSEWHERE:
         console.print(f"`{ELSEWHERE[given.kind]}` lists the {given.kind}.")
         return 0
@@ -141,19 +141,19 @@ def list_names(given: argparse.Namespace, console: Console) -> int:
         for name, words in rows[kind]:
             console.print(f"  {name:{width}}  {words}", overflow="ellipsis", no_wrap=True)
     if not given.kind:
-        console.print("\nOne of them in full: `python -m benchmark show NAME`.")
+        console.print("\nDetails of one entry: `python -m benchmark show NAME`.")
         elsewhere = ", ".join(f"{kind} by `{command}`" for kind, command in ELSEWHERE.items())
         console.print(f"Listed elsewhere: {elsewhere}.")
     return 0
 
 
 def first_line(text: str | None) -> str:
-    """Return the first line of a docstring."""
+    """First line of a docstring, or an empty string."""
     return (text or "").strip().partition("\n")[0]
 
 
 def show_name(given: argparse.Namespace, console: Console) -> int:
-    """Print a method, model, data set or suite in full."""
+    """Print the details of a method, model, data set or suite."""
     name = given.name
     known = [*suite.names(), *distillers.names(), *datasets.names(), *models.names()]
     if name not in known and name not in models.registry:
@@ -180,15 +180,17 @@ def show_method(name: str, console: Console) -> None:
     resolved = [distillers.create(name, convention=convention).parameters() for convention in conventions]
     for group, parameters in method.groups.items():
         for field in parameters.model_fields:
-            values = [str(one[group][field]) for one in resolved]
+            values = [str(groups[group][field]) for groups in resolved]
             shown.add_row(f"{group}.{field}", *values, allowed(parameters, field))
     if shown.row_count:
         console.print(shown)
-        console.print("Change one with `--set FIELD=VALUE`, all of a convention with `--set convention=paper`.")
+        console.print(
+            "Change a field with `--set FIELD=VALUE`, all fields of a convention with `--set convention=paper`."
+        )
 
 
 def allowed(parameters: type[Parameters], field: str) -> str:
-    """Return a field's type and range in words, from its JSON schema."""
+    """Describe a field's type and range, from its JSON schema."""
     schema = parameters.model_json_schema()["properties"][field]
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
@@ -221,7 +223,7 @@ def show_model(name: str, console: Console) -> None:
 
 
 def show_suite(chosen: suite.Suite, console: Console) -> None:
-    """Print a suite: its pairs, methods, recipe and what it rebuilds."""
+    """Print a suite: its pairs, methods, recipe and the published tables that it rebuilds."""
     plan = make_plan(chosen)
     console.print(f"suite {chosen.name}: {chosen.title}\n", style="bold")
     console.print(f"rebuilds: {', '.join(chosen.rebuilds) or 'no published table'}")
@@ -229,7 +231,7 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
         f"methods: {' '.join(chosen.methods)}   seeds: {chosen.seeds}   runs: {len(plan.runs)}   profiles:"
         f" {' '.join(chosen.profiles) or 'none'}",
     )
-    shown = RichTable("pair", "epochs", "lr", "what is particular to it")
+    shown = RichTable("pair", "epochs", "lr", "settings of its own")
     for pair in plan.pairs:
         recipes = [planned.config.recipe for planned in plan.runs if planned.pair is pair]
         own = {**pair.parameters, **pair.methods}
@@ -243,7 +245,7 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
 
 
 def show_status(given: argparse.Namespace, console: Console) -> int:
-    """Print what of a suite is done; trains nothing and writes nothing new."""
+    """Print the progress of a suite; train nothing and write nothing new."""
     options = command_line.options_of(given)
     survey = run.look(run.plan_of(given, options.device), options, download=False)
     console.print(run.describe(survey))
@@ -257,7 +259,7 @@ def show_status(given: argparse.Namespace, console: Console) -> int:
 
 
 def manage_teachers(given: argparse.Namespace, console: Console) -> int:
-    """List stored teachers, or import published checkpoints and measure them."""
+    """List stored teachers, or import published checkpoints and measure their accuracy."""
     options = command_line.options_of(given)
     if given.action == "import":
         if given.folder is None:
@@ -304,14 +306,14 @@ def export_runs(given: argparse.Namespace, console: Console) -> int:
     tracked = tracker.runs_in(chosen)
     files.write(given.to / "runs.csv", results.frame(tracked).to_csv(index=False).encode())
     files.write(given.to / "epochs.csv", results.epochs(tracker, tracked).to_csv(index=False).encode())
-    for one in tracked:
-        tracker.download(one.run_id, given.to / "artifacts" / one.signature)
+    for tracked_run in tracked:
+        tracker.download(tracked_run.run_id, given.to / "artifacts" / tracked_run.signature)
     console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}")
     return 0
 
 
 def serve_ui(given: argparse.Namespace, console: Console) -> int:
-    """Start MLflow's server on the runs folder and say where the training runs are."""
+    """Start MLflow's server on the runs folder and print the addresses of the training runs."""
     tracker = tracking.open_existing(given.runs)
     if tracker is None:
         raise UserError(
@@ -322,7 +324,7 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
     if not tracker.is_local:
         return 0
     console.print("Ctrl-C ends the server.")
-    # two processes of one gigabyte less: no background jobs are used here
+    # saves two processes of one gigabyte: no background jobs are used here
     variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, the console, and errors that say the way out."""
+"""Arguments, console and error handling that all commands share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Choices(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint about an unknown option names the nearest."""
+    """An argument parser whose error for an unknown option names the nearest known one."""
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(EXIT_USER_ERROR)
 
     def options(self) -> set[str]:
-        """Return the options of this parser and of its commands."""
+        """All options of this parser and of its commands."""
         commands = [
             choice for action in self._actions if isinstance(action.choices, dict) for choice in action.choices.values()
         ]
@@ -56,13 +56,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where things are."""
+    """Add the options for folders: `--runs` and `--data`."""
     parser.add_argument(
         "--runs",
         type=Path,
         default=Path(os.environ.get("BENCH_RUNS", "runs")),
         metavar="DIR",
-        help="folder for all that is written (default: runs)",
+        help="folder for all outputs (default: runs)",
     )
     parser.add_argument(
         "--data",
@@ -86,7 +86,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a field, e.g. sdd.beta=4 or recipe.epochs=60 (may be given again)",
+        help="change a field, e.g. sdd.beta=4 or recipe.epochs=60 (repeatable)",
     )
     parser.add_argument(
         "--amp",
@@ -108,7 +108,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         dest="assignments",
         action="append_const",
         const="teacher_cache=fp16",
-        help="keep what teachers say of every view on disk (fp16), for these and all later runs",
+        help="keep teachers' outputs for every view on disk (fp16), for these and all later runs",
     )
 
 
@@ -118,7 +118,7 @@ def add_cache_limit(parser: argparse.ArgumentParser) -> None:
         "--cache-gb",
         type=_size,
         metavar="GB",
-        help="largest size of a teacher's view cache (default: half of what is free on the disk)",
+        help="largest size of a teacher's view cache (default: half of the free disk space)",
     )
 
 
@@ -133,7 +133,7 @@ def _size(text: str) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Return names that are separated by commas or spaces."""
+    """Split names at commas and spaces."""
     return [word for word in text.replace(",", " ").split() if word]
 
 
@@ -144,7 +144,7 @@ def positive(text: str) -> int:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what computes."""
+    """Add the options for the device, workers, threads and engine."""
     from benchmark.execution import engines  # not needed by commands that train nothing
 
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
@@ -152,7 +152,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=positive,
         metavar="N",
-        help="cohorts side by side (default: one per core on a CPU, one on a GPU)",
+        help="cohorts that train at the same time (default: one per core on a CPU, one on a GPU)",
     )
     parser.add_argument(
         "--threads",
@@ -164,7 +164,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force-bf16",
         action="store_true",
-        help="compute in bf16 even on a CPU that takes longer for it than for fp32",
+        help="compute in bf16 even on a CPU where it is slower than fp32",
     )
     parser.add_argument(
         "--engine",
@@ -194,7 +194,7 @@ def options_of(given: argparse.Namespace) -> Options:
 
 
 def resolve_device(name: str) -> str:
-    """Return the device to use. Raises UserError when this machine does not have it."""
+    """Resolve `auto`, and check any other name. Raises UserError for a device that this machine does not have."""
     import torch
 
     if name == "auto":
@@ -211,13 +211,13 @@ def resolve_device(name: str) -> str:
 
 
 def default_workers(device: str, threads: int) -> int:
-    """Return how many cohorts run side by side: as many single-threaded ones as there are cores, or one on a GPU."""
+    """Default number of cohorts that train at the same time: one per `threads` cores on a CPU, one on a GPU."""
     return 1 if device != "cpu" else max(1, machine.available_cores() // threads)
 
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
-    """Run a command's main function: a user's mistake is one line and exit code 2, never a traceback."""
-    console = Console(markup=False, highlight=False)  # names such as cub200[50 classes] are no markup
+    """Run a command's main function; a UserError is printed as one line and exits with code 2, without a traceback."""
+    console = Console(markup=False, highlight=False)  # names such as cub200[50 classes] are not markup
     if not console.is_terminal:
         console.width = 140  # tables in logs and pipes must not be folded to 80 columns
     try:

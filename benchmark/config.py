@@ -23,22 +23,22 @@ import distillers
 from benchmark.errors import UserError, among
 from benchmark.randomness import stream_seed
 
-#: raise it whenever a change of the harness makes a run's numbers differ: part of every signature
+#: increase it whenever a change of the harness changes a run's numbers: it is part of every signature
 NUMERICS_VERSION = 2
 
 Precision = Literal["fp32", "bf16"]
-#: what the teacher's outputs of the weak view are rounded to, so that they can be kept in a view cache
+#: format that the teacher's outputs for the weak view are rounded to, so that a view cache can hold them
 Storage = Literal["none", "fp16", "fp32"]
 
 
 class Frozen(BaseModel):
-    """Fields that cannot change, with unknown keys refused."""
+    """A model whose fields cannot change and that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Recipe(Frozen):
-    """How a network is trained: SGD with step decay, as every published table of this field."""
+    """The training recipe of a network: SGD with step decay, as in every published table of this field."""
 
     epochs: PositiveInt = 240
     batch_size: PositiveInt = 64
@@ -60,12 +60,12 @@ class Recipe(Frozen):
         return self
 
     def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 1."""
+        """Learning rate of an epoch, counted from 1."""
         return self.lr * self.decay ** sum(epoch > milestone for milestone in self.milestones)
 
 
 class Data(Frozen):
-    """Which images a run sees."""
+    """The images of a run: data set, subset sizes and validation share."""
 
     name: str
     #: options of the data set's factory, e.g. {"path": ...} of `folder`
@@ -78,27 +78,27 @@ class Data(Frozen):
 
 
 class RunConfig(Frozen):
-    """Everything that decides one student's result, resolved. Two runs of equal signature are the same run."""
+    """Everything that decides a student's result, resolved. Runs with equal signatures are the same run."""
 
     data: Data
     student: str
-    #: None for methods that never look at one: such a run's signature ignores the teacher
+    #: None for methods that need no teacher: the signature of such a run ignores the teacher
     teacher: str | None
     method: str
     #: every hyperparameter by group, resolved from the convention
     parameters: dict[str, dict[str, Any]]
     recipe: Recipe
     base_seed: int = 0
-    #: 1, 2, ... for students; 0 is the teachers' own
+    #: 1, 2, ... for students; 0 for teachers
     repetition: Annotated[int, Field(ge=0)]
     precision: Precision = "fp32"
-    #: of the teacher's features; its head, and every loss, is fp32
+    #: precision of the teacher's features; its head, and every loss, is fp32
     teacher_precision: Precision = "fp32"
     teacher_cache: Storage = "none"
     compile: bool = False
-    #: evaluate after every so many epochs, and always after the last
+    #: evaluate after every this many epochs, and always after the last
     eval_every: PositiveInt = 1
-    #: ranked on the validation split: the test set is never looked at
+    #: rank the run on the validation split and never evaluate it on the test set
     tuning: bool = False
 
     @field_validator("tuning")
@@ -110,20 +110,20 @@ class RunConfig(Frozen):
 
     @property
     def seed(self) -> int:
-        """Seed of every random stream of the run: of (base seed, data set, repetition), so that runs are paired."""
+        """Seed of every random stream of the run, from base seed, data set and repetition: runs are paired by it."""
         return stream_seed("run", self.base_seed, self.data.name, self.repetition)
 
     def distiller(self) -> distillers.Distiller:
-        """Return the run's distiller."""
+        """Create the run's distiller."""
         groups: dict[str, Any] = dict(self.parameters)
         return distillers.create(self.method, **groups)
 
     def signature(self, data_digest: str, teacher_checksum: str | None) -> str:
-        """Return the hash of every field that affects the result, 16 hexadecimal digits."""
+        """Hash every field that affects the result, to 16 hexadecimal digits."""
         fields = self.model_dump(mode="json")
-        fields["data"].pop("options")  # the digest says which images they are
+        fields["data"].pop("options")  # the digest identifies the images
         fields.pop("teacher")
-        if not self.tuning:  # such runs are what they were before there was tuning, and so are their signatures
+        if not self.tuning:  # signatures from before there was tuning stay valid
             fields.pop("tuning")
         if self.teacher is None:
             fields |= {"teacher_precision": None, "teacher_cache": None}
@@ -137,7 +137,7 @@ class RunConfig(Frozen):
 
     @property
     def headline(self) -> str:
-        """The split that the run's figures come from: `test`, or `val` for a tuning run."""
+        """The split that the run's figures are measured on: `test`, or `val` for a tuning run."""
         return "val" if self.tuning else "test"
 
     def is_evaluated(self, epoch: int) -> bool:
@@ -149,7 +149,7 @@ F = TypeVar("F", bound=Frozen)
 
 
 def validated(model: type[F], path: str, fields: dict[str, Any]) -> F:
-    """Return the fields as a model. Raises UserError with the first field that is wrong."""
+    """Validate the fields as a model. Raises UserError that names the first wrong field."""
     try:
         return model(**fields)
     except ValidationError as error:
@@ -157,7 +157,7 @@ def validated(model: type[F], path: str, fields: dict[str, Any]) -> F:
 
 
 def explain(error: ValidationError, model: type[Frozen], path: str = "") -> str:
-    """Return the first problem of a validation in one line: the field's path, what is allowed, what was given."""
+    """Describe the first problem of a validation in one line: the field's path, the rule and the given value."""
     first = error.errors()[0]
     where = ".".join([*([path] if path else []), *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":

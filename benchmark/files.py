@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary file, fsync, rename; and locks among processes."""
+"""Atomic file writes (temporary file, fsync, rename), and locks between processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmark.errors import UserError
 
 
 def say(line: str) -> None:
-    """Print one line about a long step where it does not mix with results."""
+    """Print a line about a long step to stderr, where it does not mix with results."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def locked(path: Path, way_out: str = "make it writable, or use another folder") -> Iterator[None]:
-    """Hold the lock that guards `path` among processes, making its folder; UserError when that cannot be written."""
+    """Hold the lock that guards `path` between processes; make its folder. Raises UserError when it is not writable."""
     lock = filelock.FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def locked(path: Path, way_out: str = "make it writable, or use another folder")
 
 
 def is_free(lock_file: Path) -> bool:
-    """Return whether no process holds the lock of this file; one that is not there is nobody's."""
+    """Whether no process holds the lock of this file; a missing file counts as free."""
     if not lock_file.exists():
         return True
     lock = filelock.FileLock(lock_file)
@@ -53,9 +53,9 @@ def is_free(lock_file: Path) -> bool:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that becomes `path` when the block ends well, synced and in one step, and vanishes otherwise.
+    """Yield a file that atomically becomes `path` when the block succeeds, and is deleted when it fails.
 
-    Two processes must not write the same path at once: hold a lock.
+    The file is synced first. Two processes must not write the same path at once: hold a lock.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -76,10 +76,10 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file whole, making its folder.
+    """Write a file atomically; make its folder.
 
     Raises:
-        UserError: when the disk is full or the folder cannot be written; what stood at `path` is untouched.
+        UserError: when the disk is full or the folder cannot be written; a file already at `path` is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

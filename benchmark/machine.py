@@ -19,7 +19,7 @@ from types import FrameType
 
 import torch
 
-#: of glibc's malloc.h
+#: constants of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "scikit-learn", "pillow", "timm")
@@ -27,7 +27,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "scikit-learn", "pillow",
 
 @functools.cache
 def git_state() -> tuple[str, bool]:
-    """Return (commit, dirty) of the checkout this code runs from; ("unknown", True) outside one."""
+    """Return (commit, dirty) of the checkout that this code runs from; ("unknown", True) outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     try:
         commit = _git(root, "rev-parse", "HEAD")
@@ -44,7 +44,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Return the installed versions of the packages that touch a run's numbers."""
+    """Installed versions of the packages that affect a run's numbers."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -55,24 +55,24 @@ def package_versions() -> dict[str, str]:
 
 
 def set_numerics(device: torch.device, threads: int) -> None:
-    """Set what a run's numbers depend on: the threads of a CPU, and on a GPU fp32 that is fp32."""
+    """Set the number of CPU threads, and on a GPU turn TF32 off: a run's numbers depend on both."""
     torch.set_num_threads(threads)
-    if device.type == "cuda":  # cuDNN would use tf32 unasked
+    if device.type == "cuda":  # cuDNN uses TF32 by default
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Return whether the device computes bf16 several times as fast as fp32: NVIDIA from Ampere on.
+    """Whether the device computes bf16 several times as fast as fp32: NVIDIA from Ampere on.
 
-    CPUs are left out: whether they do depends on their type, and their numbers should not.
+    CPUs never count as fast: whether they are depends on their model, and a run's numbers should not.
     """
     if not device.startswith("cuda"):
         return False
     return torch.cuda.get_device_capability(torch.device(device)) >= (8, 0)
 
 
-#: bf16 that takes longer than this, in times of fp32, is refused on a CPU unless it is asked for by force
+#: bf16 that takes more than this many times as long as fp32 is refused on a CPU, unless it is forced
 SLOW_BF16 = 1.2
 
 
@@ -80,7 +80,7 @@ SLOW_BF16 = 1.2
 def bf16_slowdown() -> float:
     """Time one 3 x 3 convolution on this CPU and return bf16's seconds over fp32's, measured once per process.
 
-    0.5 where the CPU has bf16 instructions; without them bf16 is emulated, and 5 to 9 was seen.
+    0.5 where the CPU has bf16 instructions; 5 to 9 was measured where bf16 is emulated.
     """
     convolution = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
     x_BCHW = torch.ones(16, 64, 16, 16).to(memory_format=torch.channels_last)
@@ -105,12 +105,12 @@ def bf16_slowdown() -> float:
 
 
 def cpu_capability() -> str:
-    """Return the widest instruction set that torch uses on this CPU, e.g. `AVX2` or `AVX512`."""
+    """Widest instruction set that torch uses on this CPU, e.g. `AVX2` or `AVX512`."""
     return torch.backends.cpu.get_cpu_capability()
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one, instead of asking the kernel for zeroed pages every time.
+    """Let glibc keep the memory that a step frees for the next step, instead of asking for zeroed pages every time.
 
     Activations of 224 x 224 images are large; on a CPU half of such a step was page faults.
     """
@@ -121,20 +121,20 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give back what is kept: between phases whose tensors have other sizes, it would pile up."""
+    """Give kept memory back to the kernel: between phases with tensors of other sizes it would pile up."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def command_line() -> str:
-    """Return the command that started this process, as a person would type it."""
+    """The command that started this process, as typed in a shell."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     start = [sys.argv[0] or "python"] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
     return shlex.join([*start, *sys.argv[1:]])
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the device in words, e.g. `NVIDIA H200` or `CPU x86_64 (2 cores)`."""
+    """Describe the device, e.g. `NVIDIA H200` or `CPU x86_64 (2 cores)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU {_cpu_model()} ({available_cores()} cores)"
@@ -149,13 +149,13 @@ def _cpu_model() -> str:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use (not how many the machine has)."""
+    """Number of cores that this process may use (not the number that the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one ends the process as usual."""
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second ends the process as usual."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         for which, old in before.items():

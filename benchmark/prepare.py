@@ -1,4 +1,4 @@
-"""Before training: a data set downloaded, checked and decoded, and teachers' view caches filled."""
+"""Prepare for training: download, check and decode a data set, and fill teachers' view caches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.train.view_cache import open_caches
 
 
 def prepare(given: argparse.Namespace, console: Console) -> int:
-    """Download, check and decode a data set, say what it is, and store what teachers say of it when asked to."""
+    """Download, check and decode a data set, print its size and source, and fill view caches when asked to."""
     name = given.dataset
     if name not in datasets.names() and name in suite.names():
         name = str(suite.load(name).data["name"])
@@ -41,17 +41,19 @@ def prepare(given: argparse.Namespace, console: Console) -> int:
 
 
 def _fill_view_caches(chosen: str, options: Options, data: datasets.DataSet, console: Console) -> None:
-    """Store what a teacher (or `all`) says of every view of a training set, for all runs that are given --cache.
+    """Store the outputs of a teacher (or `all`) for every view of a training set, for all runs with --cache.
 
     Raises:
         UserError: when no such teacher is stored, or its cache does not fit.
     """
     everything = teacher_store.manifests(options.teachers)
-    stored = {one.model: (folder, one) for folder, one in everything if one.data_digest == data.digest}
+    stored = {
+        manifest.model: (folder, manifest) for folder, manifest in everything if manifest.data_digest == data.digest
+    }
     if chosen != "all" and chosen not in stored:
         raise UserError(f"--cache {chosen}: no such teacher of {data.name} is stored{among(chosen, stored)}")
     if not stored:
-        raise UserError(f"--cache: no teacher of {data.name} is stored under {options.teachers}; a run trains those")
+        raise UserError(f"--cache: no teacher of {data.name} is stored under {options.teachers}; a run trains them")
     device = torch.device(options.device)
     machine.set_numerics(device, options.threads)
     machine.keep_freed_memory()
@@ -59,7 +61,7 @@ def _fill_view_caches(chosen: str, options: Options, data: datasets.DataSet, con
     for model in [chosen] if chosen != "all" else stored:
         folder, manifest = stored[model]
         file = manifest.file(folder)
-        # the scales of the papers: what every method sees follows from the cells that are stored for them
+        # the scales of the papers: the outputs that any method needs follow from the cells stored for them
         wanted = [Request(STORED_VIEW, STORED_SCALES, "map")]
         network = teacher_store.load_network(file, data)
         teacher = BatchTeacher(network, wanted, device, precision, data.image_size, "fp16")

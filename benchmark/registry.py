@@ -1,4 +1,4 @@
-"""Names to things: one registry per kind of part. Standard library only, so that every package may use it."""
+"""Registries of named things, one per kind. Standard library only, so that every package may use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps names to registered things of one kind (a distiller class, a network factory, a data set).
+    """A map from names to registered things of one kind (a distiller class, a network factory, a data set).
 
     Names with a slash (`timm/<name>`) belong to a family: `family("timm", factory)` registers one function that makes
     the entry from the rest of the name, for collections too large to list.
@@ -44,7 +44,7 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:
-        """Forget an entry, e.g. before a notebook registers a changed one. Raises KeyError when there is none."""
+        """Remove an entry, e.g. before a notebook registers a changed one. Raises KeyError when there is none."""
         del self._entries[name]
 
     def family(self, prefix: str, factory: Callable[[str], T]) -> None:
@@ -54,7 +54,7 @@ class Registry(Generic[T]):
         self._families[prefix] = factory
 
     def get(self, name: str) -> T:
-        """Return what is registered as `name`. Raises UserError that names the nearest and where to list them."""
+        """Look up `name`. Raises UserError that names the nearest known name and the command that lists them all."""
         if name in self._entries:
             return self._entries[name]
         prefix, slash, rest = name.partition("/")
@@ -70,7 +70,7 @@ class Registry(Generic[T]):
         return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
 
     def in_order(self, order: Sequence[str]) -> list[T]:
-        """Every registered thing: those that `order` names in its order, then the others by name."""
+        """All registered things: first those that `order` names, in its order, then the others by name."""
         named = [name for name in order if name in self._entries]
         return [self._entries[name] for name in [*named, *sorted(self._entries.keys() - set(order))]]
 
@@ -82,7 +82,7 @@ class Registry(Generic[T]):
 
 
 def import_modules(package: str, path: list[str]) -> None:
-    """Import every module of a package, so that adding a file is all it takes to register what it holds."""
+    """Import every module of a package, so that adding a file is enough to register its entries."""
     for module in sorted(pkgutil.iter_modules(path), key=lambda found: found.name):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package}.{module.name}")

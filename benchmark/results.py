@@ -1,4 +1,4 @@
-"""MLflow to one tidy table: one row per run."""
+"""Read MLflow into one tidy table, one row per run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import pandas as pd
 
 from benchmark.tracking import Tracked, Tracker
 
-#: columns that every frame has; one per further metric follows, under the metric's own name
+#: columns of every frame; each further metric follows as a column of its own name
 COLUMNS = (
     *("signature", "run_id", "status", "role", "suite", "dataset", "is_part", "teacher", "student", "method"),
     *("repetition", "epochs", "last", "best_test", "best_val", "train_seconds"),
     *("failure", "teacher_checksum", "git_commit", "git_dirty", "device"),
 )
-#: metrics that have a column of another name
+#: columns whose metric has another name
 _HEADLINE = {name: f"final/{name}" for name in ("last", "best_test", "best_val", "train_seconds")}
 
-#: of several runs with one signature, the one that counts
+#: of several runs with one signature, the lowest counts
 _ORDER = {"FINISHED": 0, "RUNNING": 1, "FAILED": 2, "KILLED": 3}
 
 
 def frame(tracked: Iterable[Tracked], signatures: Collection[str] | None = None) -> pd.DataFrame:
-    """Tabulate runs, one per row, accuracies in percent; only the given signatures, when they are given.
+    """Tabulate runs, one per row, accuracies in percent; with `signatures`, only the runs that have one of them.
 
     `last` is the accuracy on the test set after the last epoch; `best_test` that of the best epoch on the test set;
     `best_val` the test accuracy of the epoch that was best on the validation split. Every other metric of a finished
@@ -66,16 +66,16 @@ def _row(run: Tracked) -> dict[str, object]:
 
 
 def _metrics(run: Tracked) -> dict[str, float]:
-    """The metrics of a finished run that no column of `COLUMNS` holds."""
+    """Metrics of a finished run that have no column in `COLUMNS`."""
     if run.status != "FINISHED":
         return {}
     return {name: value for name, value in run.metrics.items() if name not in {*COLUMNS, *_HEADLINE.values()}}
 
 
 def selections(history: list[dict[str, float]]) -> dict[str, float]:
-    """Return a run's headline figures from its per-epoch rows: `last`, `best_test` and, with a split, `best_val`.
+    """Select a run's headline figures from its per-epoch rows: `last`, `best_test` and, with a split, `best_val`.
 
-    Of a tuning run, which never saw the test set, only `val`: validation accuracy after the last epoch.
+    A tuning run, which never saw the test set, has only `val`: validation accuracy after the last epoch.
 
     `best_val` is the test accuracy of the first epoch that was best on the validation split: chosen without the test
     set. `best_test` is the literature's habit.
@@ -90,7 +90,7 @@ def selections(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def epochs(tracker: Tracker, tracked: Iterable[Tracked]) -> pd.DataFrame:
-    """Return one row per run, epoch and metric: what the training curves show."""
+    """Tabulate one row per run, epoch and metric: the data of training curves."""
     rows = [
         (run.signature, run.run_id, step, name, value)
         for run in tracked

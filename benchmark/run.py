@@ -25,15 +25,15 @@ from benchmark.plan.suite import load
 
 
 def parser() -> command_line.Parser:
-    """Return the command's arguments."""
+    """Define the command's arguments."""
     made = command_line.Parser("python -m benchmark.run", description=__doc__)
     command_line.add_choices(made)
     command_line.add_places(made)
     command_line.add_device(made)
     command_line.add_cache_limit(made)
     made.add_argument("--dry-run", action="store_true", help="print the plan and its estimate; train nothing")
-    made.add_argument("--retry-failed", action="store_true", help="train runs again whose loss was not finite")
-    made.add_argument("--no-download", action="store_true", help="never fetch data that is missing")
+    made.add_argument("--retry-failed", action="store_true", help="retry runs whose loss was not finite")
+    made.add_argument("--no-download", action="store_true", help="never download missing data")
     return made
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 
 def plan_of(given: command_line.Choices, device: str) -> Plan:
-    """Resolve what the command line chose, for a device."""
+    """Resolve the plan that the command line chose, for a device."""
     return make_plan(
         load(given.suite),
         profile=given.profile,
@@ -81,7 +81,7 @@ def plan_of(given: command_line.Choices, device: str) -> Plan:
 
 
 def look(plan: Plan, options: Options, download: bool) -> Survey:
-    """Load a plan's images and find out what of it exists already; makes nothing but downloads and caches."""
+    """Load a plan's images and find out which of its runs exist already; write nothing but downloads and caches."""
     data = datasets.load(plan.data, options.data_root, options.cache, download)
     survey = Survey(plan, options, data, tracking.open_existing(options.runs))
     survey.look()
@@ -89,7 +89,7 @@ def look(plan: Plan, options: Options, download: bool) -> Survey:
 
 
 def describe(survey: Survey) -> RichTable:
-    """Return the plan as a person reads it: pairs, methods, and what is done, to resume and to train."""
+    """Tabulate the plan for the terminal: pairs, methods, and the runs that are done, to resume and to train."""
     plan = survey.plan
     shown = RichTable(
         title=Text(f"Plan: {plan.name}, data {survey.data.name}"), title_justify="left", title_style="bold"
@@ -118,7 +118,7 @@ def describe(survey: Survey) -> RichTable:
 
 
 def counts(entries: Iterable[Entry]) -> str:
-    """Return how many runs are in each state, in words."""
+    """Describe how many runs are in each state."""
     words = {
         "finished": "finished",
         "failed": "failed",
@@ -133,7 +133,7 @@ def counts(entries: Iterable[Entry]) -> str:
 
 
 def conclude(execution: Execution, console: Console) -> int:
-    """Print and write the table, say what went wrong and where to look next; return the exit code."""
+    """Print and write the table, report failures and where to look next; return the exit code."""
     survey, plan = execution.survey, execution.plan
     table = table_of(survey, execution.tracker)
     if not execution.was_stopped:
@@ -145,20 +145,20 @@ def conclude(execution: Execution, console: Console) -> int:
     for problem in execution.problems or [f"{label}: {reason}" for reason, label in reasons.items()]:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     if reasons:
-        console.print("Failed runs are left alone until the command is given --retry-failed.")
+        console.print("Failed runs are skipped; retry them with --retry-failed.")
     console.print(f"Runs: {counts(survey.entries)}")
     console.print(f"Table: {', '.join(map(str, written))}", soft_wrap=True)
     console.print(f"Every run: {where(execution.tracker, plan)}", soft_wrap=True)
     if execution.user_error is not None:
-        raise UserError(f"{execution.user_error}; then go on with `{again}`")
+        raise UserError(f"{execution.user_error}; then resume with `{again}`")
     if execution.was_stopped:
-        console.print(f"Stopped and saved. The same command goes on: {again}", soft_wrap=True)
+        console.print(f"Stopped and saved. The same command resumes: {again}", soft_wrap=True)
         return 130
     return 0 if all(entry.state == "finished" for entry in survey.entries) else 1
 
 
 def where(tracker: tracking.Tracker, plan: Plan) -> str:
-    """Return where a person finds the runs."""
+    """Say where the runs can be browsed."""
     experiment = tracker.experiments().get(plan.experiment_name)
     if experiment is None:
         return "none is tracked yet"
@@ -167,14 +167,14 @@ def where(tracker: tracking.Tracker, plan: Plan) -> str:
 
 
 def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
-    """Return the comparison table of a plan, of all that is finished so far."""
+    """Make the comparison table of a plan from the runs that are finished so far."""
     signatures = {entry.signature for entry in survey.entries if entry.signature is not None}
     frame = results.frame(tracker.runs_on(survey.data.digest), signatures)
     return comparison(survey.plan, frame, survey.teacher_accuracy, dataset_name=survey.data.name)
 
 
 def write_table(table: Table, runs: Path, name: str) -> list[Path]:
-    """Write a table as Markdown, CSV and LaTeX; return the files."""
+    """Write a table as Markdown, CSV and LaTeX; return the paths."""
     texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
     paths = []
     for ending, text in texts.items():

@@ -1,4 +1,4 @@
-"""Answer a question with a search: `python -m benchmark.study sdd_beta`. A door: the machinery is in `studies`."""
+"""Answer a question with a search: `python -m benchmark.study sdd_beta`. The machinery is in `studies`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute, not several, until a server is given up
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # give up on a server after half a minute
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
@@ -34,7 +34,7 @@ from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 
-# a new database is announced by every migration it goes through
+# every migration of a new database would log a line
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -47,7 +47,7 @@ _BATCH = 900
 
 @dataclass(frozen=True)
 class Tracked:
-    """What MLflow knows of a run."""
+    """A run as MLflow has recorded it."""
 
     run_id: str
     experiment_id: str
@@ -70,7 +70,7 @@ class Tracker:
         self.is_local = self.uri.startswith("sqlite:")
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
-            # processes that touch a new database at once break it for good
+            # processes that open a new database at the same time corrupt it for good
             with FileLock(self.runs / "mlflow.lock"):
                 self.client = MlflowClient(self.uri)
                 self.client.search_experiments(max_results=1)
@@ -84,7 +84,7 @@ class Tracker:
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """Turn what a store raises when it is gone, locked or full into a UserError."""
+        """Turn the errors of a store that is gone, locked or full into a UserError."""
         try:
             yield
         except UserError:
@@ -92,11 +92,11 @@ class Tracker:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"the tracking store {self.uri} failed: {reason}; put it right, the same command goes on"
+                f"the tracking store {self.uri} failed: {reason}; repair it, then the same command resumes"
             ) from error
 
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
-        """Return the id of the experiment, made on first use."""
+        """Get the id of an experiment, created on first use."""
         found = self.client.get_experiment_by_name(name)
         if found is None:
             location = (self.runs / "artifacts" / name.replace(" ", "-")).as_uri() if self.is_local else None
@@ -110,7 +110,7 @@ class Tracker:
         return str(found.experiment_id)
 
     def parent(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-        """Return the id of a pair's parent run, made on first use and RUNNING until it is ended."""
+        """Get the id of a pair's parent run, created on first use and RUNNING until it is ended."""
         found = self.client.search_runs(
             [experiment_id], f"tags.role = 'pair' and attributes.run_name = '{name}'", max_results=1
         )
@@ -121,15 +121,15 @@ class Tracker:
         return str(self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"}).info.run_id)
 
     def runs_on(self, data_digest: str) -> list[Tracked]:
-        """Return every training run on exactly these images, whatever its experiment, newest first."""
-        # asked of the store, not sifted here: a store may hold ten thousand runs
+        """All training runs on exactly these images, of any experiment, newest first."""
+        # filtered by the store, not here: it may hold ten thousand runs
         return self.runs_in(self._experiment_ids(), data_digest)
 
     def _experiment_ids(self) -> list[str]:
         return [str(experiment.experiment_id) for experiment in self.client.search_experiments()]
 
     def runs_in(self, experiments: Sequence[str], data_digest: str | None = None) -> list[Tracked]:
-        """Return every training run of the experiments, newest first."""
+        """All training runs of the experiments, newest first."""
         query = "" if data_digest is None else f"tags.data_digest = '{data_digest}'"
         found: list[Tracked] = []
         token: str | None = None
@@ -143,7 +143,7 @@ class Tracker:
                 return found
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """Return (step, value) of a metric, the last value logged for each step."""
+        """History of a metric as (step, value), the last value logged for each step."""
         points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.timestamp)
         return sorted({int(point.step): float(point.value) for point in points}.items())
 
@@ -164,7 +164,7 @@ class Tracker:
         parent: str | None,
         tags: Mapping[str, str],
     ) -> str:
-        """Make a run, with its parameters, tags and data set, and return its id."""
+        """Create a run with its parameters, tags and data set, and return its id."""
         commit, dirty = machine.git_state()
         command = machine.command_line()
         everything = {
@@ -202,18 +202,18 @@ class Tracker:
         return run_id
 
     def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set a run that was interrupted to RUNNING again."""
+        """Set an interrupted run to RUNNING again."""
         self.client.update_run(run_id, status="RUNNING")
         self.tag(run_id, {**tags, "failure": "", "failure_reason": ""})
 
     def finished(self, signature: str) -> str | None:
-        """Return the id of the finished run with this signature, if there is one."""
+        """Find the id of the finished run with this signature, if there is one."""
         query = f"tags.signature = '{signature}' and attributes.status = 'FINISHED'"
         found = self.client.search_runs(self._experiment_ids(), query, max_results=1)
         return str(found[0].info.run_id) if found else None
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Set tags of a run."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_epochs(self, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
@@ -229,11 +229,11 @@ class Tracker:
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
     def metric(self, run_id: str, name: str) -> float:
-        """Return the last value of a run's metric. Raises KeyError when there is none."""
+        """Last value of a run's metric. Raises KeyError when there is none."""
         return float(self.client.get_run(run_id).data.metrics[name])
 
     def epochs_logged(self, run_id: str) -> set[int]:
-        """Return the epochs whose metrics were logged."""
+        """Epochs whose metrics were logged."""
         return {int(point.step) for point in self.client.get_metric_history(run_id, "lr")}
 
     def summarise(self, run_id: str, metrics: Mapping[str, float]) -> None:
@@ -259,29 +259,29 @@ class Tracker:
         self.client.set_terminated(run_id, status)
 
     def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000") -> str:
-        """Return the address of an experiment's training runs: at the server, or at one that `make ui` starts."""
+        """Address of an experiment's training runs: at the server, or at the local server that `make ui` starts."""
         server = local_server if self.is_local else self.uri.rstrip("/")
         return f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
     def experiments(self) -> dict[str, str]:
-        """Return the ids of this project's experiments by name, newest first."""
+        """Ids of this project's experiments by name, newest first."""
         found = self.client.search_experiments(order_by=["last_update_time DESC"])
         return {e.name: str(e.experiment_id) for e in found if "suite" in e.tags}
 
 
 def open_existing(runs: Path) -> Tracker | None:
-    """Return the tracker of a runs folder, or None when nothing was tracked there yet: looking makes no database."""
+    """Open the tracker of a runs folder, or return None when nothing was tracked there yet; create no database."""
     configured = "MLFLOW_TRACKING_URI" in os.environ
     return Tracker(runs) if configured or (runs / "mlflow.db").exists() else None
 
 
 def local_uri(runs: Path) -> str:
-    """Return the absolute URI of the SQLite store in a runs folder."""
+    """Absolute URI of the SQLite store in a runs folder."""
     return f"sqlite:///{runs.resolve() / 'mlflow.db'}"
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested fields as one level with dotted names; the method's groups lose their common prefix."""
+    """Flatten nested fields to dotted names; the method's groups lose their common prefix."""
     found: dict[str, Any] = {}
     for key, value in fields.items():
         name = f"{prefix}{key}"

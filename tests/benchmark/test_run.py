@@ -221,7 +221,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captu
     assert text.is_pressed
     assert stopped.value.code == 130
     assert "Stopping: every student is saved" in text.getvalue()
-    assert "Stopped and saved. The same command goes on: " in text.getvalue()
+    assert "Stopped and saved. The same command resumes: " in text.getvalue()
     assert "Traceback" not in capsys.readouterr().err
     assert [one.status for one in tracked(tmp_path / "runs")] == ["KILLED"]
     again = run(suite, tmp_path / "runs", "--dry-run")
