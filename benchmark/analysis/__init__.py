@@ -1,1 +1,1 @@
-"""From results to tables and figures, beside the published numbers."""
+"""Turn results into tables and figures, next to the published numbers."""

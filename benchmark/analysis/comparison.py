@@ -1,4 +1,4 @@
-"""The comparison table: a plan's results by pair and method, beside the published ones."""
+"""The comparison table: a plan's results by pair and method, next to the published ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmark.config import RunConfig
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 
-#: what `comparison` reads, one row per run; accuracies in percent
+#: columns that `comparison` reads, one row per run; accuracies in percent
 RUN_COLUMNS = (
     *("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs"),
     *("last", "best_test", "best_val", "is_part"),
@@ -28,10 +28,10 @@ RUN_COLUMNS = (
 def comparison(
     plan: Plan, frame: pd.DataFrame, teacher_accuracy: Mapping[str, float], dataset_name: str | None = None
 ) -> Table:
-    """Return a plan's results by pair and method, beside the published ones.
+    """Tabulate a plan's results by pair and method, next to the published ones.
 
     `frame` holds this plan's runs, one per row, with the columns `RUN_COLUMNS`, or nothing yet; `teacher_accuracy` our
-    teachers' by model, in percent; `dataset_name` what the loaded images are called, e.g. `cub200[5 classes]`.
+    teachers' accuracies by model, in percent; `dataset_name` the name of the loaded images, e.g. `cub200[5 classes]`.
     """
     name = dataset_name or plan.data.name
     comparable = is_comparable(plan, name)
@@ -64,7 +64,7 @@ def comparison(
 
 
 def is_comparable(plan: Plan, dataset_name: str) -> bool:
-    """Whether published values may be set against these runs: the suite as it is, on the images it is named after."""
+    """Whether these runs may be compared with published values: the unchanged suite on the whole data set it names."""
     return plan.profile is None and not plan.changes and _is_whole(plan) and dataset_name == plan.data.name
 
 
@@ -72,7 +72,7 @@ def _is_whole(plan: Plan) -> bool:
     return plan.data.num_train is None and plan.data.num_test is None
 
 
-#: places of cells
+#: positions of cells in a row
 _LAST, _PUBLISHED, _DIFFERENCE = 1, 5, 6
 
 Shown = TypeVar("Shown", Column, Cell)
@@ -84,11 +84,11 @@ def _shown(items: Sequence[Shown], hidden: Set[int]) -> tuple[Shown, ...]:
 
 @dataclass(frozen=True)
 class _Line:
-    """One method of one pair: its runs, and what they are compared with."""
+    """A method on a pair: its runs, and the base and the published value that they are compared with."""
 
     pair: Pair
     config: RunConfig
-    #: one per repetition, finished ones first
+    #: one row per repetition, finished runs first
     runs: pd.DataFrame
     num_planned: int
     #: (epochs, views): an epoch of two views costs the student two forwards
@@ -177,7 +177,7 @@ def _section(
     teacher_accuracy: float | None,
 ) -> Section:
     printed = published.lookup_teacher(_tables(plan, pair), pair.name)
-    # by what is printed, so that equals are all bold
+    # compared as printed, so that equal values are all bold
     complete = {line.config.method: round(line.mean("last"), 2) for line in lines if line.is_complete}
     best = max(complete.values()) if len(complete) > 1 and plan.profile is None else None
     shared: dict[str, Value] = {

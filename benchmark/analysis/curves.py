@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 def training_curves(rows: Sequence[dict[str, float]], title: str) -> bytes:
-    """Return a PNG of accuracy (left) and loss terms (right) over the epochs."""
-    from matplotlib.figure import Figure  # a second, which a command that draws nothing need not wait for
+    """Draw accuracy (left) and loss terms (right) over the epochs, as a PNG."""
+    from matplotlib.figure import Figure  # takes a second to import: only commands that draw wait for it
 
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.4), dpi=110)
-    # fixed margins: to lay it out anew would cost as much as to draw it, once for every run
+    # fixed margins: computing a layout would cost as much as drawing, for every run
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.14, top=0.91, wspace=0.18)
     accuracy, losses = figure.subplots(1, 2)
     for name, label in (("train/top1", "train"), ("val/top1", "validation"), ("test/top1", "test")):

@@ -1,4 +1,4 @@
-"""How numbers are written in tables: signs, spreads, intervals, p-values, and a dash where there is none."""
+"""Format numbers for tables: signs, spreads, intervals, p-values, and a dash for a missing number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmark.analysis.table import FEW_SEEDS
 
 MISSING = "—"
 _FEW = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds"
-#: the note under a table with intervals, and the one under a table without
+#: notes under a table with intervals, and under a table without
 FEW_SEEDS_NOTE = f"{_FEW}: no interval, and no evidence of a difference."
 FEW_SEEDS_NOTE_WITHOUT_INTERVALS = f"{_FEW}: no evidence of a difference."
 
@@ -46,7 +46,7 @@ def bracketed(interval: stats.Interval | None) -> str:
 
 
 def gain_text(gain: stats.PairedDifference) -> str:
-    """Write a paired difference with its interval; without one, it is marked as of too few seeds."""
+    """Write a paired difference with its interval, or with a mark when it has too few seeds for an interval."""
     if gain.interval is None:
         return f"{signed(gain.mean)} {FEW_SEEDS}"
     return f"{signed(gain.mean)} {bracketed(gain.interval)}"

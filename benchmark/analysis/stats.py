@@ -1,4 +1,4 @@
-"""What a few seeds allow one to say: spread, intervals, paired tests and what they could have missed, average ranks."""
+"""Statistics of a few seeds: spread, intervals, paired tests, the effects that they can detect, average ranks."""
 
 from __future__ import annotations
 
@@ -40,35 +40,35 @@ class PairedDifference:
 
     @property
     def num_seeds(self) -> int:
-        """Seeds that both have."""
+        """Number of seeds that both have."""
         return len(self.differences)
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What the seeds that two methods share say of the mean of a - b."""
+    """A test of the mean of a - b over the seeds that two methods share."""
 
     difference: PairedDifference
     #: 95%: t below `MIN_SEEDS_FOR_BOOTSTRAP` seeds, BCa from there; None below three
     interval: Interval | None
-    #: of the two-sided paired t test; None below three seeds or when all differences are equal
+    #: p-value of the two-sided paired t test; None below three seeds or when all differences are equal
     p: float | None
 
 
 @dataclass(frozen=True)
 class AverageRanks:
-    """How methods rank over pairs."""
+    """Ranks of methods, averaged over pairs."""
 
     #: mean rank by method, best (1) first; equal values share the mean of their ranks
     ranks: pd.Series[float]
-    #: pairs that have a value of every method
+    #: number of pairs that have a value of every method
     num_pairs: int
-    #: Friedman's, corrected for ties, by the chi-square approximation; None below three methods or two pairs
+    #: p-value of Friedman's test, corrected for ties, chi-square approximation; None below three methods or two pairs
     p: float | None
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and sample standard deviation (ddof 1), which is None below two values.
+    """Mean and sample standard deviation (ddof 1), which is None below two values.
 
     Raises:
         ValueError: without any value.
@@ -82,7 +82,7 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Return the two-sided interval mean -+ t_{n-1} std / sqrt(n), or None below three values."""
+    """Two-sided interval mean -+ t_{n-1} std / sqrt(n), or None below three values."""
     num = len(values)
     if num < MIN_SEEDS:
         return None
@@ -92,7 +92,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
 
 
 def minimum_detectable_effect(std: float, num: int) -> float | None:
-    """Return the true difference that a test would find in 8 of 10 repeats of the whole experiment; None below three.
+    """True difference that a test finds in 8 of 10 repeats of the whole experiment; None below three seeds.
 
     The test is the two-sided paired t test at alpha = 0.05 over `num` seeds, `std` the standard deviation of the
     differences by seed. Its power is that of the noncentral t distribution, not an approximation.
@@ -101,7 +101,7 @@ def minimum_detectable_effect(std: float, num: int) -> float | None:
 
 
 def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDifference | None:
-    """Return the mean of a - b over the seeds that both have (index: repetition), or None when they share none."""
+    """Mean of a - b over the seeds that both have (index: repetition), or None when they share none."""
     both = pd.concat({"a": a, "b": b}, axis=1, join="inner").dropna()
     differences = (both["a"] - both["b"]).tolist()
     num = len(differences)
@@ -119,7 +119,7 @@ def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDiffere
 
 
 def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Return the bias-corrected and accelerated bootstrap interval of the mean, or None below eight values.
+    """Bias-corrected and accelerated bootstrap interval of the mean, or None below eight values.
 
     The resamples are drawn from a fixed seed over the sorted values: equal values give an equal interval.
     """
@@ -142,12 +142,12 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Return the interval of a mean that so many values allow: BCa from eight, t from three, None below."""
+    """Interval of the mean by the number of values: BCa from eight, t from three, None below."""
     return bca_interval(values, confidence) or t_interval(values, confidence)
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
-    """Return p of the two-sided paired t test of no difference; None below three values or when all are equal."""
+    """p-value of the two-sided paired t test of no difference; None below three values or when all are equal."""
     if len(differences) < MIN_SEEDS or len(set(differences)) == 1:
         return None
     from scipy import stats
@@ -156,7 +156,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
 
 
 def paired_test(a: pd.Series[float], b: pd.Series[float]) -> PairedTest | None:
-    """Return what the shared seeds (index: repetition) say of a - b, or None when they share none."""
+    """Test a - b over the shared seeds (index: repetition); None when they share none."""
     difference = paired_difference(a, b)
     if difference is None:
         return None
@@ -164,7 +164,7 @@ def paired_test(a: pd.Series[float], b: pd.Series[float]) -> PairedTest | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p adjusted for testing all of them (Holm's step-down), in the order given; None is no test, and stays."""
+    """Adjust p-values for multiple testing (Holm's step-down), in the order given; None, for no test, stays None."""
     tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     reached = 0.0
@@ -175,7 +175,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def average_ranks(values: pd.DataFrame) -> AverageRanks | None:
-    """Return the methods' (columns) mean ranks over the pairs (rows), the largest value first; None without a pair.
+    """Mean ranks of the methods (columns) over the pairs (rows), the largest value first; None without a pair.
 
     Only pairs with a value of every method count.
     """

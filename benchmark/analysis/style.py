@@ -1,4 +1,4 @@
-"""How figures look in print: fonts, lines, colours, and files that are the same for the same data."""
+"""The style of printed figures: fonts, lines, colours, and files that are the same for the same data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # a second, which a command that draws nothing need not wait for
+    from matplotlib.figure import Figure  # takes a second to import: only commands that draw wait for it
 
-#: Okabe and Ito's colours, told apart by everyone; in grey, by their markers
+#: Okabe and Ito's colours, which everyone can tell apart; in grey, the markers tell them apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FAINT = "#8C8C8C"
@@ -34,14 +34,14 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 5,
     "lines.linewidth": 1.2,
     "svg.hashsalt": "reports",
-    # outlines, not text: the PDF has no font of matplotlib's
+    # outlines, not text: the PDF does not embed matplotlib's fonts
     "svg.fonttype": "path",
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw inside of this: fonts and lines of all figures."""
+    """Apply the fonts and lines of all figures to what is drawn inside."""
     import matplotlib
 
     with matplotlib.rc_context(_RC):
@@ -49,14 +49,14 @@ def style() -> Iterator[None]:
 
 
 def canvas(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that makes room for all its texts."""
+    """Make an empty figure of a size in inches, with a layout that leaves room for all its texts."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def saved(figure: Figure) -> dict[str, bytes]:
-    """Return the figure as `svg` and `png`: the same bytes for the same figure."""
+    """Render the figure as `svg` and `png`: the same bytes for the same figure."""
     options: dict[str, dict[str, Any]] = {
         "svg": {"metadata": {"Date": None}},
         "png": {"dpi": 200, "metadata": {"Software": None}},

@@ -26,7 +26,7 @@ _LATEX = str.maketrans({
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is shown."""
+    """The header and alignment of a column."""
 
     header: str
     align: Literal["left", "right"] = "right"
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell as it is shown, and the runs it was computed from."""
+    """The text and style of a cell, and the runs that it was computed from."""
 
     text: str
     run_ids: tuple[str, ...] = ()
@@ -45,14 +45,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: the cells that are shown, and the same as fields with numbers in full for CSV."""
+    """A row: the cells to show, and the same values as CSV fields with full numbers."""
 
     cells: tuple[Cell, ...]
     fields: Mapping[str, Value]
 
     @classmethod
     def of(cls, *cells: Cell | str, **fields: Value) -> Row:
-        """Make a row of cells, a text being a cell that no runs stand behind, and of fields."""
+        """Make a row of cells and fields; a plain text becomes a cell without runs."""
         return cls(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), fields)
 
 
@@ -79,11 +79,11 @@ class Table:
     def of_rows(
         cls, title: str, subtitle: str, columns: Iterable[Column], rows: Iterable[Row], notes: Iterable[str] = ()
     ) -> Table:
-        """Make a table without headings inside: one section that has no title."""
+        """Make a table of one section without a title."""
         return cls(title, subtitle, tuple(columns), (Section("", "", tuple(rows)),), tuple(notes))
 
     def to_markdown(self) -> str:
-        """Return GitHub Markdown: a heading and a table for every section, notes as a list."""
+        """Write GitHub Markdown: a heading and a table for every section, notes as a list."""
         header = _markdown_row(column.header for column in self.columns)
         rule = "|" + "|".join(" :--- " if column.align == "left" else " ---: " for column in self.columns) + "|"
         blocks = [f"## {self.title}", self.subtitle]
@@ -95,7 +95,7 @@ class Table:
         return "\n\n".join(block for block in blocks if block) + "\n"
 
     def to_csv(self) -> str:
-        """Return tidy CSV: one line per row, every number in a field of its own, empty where there is none."""
+        """Write tidy CSV: one line per row, every number in its own field, missing numbers empty."""
         rows = [row.fields for section in self.sections for row in section.rows]
         names = list(dict.fromkeys(name for fields in rows for name in fields))
         text = io.StringIO()
@@ -105,7 +105,7 @@ class Table:
         return text.getvalue()
 
     def to_latex(self) -> str:
-        """Return a LaTeX table for the packages booktabs and textcomp."""
+        """Write a LaTeX table for the packages booktabs and textcomp."""
         align = "".join(column.align[0] for column in self.columns)
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}. {_latex(self.subtitle)}}}"]
         lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
@@ -121,7 +121,7 @@ class Table:
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def to_rich(self) -> rich.table.Table:
-        """Return the table for a terminal; text is taken as it is, never as markup."""
+        """Make a rich table for the terminal; text is shown as it is, never read as markup."""
         shown = rich.table.Table(
             title=Text("\n".join(filter(None, (self.title, self.subtitle)))),
             caption=Text("\n".join(self.notes)),
@@ -138,9 +138,9 @@ class Table:
         return shown
 
     def to_typst(self, link: Callable[[tuple[str, ...]], str | None] = lambda run_ids: None) -> dict[str, Any]:
-        """Return the table as data that a typst template lays out: no text of it is ever read as markup.
+        """Convert the table to data for a typst template, which never reads its texts as markup.
 
-        `link` gives the address of the runs behind a cell, where there is one.
+        `link` maps the runs behind a cell to their address, or to None.
         """
         return {
             "title": self.title,

@@ -1,9 +1,9 @@
 """The literature's numbers, each with its source: `load("sdd/table2")`, `lookup(["sdd/table2"], pair, "sdd_kd")`.
 
-One YAML file per paper (or group of sources), one entry per table; pairs and methods are written with this project's
-keys, a method that is not here by the name that the paper prints (`method_key` resolves it once it is registered). An
-entry's `kind` says what it is: a table of pairs x methods (when it says nothing), a `series` over one factor
-(`ablation("sdd/table8").points("resnet32x4:shufflenet_v1")`), or repeated `runs` (`runs("sdd/scripts")`).
+One YAML file per paper (or group of sources), one entry per table. Pairs and methods are written with this project's
+keys, unregistered methods by the name that the paper prints (`method_key` resolves it once the method is registered).
+An entry's `kind` is `table`, of pairs x methods (the default), `series`, over one factor
+(`ablation("sdd/table8").points("resnet32x4:shufflenet_v1")`), or `runs`, repeated runs (`runs("sdd/scripts")`).
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ P = TypeVar("P", bound=Published)
 
 
 def entries() -> Mapping[str, Published]:
-    """Return everything that is held, of every kind, by id: in the order of the ids."""
+    """All published entries of every kind by id, sorted."""
     return dict(_entries())
 
 
 def ids() -> list[str]:
-    """Return the ids of all tables of pairs x methods, sorted, e.g. `sdd/table2`; runs count by their means."""
+    """Ids of all tables of pairs x methods, sorted, e.g. `sdd/table2`; repeated runs count by their means."""
     return sorted(name for name, entry in _entries().items() if isinstance(entry, PublishedTable | PublishedRuns))
 
 
 def load(table: str) -> PublishedTable:
-    """Return a table by id, repeated runs as their means. Raises UserError that names the nearest to an unknown one."""
+    """Load a table by id, repeated runs as their means. Raises UserError that names the nearest known id."""
     entry = _entries().get(table)
     if isinstance(entry, PublishedRuns):
         return _means(table, _titles())
@@ -72,7 +72,7 @@ def load(table: str) -> PublishedTable:
 
 
 def lookup(tables: Iterable[str], pair: str, method: str) -> PublishedValue | None:
-    """Return a method's published accuracy: of the first of these tables that prints one. Raises as `load`."""
+    """Look up a method's published accuracy in the first of these tables that prints one. Raises as `load`."""
     for table in map(load, tables):
         value = table.value(pair, method)
         if value is not None:
@@ -81,7 +81,7 @@ def lookup(tables: Iterable[str], pair: str, method: str) -> PublishedValue | No
 
 
 def lookup_teacher(tables: Iterable[str], pair: str) -> PublishedValue | None:
-    """Return the published accuracy of a pair's teacher: of the first of these tables that prints one."""
+    """Look up the published accuracy of a pair's teacher in the first of these tables that prints one."""
     for table in map(load, tables):
         value = table.teacher_value(pair)
         if value is not None:
@@ -90,25 +90,25 @@ def lookup_teacher(tables: Iterable[str], pair: str) -> PublishedValue | None:
 
 
 def ablation(series: str) -> PublishedSeries:
-    """Return an ablation, or another series, by id. Raises UserError that names the nearest for an unknown one."""
+    """Load an ablation, or another series, by id. Raises UserError that names the nearest known id."""
     return _get("ablation", series, _of(PublishedSeries))
 
 
 def run_ids() -> list[str]:
-    """Return the ids of all collections of repeated runs, sorted, e.g. `sdd/scripts`."""
+    """Ids of all collections of repeated runs, sorted, e.g. `sdd/scripts`."""
     return sorted(_of(PublishedRuns))
 
 
 def runs(name: str) -> PublishedRuns:
-    """Return repeated runs by id. Raises UserError that names the nearest for an unknown one."""
+    """Load repeated runs by id. Raises UserError that names the nearest known id."""
     return _get("collection of runs", name, _of(PublishedRuns))
 
 
 def parse(name: str, content: Mapping[str, Any]) -> Published:
-    """Return an entry from what YAML holds of it. Raises UserError, in one line, that names the entry and the row."""
+    """Parse an entry from its YAML content. Raises UserError, in one line, that names the entry and the row."""
     kind = content.get("kind", "table")
     if kind not in _KINDS:
-        raise UserError(f"published entry {name}: kind: '{kind}' is none of {', '.join(_KINDS)}")
+        raise UserError(f"published entry {name}: kind: '{kind}' must be one of {', '.join(_KINDS)}")
     try:
         return _KINDS[kind](**{**content, "id": name})
     except ValidationError as refusal:
@@ -127,7 +127,7 @@ def _titles() -> tuple[tuple[str, str], ...]:
     return tuple((name, distillers.registry.get(name).title) for name in distillers.names())
 
 
-# which rows have a key depends on the distillers that are registered: a new one has the entries read again
+# which rows have a key depends on the registered distillers: when one is added, the entries are read again
 @cache
 def _read(titles: tuple[tuple[str, str], ...]) -> dict[str, Published]:
     found = {}
@@ -156,5 +156,5 @@ def _get(what: str, name: str, known: Mapping[str, P]) -> P:
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
     if name in _entries():
-        return f"'{name}' is published as {_entries()[name].__class__.__name__}, it is no {what}{among(name, known)}"
+        return f"'{name}' is published as {_entries()[name].__class__.__name__}, not as {what}{among(name, known)}"
     return f"unknown published {what} '{name}'{among(name, known)}"

@@ -1,9 +1,9 @@
-"""What every published entry says about itself, and how what it holds is checked.
+"""The fields that every published entry has, and the checks of its content.
 
-Everything is checked when it is read: unknown keys, ragged rows, values out of range, networks and methods that are not
-written with this project's keys, values of a factor that the distiller's own field refuses. A refusal is a ValueError
-that names the entry and the row. A method that is registered later under a title that a paper prints (`DIST`) takes
-over the rows of that name: they are read as its key.
+Everything is checked on reading: unknown keys, ragged rows, values out of range, networks and methods that are not
+written with this project's keys, values of a factor that the distiller's own field refuses. A failed check is a
+ValueError that names the entry and the row. A method that is registered later under a title that a paper prints
+(`DIST`) takes over the rows of that name: they are read under its key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmark.config import Frozen
 
 Confidence = Literal["read", "unsure"]
 Text = Annotated[str, Field(min_length=1)]
-#: what a source prints, None where it prints nothing
+#: printed values, None where the source prints none
 Values = tuple[float | None, ...]
 #: a value of a factor: a number, a scale set, or a name
 Level = float | tuple[float, ...] | str
@@ -42,7 +42,7 @@ Method = Annotated[str, AfterValidator(method_key)]
 
 
 class Published(Frozen):
-    """What every entry says about itself."""
+    """The fields that every entry has."""
 
     id: Text
     title: Text
@@ -58,7 +58,7 @@ class Published(Frozen):
     notes: tuple[Text, ...] = ()
 
     def check(self, row: str, values: Values, num: int, columns: str) -> None:
-        """Raise ValueError when a row has not `num` values, or one is not in percent or not positive."""
+        """Raise ValueError unless a row has `num` values, each positive and, if the unit is percent, in percent."""
         if len(values) != num:
             raise ValueError(f"{self.id}, row {row}: {len(values)} values for {num} {columns}")
         printed = [value for value in values if value is not None]
@@ -69,14 +69,14 @@ class Published(Frozen):
             raise ValueError(f"{self.id}, row {row}: not positive")
 
     def check_pair(self, row: str, pair: str) -> None:
-        """Raise ValueError for what is not `teacher:student` of this project's networks."""
+        """Raise ValueError unless `pair` is `teacher:student` with networks of this project."""
         for network in pair.split(":"):
             self.check_network(row, network)
         if pair.count(":") != 1:
-            raise ValueError(f"{self.id}, row {row}: '{pair}' is no teacher:student")
+            raise ValueError(f"{self.id}, row {row}: '{pair}' is not teacher:student")
 
     def check_network(self, row: str, network: str) -> None:
-        """Raise ValueError for what is none of this project's networks."""
+        """Raise ValueError unless `network` is a network of this project."""
         if network not in models.registry:
             raise ValueError(f"{self.id}, row {row}: no network '{network}'")
 
@@ -90,7 +90,7 @@ class Published(Frozen):
 
 
 def as_field(path: str, value: Level) -> Any:
-    """Return a value as the distiller's own field reads it (`sdd.scales`); as it is where `path` names no field.
+    """Parse a value with the distiller's own field (`sdd.scales`); leave it as it is where `path` names no field.
 
     Raises ValueError when no distiller has the group, or its field refuses the value.
     """
@@ -105,9 +105,9 @@ def as_field(path: str, value: Level) -> Any:
 
 
 def unique(entry: str, what: str, names: Iterable[T]) -> None:
-    """Raise ValueError when a name stands twice."""
+    """Raise ValueError when a name appears twice."""
     seen: list[T] = []
     for name in names:
         if name in seen:
-            raise ValueError(f"{entry}: {what} {name} stands twice")
+            raise ValueError(f"{entry}: {what} {name} appears twice")
         seen.append(name)

@@ -1,4 +1,4 @@
-"""Published single runs: what a table's printed number hides."""
+"""Published single runs: the spread that a table's printed number hides."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunsRow(Frozen):
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n - 1), in the unit of the values; None of a single run."""
+        """Sample standard deviation (n - 1), in the unit of the values; None for a single run."""
         return stats.mean_std(self.values)[1]
 
 
@@ -47,7 +47,7 @@ class Spread(NamedTuple):
 
 
 class PublishedRuns(Published):
-    """Single runs by pair and method, at equal settings a row."""
+    """Single runs by pair and method; the runs of a row have equal settings."""
 
     kind: Literal["runs"]
     rows: tuple[RunsRow, ...] = Field(min_length=1)
@@ -63,11 +63,11 @@ class PublishedRuns(Published):
         return self
 
     def of(self, pair: str, method: str) -> tuple[RunsRow, ...]:
-        """Return the rows of a pair and method, one per setting; in the order of the source."""
+        """Rows of a pair and method, one per setting, in the order of the source."""
         return tuple(row for row in self.rows if (row.pair, row.method) == (pair, method_key(method)))
 
     def spread(self, without: Iterable[tuple[str, str]] = ()) -> Spread | None:
-        """Return the pooled standard deviation of all rows but those of these (pair, method); None of single runs."""
+        """Pooled standard deviation of all rows except those of these (pair, method); None when all are single runs."""
         left_out = {(pair, method_key(method)) for pair, method in without}
         kept = [row for row in self.rows if row.std is not None and (row.pair, row.method) not in left_out]
         freedom = sum(len(row.values) - 1 for row in kept)
@@ -75,7 +75,7 @@ class PublishedRuns(Published):
         return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
 
     def means(self) -> PublishedTable:
-        """Return the runs' means as a table; of several settings of a pair and method the first."""
+        """Tabulate the means of the runs; of several settings of a pair and method, the first."""
         pairs = tuple(sorted({row.pair for row in self.rows}))
         methods = tuple(dict.fromkeys(row.method for row in self.rows))
         own = {name: getattr(self, name) for name in Published.model_fields}

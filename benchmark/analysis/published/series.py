@@ -11,7 +11,7 @@ from benchmark.config import Frozen
 
 
 class SeriesRow(Frozen):
-    """One line of a series: of a pair, of a method, or of whatever its label says."""
+    """A row of a series: for a pair, a method, or whatever its label names."""
 
     pair: str | None = None
     #: method key, or printed name
@@ -61,7 +61,7 @@ class PublishedSeries(Published):
     def points(
         self, pair: str | None = None, method: str | None = None, label: str | None = None
     ) -> tuple[tuple[Level, float], ...]:
-        """Return the printed (level, value) of the one row that fits what is given; empty when none does.
+        """Printed (level, value) of the only row that fits the arguments; empty when no row fits.
 
         Raises ValueError when several rows fit: name the method or the label too.
         """

@@ -29,7 +29,7 @@ class PublishedTable(Published):
     @field_validator("rows", "gains", mode="before")
     @classmethod
     def _once(cls, rows: Any, info: ValidationInfo) -> Any:
-        """Refuse a method that stands under its key and its title, of which a mapping by key would keep one."""
+        """Refuse a method that is given under both its key and its title: a mapping by key would keep only one."""
         if isinstance(rows, Mapping):
             unique(str(info.data.get("id")), "method", (method_key(str(name)) for name in rows))
         return rows
@@ -46,7 +46,7 @@ class PublishedTable(Published):
                 self.check(name, row, len(self.pairs), "pairs")
         for name, row in self.gains.items():
             if name not in distillers.registry or distillers.registry.get(name).base not in self.rows:
-                raise ValueError(f"{self.id}, gains {name}: the table has no base method of it")
+                raise ValueError(f"{self.id}, gains {name}: the table has no row of its base method")
             if len(row) != len(self.pairs):
                 raise ValueError(f"{self.id}, gains {name}: {len(row)} values for {len(self.pairs)} pairs")
         if missing := {*self.gains, *self.unsure} - set(self.rows):
@@ -54,19 +54,19 @@ class PublishedTable(Published):
         return self
 
     def value(self, pair: str, method: str) -> float | None:
-        """Return the accuracy of a method (`vanilla`: of the student alone), or None where none is printed."""
+        """Accuracy of a method (`vanilla`: of the student alone), or None where none is printed."""
         return self._cell(pair, self.student if method == VANILLA else self.rows.get(method_key(method)))
 
     def teacher_value(self, pair: str) -> float | None:
-        """Return the accuracy of a pair's teacher, or None where none is printed."""
+        """Accuracy of a pair's teacher, or None where none is printed."""
         return self._cell(pair, self.teacher)
 
     def printed_gain(self, pair: str, method: str) -> float | None:
-        """Return the gain over the base method that the source prints, in points; `notes` says where it is wrong."""
+        """Gain over the base method as the source prints it, in points; `notes` says where it is wrong."""
         return self._cell(pair, self.gains.get(method_key(method)))
 
     def confidence_of(self, method: str) -> Confidence:
-        """Return the confidence of a method's row."""
+        """Confidence of a method's row."""
         return "unsure" if method_key(method) in self.unsure else self.confidence
 
     def _cell(self, pair: str, row: Values | None) -> float | None:
@@ -74,7 +74,7 @@ class PublishedTable(Published):
 
 
 class PublishedValue(NamedTuple):
-    """One number of the literature, in the unit of its table."""
+    """A number from the literature, in the unit of its table."""
 
     value: float
     table: str

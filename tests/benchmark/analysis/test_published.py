@@ -334,7 +334,7 @@ def test_unknown_entries_name_the_nearest() -> None:
         published.ablation("sdd/tabel8")
     with pytest.raises(UserError, match="did you mean 'sdd/scripts'"):
         published.runs("sdd/script")
-    with pytest.raises(UserError, match="'sdd/table8' is published as PublishedSeries, it is no table"):
+    with pytest.raises(UserError, match="'sdd/table8' is published as PublishedSeries, not as table"):
         published.load("sdd/table8")
 
 
@@ -366,20 +366,20 @@ def test_the_entries_that_the_next_test_breaks_are_whole() -> None:
         (TABLE, {"rows": {"kd": [70, 170]}}, "row kd: not in percent"),
         (TABLE, {"rows": {"kd": [70, "?"]}}, "rows: kd: 1: "),
         (TABLE, {"rows": {"kdd": [70, 71]}}, "row kdd: neither"),
-        (TABLE, {"rows": {"kd": [70, 71], "KD": [70, 71]}}, "method kd stands twice"),
+        (TABLE, {"rows": {"kd": [70, 71], "KD": [70, 71]}}, "method kd appears twice"),
         (TABLE, {"rows": {"vanilla": [70, 71]}}, "row vanilla"),
-        (TABLE, {"pairs": [R8X4, R8X4]}, f"pair {R8X4} stands twice"),
+        (TABLE, {"pairs": [R8X4, R8X4]}, f"pair {R8X4} appears twice"),
         (TABLE, {"pairs": ["vgg13:vgg9", R8X4]}, "no network 'vgg9'"),
-        (TABLE, {"pairs": ["vgg13", R8X4]}, "'vgg13' is no teacher:student"),
+        (TABLE, {"pairs": ["vgg13", R8X4]}, "'vgg13' is not teacher:student"),
         (TABLE, {"gains": {"sdd_kd": [1.0]}}, "gains sdd_kd: 1 values for 2 pairs"),
         (TABLE, {"gains": {"kd": [1.0, 2.0]}}, "gains kd: the table has no base"),
         (TABLE, {"unsure": ["mlkd"]}, "no row mlkd"),
         (TABLE, {"colums": []}, "colums: Extra inputs"),
         (TABLE, {"source": ""}, "source: "),
         (TABLE, {"confidence": "sure"}, "confidence: "),
-        (TABLE, {"kind": "plot"}, "'plot' is none of table, series, runs"),
+        (TABLE, {"kind": "plot"}, "'plot' must be one of table, series, runs"),
         (SERIES, {"levels": [1, -1]}, "sdd.beta: "),
-        (SERIES, {"levels": [1, 1]}, "level 1.0 stands twice"),
+        (SERIES, {"levels": [1, 1]}, "level 1.0 appears twice"),
         (SERIES, {"levels": [1, 2, 4]}, f"row {R8X4} kd: 2 values for 3 levels"),
         (SERIES, {"factor": "sdd.scales", "levels": [[1], [2, 1]]}, "ascending"),
         (SERIES, {"factor": "sdd.betta"}, "sdd.betta: unknown; did you mean 'beta'"),
@@ -392,7 +392,7 @@ def test_the_entries_that_the_next_test_breaks_are_whole() -> None:
         (SERIES, {"rows": [{"pair": R8X4, "method": "kdd", "values": [70, 71]}]}, "row kdd"),
         (RUNS, {"rows": [{"pair": R8X4, "method": "kd", "values": []}]}, "rows: 0: values: "),
         (RUNS, {"rows": [{"pair": R8X4, "method": "kd", "values": [0.7]}]}, f"row {R8X4} kd: not in percent"),
-        (RUNS, {"rows": [RUN, RUN]}, "stands twice"),
+        (RUNS, {"rows": [RUN, RUN]}, "appears twice"),
         (RUNS, {"rows": [RUN | {"settings": {"sdd.scales": [4, 2]}}]}, "ascending"),
         (RUNS, {"rows": [RUN | {"method": "kdd"}]}, "row kdd"),
     ],
