@@ -21,11 +21,15 @@ from benchmark.perf.report import Result, describe, left_out, provenance, ratio_
 
 
 def parser() -> command_line.Parser:
-    """Return the command's arguments."""
+    """Define the command's arguments."""
     made = command_line.Parser("python -m benchmark.perf", description=__doc__)
-    made.add_argument("--quick", action="store_true", help="smaller and fewer: about two minutes on two cores")
     made.add_argument(
-        "--only", metavar="NAME,...", help="some of: " + ", ".join(one.name for one in measurements.in_order())
+        "--quick", action="store_true", help="smaller and fewer measurements: about two minutes on two cores"
+    )
+    made.add_argument(
+        "--only",
+        metavar="NAME,...",
+        help="only these measurements, from: " + ", ".join(one.name for one in measurements.in_order()),
     )
     made.add_argument("--threads", type=int, metavar="N", help="threads of both loops (default: all cores)")
     made.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
@@ -72,25 +76,25 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 
 def selected(names: str | None) -> list[Measurement]:
-    """Return the measurements with the given comma-separated names in the table's order; all without names.
+    """Select measurements by comma-separated names, in the table's order; all of them without names.
 
     Raises:
-        UserError: for a name that is none, naming the nearest.
+        UserError: for an unknown name, with the nearest known one.
     """
     if names is None:
         return measurements.in_order()
     wanted = command_line.words(names)
-    known = {one.name: one for one in measurements.in_order()}
+    known = {measurement.name: measurement for measurement in measurements.in_order()}
     for name in wanted:
         if name not in known:
             raise UserError(f"--only: no measurement '{name}'{among(name, known)}")
     if not wanted:
         raise UserError(f"--only: name one or more of {', '.join(known)}")
-    return [one for name, one in known.items() if name in wanted]
+    return [measurement for name, measurement in known.items() if name in wanted]
 
 
 def writable(folder: Path) -> None:
-    """Make the folder of the results now: ten minutes later would be late to find that it cannot be made."""
+    """Make the results folder and check that it is writable, before minutes of measuring. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".perf").touch()
@@ -100,22 +104,22 @@ def writable(folder: Path) -> None:
 
 
 def print_plan(chosen: Sequence[Measurement], setting: Setting, console: Console) -> None:
-    """Say what is measured and about how long it takes."""
+    """Print the measurements and about how long each takes."""
     total = 0.0
-    for one in chosen:
-        seconds = setting.choose(one.quick_s, one.full_s)
+    for measurement in chosen:
+        seconds = setting.choose(measurement.quick_s, measurement.full_s)
         total += seconds
-        console.print(f"  {one.name:<13} {one.title}, about {progress.duration(seconds)}")
-    console.print(f"About {progress.duration(total)} on two CPU cores that nobody else uses.")
+        console.print(f"  {measurement.name:<13} {measurement.title}, about {progress.duration(seconds)}")
+    console.print(f"About {progress.duration(total)} on two CPU cores without other load.")
 
 
-def run(one: Measurement, setting: Setting, console: Console, place: str) -> Result:
-    """Take one measurement; a fault of its own ends it, and not the others."""
-    console.print(f"{place} {one.name}")
-    result = Result(one)
+def run(measurement: Measurement, setting: Setting, console: Console, place: str) -> Result:
+    """Take one measurement; an error ends this measurement early, and not the others."""
+    console.print(f"{place} {measurement.name}")
+    result = Result(measurement)
     started, own, busy = time.monotonic(), cpu_seconds() + apart.cpu_seconds(), machine_busy_seconds()
     try:
-        for row in one.measure(setting):
+        for row in measurement.measure(setting):
             result.rows.append(row)
             sides = f"{shown(row.reference, row.unit)} to {shown(row.ours, row.unit)}"
             console.print(f"    {row.label}: {sides}, {ratio_text(row)}", soft_wrap=True)
@@ -127,8 +131,8 @@ def run(one: Measurement, setting: Setting, console: Console, place: str) -> Res
         others = (machine_busy_seconds() or busy) - busy - (cpu_seconds() + apart.cpu_seconds() - own)
         result.other_cores = max(0.0, others / result.seconds)
     if setting.device.type == "cuda":
-        torch.cuda.empty_cache()  # the memory is for the next
-    console.print(f"    took {progress.duration(result.seconds)}; others used {result.other_cores:.1f} cores meanwhile")
+        torch.cuda.empty_cache()  # free the memory for the next measurement
+    console.print(f"    took {progress.duration(result.seconds)}; other processes used {result.other_cores:.1f} cores")
     return result
 
 

@@ -1,7 +1,7 @@
-"""Each side in a process of its own, as it is really run: how C's allocator is set belongs to a whole process.
+"""Run each side in its own process, as in real training: the settings of C's allocator hold for a whole process.
 
-Ours keeps freed memory, as every worker that trains does; the reference has what it gets. The two processes live until
-`close` and are given new tasks by every measurement.
+Ours keeps freed memory, as every worker that trains does; the reference has the default settings. The two processes
+live until `close` and get new tasks from every measurement.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from benchmark.perf.measure import Task
 Make = Callable[[], Mapping[str, Task]]
 
 _pools: dict[str, ProcessPoolExecutor] = {}
-#: of a process that was given some
+#: tasks that this process holds, when it is one of the two
 _tasks: dict[str, Task] = {}
 
 
 @contextmanager
 def apart(setting: Setting, sides: Mapping[str, Make]) -> Iterator[dict[str, Task]]:
-    """Yield the tasks of all sides by `side` or `side/task`: in a process per side on a CPU, in this one on a GPU.
+    """Yield the tasks of all sides by `side` or `side/task`: in a process per side on a CPU, in this process on a GPU.
 
-    `sides` maps `reference` and `ours` to what makes their tasks; one that is called "" gets its side's name.
+    `sides` maps `reference` and `ours` to functions that make their tasks; a task called "" gets its side's name.
     """
     tasks: dict[str, Task] = {}
     if setting.device.type == "cpu":
@@ -50,7 +50,7 @@ def apart(setting: Setting, sides: Mapping[str, Make]) -> Iterator[dict[str, Tas
 
 
 def worker(*, keep_memory: bool) -> ProcessPoolExecutor:
-    """Return a fresh process for `hold`, `call` and `drop`."""
+    """Make a pool of one fresh process for `hold`, `call` and `drop`."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(keep_memory,))
 
@@ -63,21 +63,21 @@ def hold(setting: Setting, make: Make) -> list[str]:
 
 
 def call(name: str) -> float:
-    """Run a task of this process; return the CPU seconds."""
+    """Run a task of this process; return its CPU seconds."""
     started = time.process_time()
     _tasks[name]()
     return time.process_time() - started
 
 
 def drop() -> None:
-    """Forget the tasks of this process, and give back their memory."""
+    """Delete the tasks of this process, and give back their memory."""
     _tasks.clear()
     gc.collect()
     machine.release_freed_memory()
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of the processes that live now."""
+    """CPU seconds of the processes that are running."""
     return sum(pool.submit(time.process_time).result() for pool in _pools.values())
 
 

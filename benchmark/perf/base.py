@@ -1,4 +1,4 @@
-"""What a measurement is: a name, a definition, and rows that set the reference beside ours."""
+"""Measurements: a name, a definition, and rows that compare the reference with ours."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Unit = Literal["s", "images/s", "MiB", "operators", "host reads"]
 
 @dataclass(frozen=True)
 class Setting:
-    """On what and at which size everything is measured."""
+    """The device, threads and sizes of all measurements."""
 
     device: torch.device
     threads: int
     quick: bool
-    #: of our teacher: bf16 is left out where the device is slower at it
+    #: precisions of our teacher: bf16 is left out where the device is slower at it
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     batch_size: int = 64
     image_size: int = 32
     num_classes: int = 100
 
     def choose(self, quick: T, full: T) -> T:
-        """Return what fits the setting."""
+        """Choose between the quick and the full value."""
         return quick if self.quick else full
 
     def interleaved(
         self, tasks: Mapping[str, Task], quick_s: float, full_s: float, *, warmup: int = 1, rounds: int | None = None
     ) -> dict[str, Samples]:
-        """Time the tasks in turns for about so many seconds, at least `rounds` times (by default 3 or 5 times)."""
+        """Time the tasks in turns for about this many seconds, at least `rounds` times (default: 3 quick, 5 full)."""
         at_least = rounds or self.choose(3, 5)
         watch = stopwatch(self.device)
         return interleaved(tasks, self.choose(quick_s, full_s), watch, warmup=warmup, min_rounds=at_least)
@@ -47,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Side:
-    """What one of the two took, in the row's unit: per step and student, per epoch, per second, or counted."""
+    """Result of one side in the row's unit: time per step and student or per epoch, images per second, or a count."""
 
     median: float
     #: of the fastest call
@@ -58,37 +58,37 @@ class Side:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """One line of a measurement: the reference and ours."""
+    """A row of a measurement: the reference and ours."""
 
     label: str
     unit: Unit
     reference: Side
     ours: Side
-    #: how many times better ours is; None when nothing is left to divide by
+    #: how many times better ours is; None when ours is 0
     ratio: Ratio | None
     #: timed calls of each
     rounds: int
 
 
 def timed(label: str, reference: Samples, ours: Samples, portions: float = 1) -> SideBySide:
-    """Return the row of two timings; a call did `portions` (steps of a student, epochs), and one is shown."""
+    """Make a row of two timings, per portion: each call did `portions` of them (steps of a student, epochs)."""
     return SideBySide(
         label, "s", _seconds(reference, portions), _seconds(ours, portions), ratio(reference, ours), _rounds(ours)
     )
 
 
 def throughput(label: str, reference: Samples, ours: Samples, images: int) -> SideBySide:
-    """Return the row of two timings of `images` images, shown as images per second; CPU seconds are per image."""
+    """Make a row of two timings of `images` images, shown as images per second; CPU seconds are per image."""
 
     def side(samples: Samples) -> Side:
-        one = _seconds(samples, images)
-        return Side(1 / one.median, 1 / one.best, one.cpu_s)
+        per_image = _seconds(samples, images)
+        return Side(1 / per_image.median, 1 / per_image.best, per_image.cpu_s)
 
     return SideBySide(label, "images/s", side(reference), side(ours), ratio(reference, ours), _rounds(ours))
 
 
 def counted(label: str, unit: Unit, reference: float, ours: float) -> SideBySide:
-    """Return the row of two counts of which fewer is better."""
+    """Make a row of two counts; fewer is better."""
     times = reference / ours if ours else None
     return SideBySide(
         label,
@@ -117,13 +117,13 @@ Measure = Callable[[Setting], Iterator[SideBySide]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A named way to get rows."""
+    """A function that yields rows, with its name, title and definition."""
 
     name: str
     title: str
-    #: what the two sides are and what is included
+    #: description of the two sides and of the work that is included
     definition: str
-    #: about how long it takes on two CPU cores, in seconds, with --quick and without
+    #: approximate seconds on two CPU cores, with --quick and without
     quick_s: float
     full_s: float
     measure: Measure

@@ -1,7 +1,7 @@
-"""What a piece of code asks of the device: how many operators, and how often the host waits for a value.
+"""Count the operators that a piece of code dispatches, and how often the host waits for a value.
 
-A wait is counted where the code would make the host wait on a GPU, also when it runs on a CPU. One kind needs the GPU
-to be told apart: a single value of the device that is assigned through a mask.
+A wait is counted where the host would wait on a GPU, even when the code runs on a CPU. One kind can only be told apart
+on a GPU: a single value of the device that is assigned through a mask.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: their result, or its shape, is a value that the host has to know
+#: operators whose result, or its shape, is a value that the host has to know
 _READS = {
     "aten::_local_scalar_dense",
     "aten::equal",
@@ -34,7 +34,7 @@ _PYTHON_READS = {torch.Tensor.cpu: "Tensor.cpu", torch.Tensor.tolist: "Tensor.to
 
 
 class Counts:
-    """Operators that were dispatched, and host reads by what made them."""
+    """The number of dispatched operators, and host reads by their cause."""
 
     def __init__(self) -> None:
         self.operators = 0
@@ -55,7 +55,7 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Called(TorchFunctionMode):
-    """Reads of tensors that are on the CPU already, which never reach the dispatcher."""
+    """Counts reads of tensors that are already on the CPU, which never reach the dispatcher."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Called(TorchFunctionMode):
 
 
 def host_read(name: str, args: Sequence[Any], result: Any) -> str | None:
-    """Return what makes the host wait in a call of an operator, or None."""
+    """Name the cause when a call of an operator makes the host wait, or return None."""
     if name in _READS:
         return name
     if name in _INDEXED and _has_mask(args[1]):
@@ -93,7 +93,7 @@ def _is_host_scalar(value: Tensor) -> bool:
 
 
 def count(task: Callable[[], object]) -> Counts:
-    """Call the task once and return what it asked of the device."""
+    """Call the task once; return its operators and host reads."""
     counts = Counts()
     with _Called(counts), _Dispatched(counts):
         task()

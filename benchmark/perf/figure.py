@@ -1,4 +1,4 @@
-"""The ratios as bars."""
+"""The figure of the ratios, as bars."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from benchmark.perf.base import SideBySide
 from benchmark.perf.report import Result
 
-#: of Okabe and Ito's palette, apart in grey too: better, worse
+#: colours of Okabe and Ito's palette that also differ in grey: better, worse
 BETTER, WORSE = "#0072B2", "#E69F00"
-#: height of a bar's place, and the distance from a group's last bar to the next group's name in such places
+#: height of a row, and the distance from a group's last bar to the next group's name, in rows
 ROW_INCHES, GAP_ROWS = 0.21, 1.5
 WIDTH_INCHES = 7.6
 AXIS_STEPS = (0.1, 0.2, 0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)
 
 
 def ratio_bars(results: Sequence[Result], title: str) -> dict[str, bytes]:
-    """Return the figure as `png` and `svg`: a bar per ratio on a log axis from 1, grouped by measurement.
+    """Draw a bar per ratio on a log axis from 1, grouped by measurement, as `png` and `svg`.
 
     The line across a bar's end spans the quartiles. Rows without a ratio are left out.
     """
     import matplotlib as mpl
-    from matplotlib.figure import Figure  # a second, which a command that draws nothing need not wait for
+    from matplotlib.figure import Figure  # takes a second to import: only commands that draw wait for it
 
-    groups = [(one.measurement.title, [row for row in one.rows if row.ratio]) for one in results]
+    groups = [(result.measurement.title, [row for row in result.rows if row.ratio]) for result in results]
     groups = [(name, rows) for name, rows in groups if rows]
     height = sum(len(rows) + GAP_ROWS for _, rows in groups)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "perf", "font.size": 8, "hatch.linewidth": 0.6}):

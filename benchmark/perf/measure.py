@@ -1,4 +1,4 @@
-"""Ways to do the same work, timed in turns in one process: what else the machine does meets all of them alike."""
+"""Time several ways to do the same work in turns, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-#: does one portion of work; may return the CPU seconds that other, still living processes spent on it
+#: does one portion of work; may return the CPU seconds that other, still running processes spent on it
 Task = Callable[[], float | None]
 
 
 class Spent(NamedTuple):
-    """What one call took, in seconds; `cpu_s` sums over all threads."""
+    """The seconds that a call took; `cpu_s` sums over all threads."""
 
     wall_s: float
     cpu_s: float
@@ -28,18 +28,18 @@ class Stopwatch(Protocol):
     """Times one call of a task."""
 
     def time(self, task: Task) -> Spent:
-        """Call the task and return what it took."""
+        """Call the task and return the seconds that it took."""
         ...
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of this process, all threads, and of its children that have ended (loader workers)."""
+    """CPU seconds of this process, all threads, and of its children that have ended (loader workers)."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def machine_busy_seconds() -> float | None:
-    """Return the CPU seconds that the machine spent on anything since it started; None where it does not say."""
+    """CPU seconds that the machine has been busy since it started; None where it does not report them."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()
     except OSError:
@@ -49,7 +49,7 @@ def machine_busy_seconds() -> float | None:
 
 
 class CpuStopwatch:
-    """Times what is over when the call returns."""
+    """Times work that is finished when the call returns."""
 
     def __init__(
         self, now: Callable[[], float] = time.perf_counter, cpu_now: Callable[[], float] = cpu_seconds
@@ -57,7 +57,7 @@ class CpuStopwatch:
         self._now, self._cpu_now = now, cpu_now
 
     def time(self, task: Task) -> Spent:
-        """Call the task and return what it took."""
+        """Call the task and return the seconds that it took."""
         cpu, wall = self._cpu_now(), self._now()
         elsewhere = task()
         wall = self._now() - wall
@@ -71,7 +71,7 @@ class CudaStopwatch:
         self.device = device
 
     def time(self, task: Task) -> Spent:
-        """Call the task and return what it took."""
+        """Call the task and return the seconds that it took."""
         started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(self.device)
         stream = torch.cuda.current_stream(self.device)
@@ -86,13 +86,13 @@ class CudaStopwatch:
 
 
 def stopwatch(device: torch.device) -> Stopwatch:
-    """Return what times work on the device."""
+    """Make the stopwatch for work on a device."""
     return CudaStopwatch(device) if device.type == "cuda" else CpuStopwatch()
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What every timed call took, in seconds, in the order of the rounds."""
+    """The seconds of every timed call, in the order of the rounds."""
 
     wall_s: tuple[float, ...]
     cpu_s: tuple[float, ...]
@@ -103,8 +103,8 @@ def interleaved(
 ) -> dict[str, Samples]:
     """Call every task once per round until the rounds took `seconds` in all, and at least `min_rounds` times.
 
-    `warmup` rounds before them are not counted. The order turns by one from round to round, so that no task always
-    finds the caches as the same other one left them.
+    `warmup` rounds before them are not counted. The order rotates by one from round to round, so that no task always
+    finds the caches as the same other task left them.
     """
     names = list(tasks)
     spent: dict[str, list[Spent]] = {name: [] for name in names}
@@ -115,19 +115,19 @@ def interleaved(
     while rounds < min_rounds or total < seconds:
         first = rounds % len(names)
         for name in names[first:] + names[:first]:
-            one = watch.time(tasks[name])
-            spent[name].append(one)
-            total += one.wall_s
+            call = watch.time(tasks[name])
+            spent[name].append(call)
+            total += call.wall_s
         rounds += 1
     return {
-        name: Samples(tuple(one.wall_s for one in calls), tuple(one.cpu_s for one in calls))
+        name: Samples(tuple(call.wall_s for call in calls), tuple(call.cpu_s for call in calls))
         for name, calls in spent.items()
     }
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times less the second of two takes than the first: above 1 it is faster."""
+    """How many times less time the second of two tasks takes than the first: above 1 it is faster."""
 
     #: of the median seconds
     medians: float
@@ -136,12 +136,12 @@ class Ratio:
     high: float
     #: of the fastest calls
     minima: float
-    #: of the median CPU seconds; None where too little was spent to say
+    #: of the median CPU seconds; None where too little was spent to measure
     cpu: float | None
 
 
 def ratio(first: Samples, second: Samples) -> Ratio:
-    """Return how many times less `second` took than `first` for the same work, both from the same rounds."""
+    """Compute how many times less `second` took than `first` for the same work, both from the same rounds."""
     rounds = [a / b for a, b in zip(first.wall_s, second.wall_s, strict=True)]
     low, high = quartiles(rounds)
     cpu = statistics.median(second.cpu_s)
@@ -155,7 +155,7 @@ def ratio(first: Samples, second: Samples) -> Ratio:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """Return the lower and the upper quartile, interpolated; a single value is both."""
+    """Lower and upper quartile, interpolated; a single value is both."""
     if len(values) == 1:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -1,10 +1,10 @@
-"""The training iteration of SDD's released code, written anew in plain PyTorch: what ours is measured against.
+"""The training iteration of SDD's released code, rewritten in plain PyTorch: the reference for our measurements.
 
 It computes what the released code computes and in the same way: regions pooled scale by scale and kept as (B, K, R),
 probabilities before logarithms, masks for the target and for the four kinds of regions, a host read wherever the
-released code looks at a value, the teacher inside every step. Two things of it are left out, which favours the
-reference: its DistributedDataParallel wrapper with synchronised batch norm, and printing its progress bar. The names
-and the hyperparameters are this project's; the numbers are equal to ours, which tests/perf holds it to.
+released code looks at a value, the teacher inside every step. Two things are left out, which favours the reference:
+the DistributedDataParallel wrapper with synchronised batch norm, and printing the progress bar. The names and the
+hyperparameters are this project's; the numbers are equal to ours, which tests/benchmark/perf checks.
 
 Shape letters: B batch, K classes, R regions, D channels, H W the map, N rows of logits (B, or R * B).
 """
@@ -27,7 +27,7 @@ Values = Mapping[str, Any]
 
 
 def kd_rows(student_NK: Tensor, teacher_NK: Tensor, target_N: Tensor, values: Values) -> Tensor:
-    """KD of every row, (N,), with entries that are no number set to 0."""
+    """KD of every row, (N,), with NaN entries set to 0."""
     temperature: float = values["temperature"]
     log_p_s = F.log_softmax(student_NK / temperature, dim=1)
     p_t = F.softmax(teacher_NK / temperature, dim=1)
@@ -75,9 +75,9 @@ ROWS: dict[str, Callable[[Tensor, Tensor, Tensor, Values], Tensor]] = {"kd": kd_
 
 
 def decoupled(base: str, student_BKR: Tensor, teacher_BKR: Tensor, target_B: Tensor, values: Values) -> Tensor:
-    """The scale-decoupled form of a loss: weighted over the regions, divided by their number, averaged over B.
+    """Scale-decoupled form of a loss: weighted over the regions, divided by their number, averaged over B.
 
-    `values` are the base loss's, and `region_beta`, the weight of complementary regions.
+    `values` are the base loss's hyperparameters, and `region_beta`, the weight of complementary regions.
     """
     batch, classes, regions = student_BKR.shape
     student_NK = student_BKR.permute(2, 0, 1).reshape(regions * batch, classes)
@@ -100,7 +100,7 @@ def decoupled(base: str, student_BKR: Tensor, teacher_BKR: Tensor, target_B: Ten
     both_wrong_N[whole_right_N] = False
     both_right_N = predicted_N == target_N
     both_right_N[whole_wrong_N] = False
-    if base == "dkd":  # of the three released losses this one checks itself, and waits for the device
+    if base == "dkd":  # only this one of the three released losses checks itself, which waits for the device
         kinds = (lost_N, found_N, both_wrong_N, both_right_N)
         assert sum(kind.sum() for kind in kinds) == target_N.shape[0]
 
@@ -122,7 +122,7 @@ def losses_of(
     target_B: Tensor,
     epoch: int,
 ) -> dict[str, Tensor]:
-    """Return the loss terms of a run's method from (logits (B, K), regions (B, K, R) or None) of both networks."""
+    """Compute the loss terms of a run's method from (logits (B, K), regions (B, K, R) or None) of both networks."""
     base = config.method.removeprefix("sdd_")
     values = config.parameters[base]
     logits_s, regions_s = student
@@ -138,12 +138,12 @@ def losses_of(
 
 
 def head(network: Network, map_BDHW: Tensor, scales: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Return the logits, (B, K), and those of the regions of every scale, (B, K, R), or None without scales."""
+    """Compute the logits, (B, K), and those of the regions of every scale, (B, K, R), or None without scales."""
     regions_BKR = None
     if scales:
         cells_BD44 = F.adaptive_avg_pool2d(map_BDHW, 4)
         pooled = [cells_BD44 if side == 4 else F.adaptive_avg_pool2d(cells_BD44, side) for side in scales]
-        regions_RBD = torch.cat([torch.flatten(one, 2, 3) for one in pooled], dim=2).permute(2, 0, 1)
+        regions_RBD = torch.cat([torch.flatten(grid, 2, 3) for grid in pooled], dim=2).permute(2, 0, 1)
         regions, batch, channels = regions_RBD.shape
         logits_NK = network.classify(regions_RBD.reshape(regions * batch, channels))
         regions_BKR = logits_NK.reshape(regions, batch, -1).permute(1, 2, 0)
@@ -157,7 +157,7 @@ def forward(network: Network, x_BCHW: Tensor, scales: tuple[int, ...]) -> tuple[
 
 
 class Meter:
-    """A running mean; a tensor stays a tensor until somebody prints it."""
+    """A running mean; a tensor stays a tensor until it is printed."""
 
     def __init__(self) -> None:
         self.total: Any = 0.0
@@ -176,7 +176,7 @@ class Meter:
 
 @torch.no_grad()
 def accuracy(logits_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return top-1 and top-5 accuracy in percent, as tensors."""
+    """Top-1 and top-5 accuracy in percent, as tensors."""
     places = min(5, logits_BK.shape[1])
     _, predicted = logits_BK.topk(places, 1, True, True)
     right = predicted.t().eq(target_B.reshape(1, -1).expand(places, -1))
@@ -185,7 +185,7 @@ def accuracy(logits_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Trainer:
-    """One student beside its own teacher."""
+    """A student with a teacher of its own."""
 
     def __init__(
         self, config: RunConfig, teacher: Network, num_classes: int, image_size: int, device: torch.device
@@ -213,7 +213,7 @@ class Trainer:
         self.ce = self.kd = 0.0
 
     def step(self, image_BCHW: Tensor, target_B: Tensor, epoch: int) -> str:
-        """Train on one batch and return the line that the released code shows for it."""
+        """Train on one batch and return the line that the released code prints for it."""
         self.optimizer.zero_grad()
         started = time.time()
         image_BCHW = image_BCHW.to(self.device, non_blocking=True)
@@ -243,7 +243,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Any) -> float:
-        """Return the student's top-1 accuracy over (images, targets) batches, read batch by batch."""
+        """Measure the student's top-1 accuracy over (images, targets) batches, read by the host batch by batch."""
         self.student.eval()
         loss, top1, top5 = Meter(), Meter(), Meter()
         for image_BCHW, target_B in batches:

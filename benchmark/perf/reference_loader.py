@@ -1,4 +1,4 @@
-"""The released code's way from images to batches: torchvision transforms per PIL image, in loader processes."""
+"""Data loading of the released code: torchvision transforms per PIL image, in loader processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PilImages(Dataset[Any]):
 
 
 def train_transform(data: DataSet, resize: int | None = None) -> Any:
-    """Return resize (for files of any size), random crop, flip, float and normalise, for one PIL image."""
+    """Compose resize (for files of any size), random crop, flip, float and normalise, for one PIL image."""
     from torchvision import transforms  # slow to import
 
     padding = data.augmentation.padding
@@ -45,14 +45,14 @@ def train_transform(data: DataSet, resize: int | None = None) -> Any:
 
 
 def train_loader(data: DataSet, batch_size: int, num_workers: int = NUM_WORKERS) -> DataLoader[Any]:
-    """Return the loader of the training images; batches are (images, targets, indices)."""
+    """Make the loader of the training images; batches are (images, targets, indices)."""
     assert isinstance(data.train, MemoryImages)
     images = PilImages(data.train, train_transform(data), with_index=True)
     return DataLoader(images, batch_size=batch_size, shuffle=True, num_workers=num_workers)
 
 
 def eval_loader(data: DataSet, batch_size: int = 64) -> DataLoader[Any]:
-    """Return the loader of the test images; batches are (images, targets)."""
+    """Make the loader of the test images; batches are (images, targets)."""
     from torchvision import transforms
 
     assert isinstance(data.test, MemoryImages)
@@ -62,14 +62,14 @@ def eval_loader(data: DataSet, batch_size: int = 64) -> DataLoader[Any]:
 
 
 def to_device(loader: DataLoader[Any], device: torch.device) -> None:
-    """Go through an epoch of a loader of (images, targets, ...) and send each batch to the device."""
+    """Iterate over an epoch of a loader of (images, targets, ...) and send each batch to the device."""
     for image_BCHW, target_B, *_ in loader:
         image_BCHW.to(device, non_blocking=True)
         target_B.to(device, non_blocking=True)
 
 
 def file_loader(folder: str, data: DataSet, resize: int, batch_size: int, num_workers: int) -> DataLoader[Any]:
-    """Return the loader of a folder of image files, one subfolder per class."""
+    """Make the loader of a folder of image files, one subfolder per class."""
     from torchvision.datasets import ImageFolder
 
     images = ImageFolder(folder, transform=train_transform(data, resize))

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as JSON."""
+"""Measurements as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ COLUMNS = (
 NOTES = (
     "Ratio: median of the reference over median of ours, above 1 is better (for counts: fewer); quartiles are of the"
     " ratios within each round; reference and ours took turns; where whole passes, steps or epochs are timed on a"
-    " CPU, each in a process of its own, ours with freed memory kept as its workers do.",
-    "Reference: the training iteration of SDD's released code, written anew in plain PyTorch (NCHW, teacher in every"
+    " CPU, each runs in a process of its own, ours with freed memory kept as in its workers.",
+    "Reference: the training iteration of SDD's released code, rewritten in plain PyTorch (NCHW, teacher in every"
     " step, unfused SGD, host reads where the released code has them), without its DistributedDataParallel wrapper.",
     "Images, labels and all weights are random; no data set and no trained teacher is needed.",
 )
 
-#: share of the cores in the hands of others above which a measurement is marked
+#: a measurement is marked when other processes used more than this share of the cores
 OTHERS_MATTER = 0.15
 
 
 @dataclass
 class Result:
-    """The rows of one measurement, and why it ended early if it did."""
+    """The rows of a measurement, and the reason when it ended early."""
 
     measurement: Measurement
     rows: list[SideBySide] = field(default_factory=list)
     failure: str | None = None
     seconds: float = 0.0
-    #: cores that other processes kept busy meanwhile, on average
+    #: average number of cores that other processes kept busy meanwhile
     other_cores: float = 0.0
 
 
 def provenance(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
-    """Return what the numbers depend on, JSON-ready."""
+    """Collect the facts that the numbers depend on, ready for JSON."""
     commit, dirty = machine.git_state()
     return {
         "device": machine.describe_device(setting.device),
         "cores": machine.available_cores(),
         "threads": setting.threads,
         "cpu_capability": machine.cpu_capability(),
-        #: runnable processes just before the start, this one included: above 1, others were at work
+        #: runnable processes just before the start, this one included: above 1, others were running
         "load_average_1_min": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
         "versions": machine.package_versions(),
@@ -74,49 +74,51 @@ def provenance(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
 
 
 def slug(device: str) -> str:
-    """Return a device's description as part of a file name."""
+    """Turn a device's description into a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def to_json(about: Mapping[str, Any], results: Sequence[Result]) -> str:
-    """Return everything measured: seconds for unit `s`, images per second, MiB or counts."""
+    """Write all measurements as JSON: seconds for unit `s`, images per second, MiB or counts."""
     content = {
         "machine": dict(about),
         "measurements": [
             {
-                "name": one.measurement.name,
-                "title": one.measurement.title,
-                "definition": one.measurement.definition,
-                "seconds": round(one.seconds, 1),
-                "other_cores": round(one.other_cores, 2),
-                "failure": one.failure,
-                "rows": [asdict(row) for row in one.rows],
+                "name": result.measurement.name,
+                "title": result.measurement.title,
+                "definition": result.measurement.definition,
+                "seconds": round(result.seconds, 1),
+                "other_cores": round(result.other_cores, 2),
+                "failure": result.failure,
+                "rows": [asdict(row) for row in result.rows],
             }
-            for one in results
+            for result in results
         ],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def to_table(about: Mapping[str, Any], results: Sequence[Result]) -> Table:
-    """Return one section per measurement."""
+    """Tabulate the measurements, one section each."""
     sections = [
-        Section(one.measurement.title, "", tuple(table_row(row) for row in one.rows)) for one in results if one.rows
+        Section(result.measurement.title, "", tuple(table_row(row) for row in result.rows))
+        for result in results
+        if result.rows
     ]
-    definitions = [f"{one.measurement.title}: {one.measurement.definition}" for one in results]
-    failures = [f"{one.measurement.name} ended early: {one.failure}" for one in results if one.failure]
+    definitions = [f"{result.measurement.title}: {result.measurement.definition}" for result in results]
+    failures = [f"{result.measurement.name} ended early: {result.failure}" for result in results if result.failure]
     failures += [
-        f"{one.measurement.title}: other processes used {one.other_cores:.1f} of the {about['cores']} cores meanwhile,"
-        " from which several threads suffer most: measure again"
-        for one in results
-        if one.other_cores > OTHERS_MATTER * about["cores"]
+        f"{result.measurement.title}: other processes used {result.other_cores:.1f} of the {about['cores']} cores"
+        " meanwhile, which slows several threads most: measure again"
+        for result in results
+        if result.other_cores > OTHERS_MATTER * about["cores"]
     ]
     notes = (*NOTES, *definitions, *left_out(about), *failures)
     return Table("Reference against ours, side by side", describe(about), COLUMNS, tuple(sections), notes)
 
 
 def left_out(about: Mapping[str, Any]) -> list[str]:
-    """Return why rows of a bf16 teacher are missing, where they are."""
+    """Say why rows of a bf16 teacher are missing; empty when they are not."""
     slowdown = about.get("bf16_slowdown", 0.0)
     if slowdown <= machine.SLOW_BF16:
         return []
@@ -127,7 +129,7 @@ def left_out(about: Mapping[str, Any]) -> list[str]:
 
 
 def describe(about: Mapping[str, Any]) -> str:
-    """Return the machine in one line."""
+    """Describe the machine in one line."""
     dirty = " + changes" if about["git_dirty"] else ""
     threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     return (
@@ -138,7 +140,7 @@ def describe(about: Mapping[str, Any]) -> str:
 
 
 def table_row(row: SideBySide) -> Row:
-    """Return a comparison as a line of the table."""
+    """Format a comparison as a row of the table."""
     ratio = row.ratio
     timed = row.reference.cpu_s is not None
     texts = [
@@ -162,12 +164,12 @@ def table_row(row: SideBySide) -> Row:
 
 
 def ratio_text(row: SideBySide) -> str:
-    """Return a row's ratio as it is shown."""
+    """Format the ratio of a row."""
     return f"{row.ratio.medians:.2f}×" if row.ratio else "none left"
 
 
 def shown(side: Side, unit: Unit) -> str:
-    """Return a median with its unit, three digits."""
+    """Format a median with its unit, to three digits."""
     value = side.median
     if unit in ("operators", "host reads"):
         return f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""What is trained while it is measured: random images and labels, random networks, and both loops on them."""
+"""Training to measure: random images and labels, random networks, and both loops on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from distillers import Outputs
 from models import Network
 
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-#: warm-ups scale a loss and cost nothing: any epoch will do
+#: the epoch matters only to warm-ups, which scale a loss at no cost: any number will do
 EPOCH = 1
 
 
@@ -60,7 +60,7 @@ COHORT: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
 def run_config(
     pair: Pair, method: str = "sdd_kd", values: Mapping[str, Mapping[str, Any]] | None = None, **recipe: Any
 ) -> RunConfig:
-    """Return a student's run: the CIFAR recipe with the released code's clipping at 40."""
+    """Configure a student's run: the CIFAR recipe with the released code's clipping at 40."""
     groups: dict[str, Any] = dict(values or {})
     return RunConfig(
         data=Data(name="random"),
@@ -74,14 +74,14 @@ def run_config(
 
 
 def cohort_configs(pair: Pair, students: int) -> list[RunConfig]:
-    """Return the runs of a cohort of up to eight students."""
+    """Configure the runs of a cohort of up to eight students."""
     return [run_config(pair, method, values) for method, values in COHORT[:students]]
 
 
 def random_teacher(name: str, num_classes: int, image_size: int) -> Network:
-    """Return a teacher with random weights, the same at every call, whose batch norms know random images.
+    """Make a teacher with random weights, the same at every call, and batch-norm statistics of random images.
 
-    Without that, activations double with every block of a residual network, and no arithmetic is as in a real one.
+    Without these, activations double with every block of a residual network, and arithmetic differs from a real one's.
     """
     network = create_network(name, num_classes, image_size, seed=0)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -96,7 +96,7 @@ def random_teacher(name: str, num_classes: int, image_size: int) -> Network:
 
 
 def random_batch(setting: Setting) -> tuple[Tensor, Tensor]:
-    """Return normalised images, (B, 3, S, S) in NCHW order, and targets, (B,), on the device."""
+    """Draw normalised images, (B, 3, S, S) in NCHW order, and targets, (B,), on the device."""
     rng = generator("perf batch")
     x_BCHW = torch.randn(setting.batch_size, 3, setting.image_size, setting.image_size, generator=rng)
     target_B = torch.randint(setting.num_classes, (setting.batch_size,), generator=rng)
@@ -104,14 +104,14 @@ def random_batch(setting: Setting) -> tuple[Tensor, Tensor]:
 
 
 class References:
-    """The reference's loop on one batch: every student by itself, beside a teacher of its own."""
+    """The reference's loop on one batch: every student by itself, with a teacher of its own."""
 
     def __init__(self, setting: Setting, configs: Sequence[RunConfig]) -> None:
         self.x_BCHW, self.target_B = random_batch(setting)
         self.trainers = []
         teacher = random_teacher(str(configs[0].teacher), setting.num_classes, setting.image_size)
         for config in configs:
-            # one teacher object serves all: it has no state, and as many copies would only fill the memory
+            # all share one teacher object: it has no state, and copies would only fill the memory
             self.trainers.append(Trainer(config, teacher, setting.num_classes, setting.image_size, setting.device))
 
     def step(self) -> None:
@@ -121,7 +121,7 @@ class References:
 
 
 class Cohort:
-    """Our loop on one batch: one teacher pass, then every lane; on a GPU captured and replayed, as it is trained."""
+    """Our loop on one batch: one teacher pass, then every lane; on a GPU captured and replayed, as in training."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Cohort:
         self._step = CohortStep(self.lanes, self._prepared, setting.device, _raise, _refuse)
 
     def outputs(self) -> Mapping[Request, Outputs]:
-        """Return the teacher's outputs for the batch."""
+        """Compute the teacher's outputs for the batch."""
         return self._prepared(self.inputs)[1]
 
     def step(self) -> None:
@@ -151,7 +151,7 @@ class Cohort:
         self._step(self.inputs)
 
     def step_on(self, batch: Batch, cells_BSK: Tensor) -> None:
-        """Train every student for one step on a batch of which the teacher's stored cells are at hand."""
+        """Train every student for one step on a batch with the teacher's stored cells."""
         self._step({"x": batch.views["weak"], "target": batch.target_B, "cells": cells_BSK})
 
     def _prepared(self, inputs: Inputs) -> tuple[Batch, Mapping[Request, Outputs]]:
@@ -161,27 +161,27 @@ class Cohort:
 
 
 def _raise(lane: Lane, error: Exception) -> None:
-    """A cohort that lost a lane would be measured as a whole one."""
+    """Raise the error: a cohort that lost a lane would be measured as a whole one."""
     raise error
 
 
 def _refuse(reason: str) -> None:
-    """An eager step would be measured as a captured one."""
+    """Raise RuntimeError: an eager step would be measured as a captured one."""
     raise RuntimeError(reason)
 
 
 def reference_step(setting: Setting, configs: Sequence[RunConfig]) -> dict[str, Task]:
-    """Return one step of the reference's loop, for every student."""
+    """One step of the reference's loop, for every student."""
     return {"": References(setting, configs).step}
 
 
 def our_steps(setting: Setting, configs: Sequence[RunConfig]) -> dict[str, Task]:
-    """Return one step of our loop, for every student, by the teacher's precision."""
+    """One step of our loop, for every student, by the teacher's precision."""
     return {precision: Cohort(setting, configs, precision).step for precision in setting.precisions}
 
 
 def random_data(num_train: int, num_test: int, side: int, image_size: int, padding: int, classes: int) -> DataSet:
-    """Return random uint8 images of the given side, cropped to `image_size`, in memory."""
+    """Draw random uint8 images of the given side, cropped to `image_size`, in memory."""
     rng = generator("perf images")
 
     def images(count: int) -> MemoryImages:

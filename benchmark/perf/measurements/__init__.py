@@ -1,4 +1,4 @@
-"""One file per measurement; a new file is measured, tabulated and drawn, and nothing else is edited."""
+"""One file per measurement: a new file is measured, tabulated and drawn without any other edit."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ ORDER = (
 
 
 def in_order() -> list[Measurement]:
-    """Every measurement in the order of the table."""
+    """All measurements in the order of the table."""
     return registry.in_order(ORDER)

@@ -32,12 +32,12 @@ def augmentation(setting: Setting) -> Iterator[SideBySide]:
 
 
 def reference_epoch(setting: Setting, sizes: tuple[int, int, int, int, int, int]) -> Task:
-    """Return one epoch of the reference's loader."""
+    """One epoch of the reference's loader."""
     return partial(to_device, train_loader(random_data(*sizes), setting.batch_size), setting.device)
 
 
 def our_epoch(setting: Setting, sizes: tuple[int, int, int, int, int, int]) -> dict[str, Task]:
-    """Return one epoch of our stream."""
+    """One epoch of our stream."""
     return {"": partial(run_epoch, train_stream(setting, random_data(*sizes)))}
 
 
@@ -48,7 +48,7 @@ def run_epoch(stream: TrainStream) -> None:
 
 
 def train_stream(setting: Setting, data: DataSet) -> TrainStream:
-    """Return our stream over all training images."""
+    """Make our stream over all training images."""
     return TrainStream(
         data,
         on_device(data.train, setting.device),

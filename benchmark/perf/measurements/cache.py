@@ -22,7 +22,7 @@ STEPS = 1
 
 @measurement("Training iteration, teacher from a filled view cache", quick_s=10, full_s=75)
 def cache(setting: Setting) -> Iterator[SideBySide]:
-    """As the iteration of one student, but ours draws and augments its batch, and reads what the teacher says of it
+    """As the iteration of one student, but ours draws and augments its batch, and reads the teacher's outputs for it
     from a cache on disk (fp16), checksums verified. The reference runs its teacher on a batch that is on the device."""
     for pair in setting.choose((PAIRS[0], PAIRS[2]), PAIRS):
         with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def cache(setting: Setting) -> Iterator[SideBySide]:
 
 
 def from_cache(setting: Setting, pair: Pair, folder: Path) -> dict[str, Task]:
-    """Return an epoch of a few steps, whose views are all stored."""
+    """Make an epoch of a few steps whose views are all stored."""
     config = run_config(pair, batch_size=setting.batch_size)
     data = random_data(STEPS * setting.batch_size, 1, setting.image_size, setting.image_size, 4, setting.num_classes)
     cohort = Cohort(setting, [config], storage="fp16")

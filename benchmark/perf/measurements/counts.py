@@ -1,4 +1,4 @@
-"""What an iteration asks of the device, counted."""
+"""Operators and host reads of an iteration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.perf.workload import PAIRS, Cohort, References, run_config
 def counts(setting: Setting) -> Iterator[SideBySide]:
     """PyTorch operators dispatched in one iteration of one student, teacher included, and how often the host has to
     wait for a value of the device (items, masks turned into positions, copies to the host)."""
-    small = replace(setting, batch_size=min(4, setting.batch_size))  # nothing that is counted depends on it
+    small = replace(setting, batch_size=min(4, setting.batch_size))  # the counts do not depend on it
     pair = PAIRS[0]
     for method in ("sdd_kd", "sdd_dkd", "sdd_nkd"):
         config = run_config(pair, method)

@@ -47,7 +47,7 @@ def epoch(setting: Setting) -> Iterator[SideBySide]:
 
 
 def reference_run(setting: Setting, pair: Pair, sizes: tuple[int, int], folder: Path) -> dict[str, Task]:
-    """Return a run of the reference."""
+    """A run of the reference."""
     config, data = run_config(pair, epochs=EPOCHS, batch_size=setting.batch_size), images(setting, sizes)
 
     def run() -> None:
@@ -59,7 +59,7 @@ def reference_run(setting: Setting, pair: Pair, sizes: tuple[int, int], folder: 
 
 
 def our_run(setting: Setting, pair: Pair, sizes: tuple[int, int], folder: Path) -> dict[str, Task]:
-    """Return a run of ours, a new one at every call: a finished one would not train again."""
+    """A run of ours, a new one at every call: a finished run would not train again."""
     config, data = run_config(pair, epochs=EPOCHS, batch_size=setting.batch_size), images(setting, sizes)
     content = serialize(weights_of(random_teacher(pair.teacher, data.num_classes, data.image_size)))
     file = TeacherFile(pair.teacher, folder / "teacher.safetensors", hashlib.sha256(content).hexdigest())
@@ -79,7 +79,7 @@ def our_run(setting: Setting, pair: Pair, sizes: tuple[int, int], folder: Path) 
 
 
 def images(setting: Setting, sizes: tuple[int, int]) -> DataSet:
-    """Return random images of the given numbers for training and test."""
+    """Draw random images, of the given numbers for training and test."""
     return random_data(*sizes, setting.image_size, setting.image_size, padding=4, classes=setting.num_classes)
 
 

@@ -18,7 +18,7 @@ SCALES = (1, 2, 4)
 
 
 class MapClassifier(Network):
-    """A linear classifier of a feature map, which is its input."""
+    """A network that takes a feature map as its input and classifies it linearly."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def head(setting: Setting) -> Iterator[SideBySide]:
 
 
 def tasks(setting: Setting, channels: int, side: int, classes: int) -> dict[str, Task]:
-    """Return both heads on the same random map."""
+    """Both heads on the same random map."""
     rng = generator("perf map")
     drawn = torch.randn(setting.batch_size, channels, side, side, generator=rng).to(setting.device)
     network = MapClassifier(channels, classes).to(setting.device)

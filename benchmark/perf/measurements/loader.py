@@ -55,7 +55,7 @@ def write_files(folder: Path, count: int) -> tuple[list[Path], Tensor]:
 
 
 def tasks(setting: Setting, folder: str, paths: list[Path], targets_N: Tensor, workers: int) -> dict[str, Task]:
-    """Return one epoch of both."""
+    """One epoch of each side."""
     memory = random_data(1, 1, side=SIDE, image_size=CROP, padding=0, classes=CLASSES)
     data = replace(memory, train=FileImages(paths, targets_N, SIDE, num_workers=workers))
     batches = file_loader(folder, data, SIDE, setting.batch_size, workers)

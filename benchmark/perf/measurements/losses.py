@@ -18,7 +18,7 @@ from distillers.regions import num_regions
 
 
 def batch_of(setting: Setting, classes: int) -> int:
-    """Return the batch size for so many classes: the reference holds about 20 tensors as large as the regions'."""
+    """Batch size for a number of classes: the reference holds about 20 tensors as large as the regions' logits."""
     return setting.batch_size if classes <= 1000 else setting.choose(4, 16)
 
 
@@ -35,7 +35,7 @@ def losses(setting: Setting) -> Iterator[SideBySide]:
 
 
 def tasks(setting: Setting, method: str, batch: int, classes: int) -> dict[str, Task]:
-    """Return both ways to the gradient of the same random logits."""
+    """Both ways to the gradient of the same random logits."""
     config = run_config(PAIRS[0], method)
     distiller = config.distiller()
     regions = num_regions(distiller.scales)
@@ -43,17 +43,17 @@ def tasks(setting: Setting, method: str, batch: int, classes: int) -> dict[str, 
 
     def draw() -> tuple[Tensor, Tensor]:
         drawn = torch.randn(batch, classes, generator=rng), torch.randn(batch, regions, classes, generator=rng)
-        logits_BK, regions_BRK = (2 * one.to(setting.device) for one in drawn)
+        logits_BK, regions_BRK = (2 * logits.to(setting.device) for logits in drawn)
         return logits_BK, regions_BRK
 
     student, teacher = draw(), draw()
     target_B = torch.randint(classes, (batch,), generator=rng).to(setting.device)
-    ours_student = Outputs(*(one.clone().requires_grad_() for one in student))
+    ours_student = Outputs(*(logits.clone().requires_grad_() for logits in student))
     ours_teacher = Outputs(*teacher)
     # the released head classifies region by region: its (B, K, R) is a view of (R, B, K)
     theirs_student = [student[0].clone(), student[1].transpose(0, 1).contiguous()]
     theirs_teacher = [teacher[0], teacher[1].transpose(0, 1).contiguous()]
-    leaves = [one.requires_grad_() for one in theirs_student]
+    leaves = [logits.requires_grad_() for logits in theirs_student]
 
     def reference() -> None:
         for leaf in leaves:

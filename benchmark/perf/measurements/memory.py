@@ -1,4 +1,4 @@
-"""How much memory training takes."""
+"""The peak memory of training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def memory(setting: Setting) -> Iterator[SideBySide]:
 
 
 def in_fresh_process(setting: Setting, pair: Pair, students: int) -> float:
-    """Return the peak in MiB of training so many students in our loop; 0 is the reference with its one."""
+    """Measure the peak in MiB of training this many students in our loop; 0 is the reference with its one student."""
     # ours as in every process that trains
     with worker(keep_memory=students > 0 and setting.device.type == "cpu") as fresh:
         return fresh.submit(_peak, setting, pair, students).result()
@@ -52,9 +52,9 @@ def _peak(setting: Setting, pair: Pair, students: int) -> float:
 
 
 def resident_peak() -> int:
-    """Return the most bytes this process ever had in memory."""
+    """Peak memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process was forked from
+    if status.exists():  # getrusage would count the process that this one was forked from
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return 1024 * int(fields["VmHWM"].split()[0])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

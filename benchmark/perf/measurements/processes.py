@@ -45,7 +45,7 @@ def processes(setting: Setting) -> Iterator[SideBySide]:
 
 
 def steps(setting: Setting, pair: Pair, cohorts: int) -> dict[str, Task]:
-    """Return a step of so many cohorts, one after the other."""
+    """A step of this many cohorts, one after the other."""
     made = [Cohort(setting, cohort_configs(pair, STUDENTS)) for _ in range(cohorts)]
 
     def run() -> None:

@@ -29,7 +29,7 @@ def teacher(setting: Setting) -> Iterator[SideBySide]:
 
 
 def plain(setting: Setting, name: str) -> dict[str, Task]:
-    """Return the reference's teacher pass."""
+    """The reference's teacher pass."""
     x_BCHW, _ = random_batch(setting)
     network = random_teacher(name, setting.num_classes, setting.image_size).to(setting.device)
 
@@ -41,7 +41,7 @@ def plain(setting: Setting, name: str) -> dict[str, Task]:
 
 
 def folded(setting: Setting, name: str) -> dict[str, Task]:
-    """Return ours for the same batch, by precision."""
+    """Our teacher pass on the same batch, by precision."""
     config = run_config(Pair(name, "resnet8"))  # the student is not run
 
     def run(cohort: Cohort) -> None:
