@@ -1,4 +1,4 @@
-"""What a study is: a question, a space of choices, a budget, and the published answer beside which ours is drawn."""
+"""Studies: a question, a space of choices, a budget, and the published answer that ours is drawn next to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.trial import BaseTrial
 from benchmark.analysis import published
 from benchmark.registry import Registry
 
-if TYPE_CHECKING:  # a second, which a command that draws nothing need not wait for
+if TYPE_CHECKING:  # takes a second to import: only commands that draw wait for it
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -23,7 +23,7 @@ Pruner = Literal["none", "median", "hyperband", "wilcoxon"]
 
 @dataclass(frozen=True)
 class Choice:
-    """The method of a trial, and its settings over the suite's, as `--set` would."""
+    """The method of a trial, and the settings that it changes from the suite's, as `--set` does."""
 
     method: str
     #: `group.field`, `recipe.field` or `convention` -> value, e.g. {"sdd.beta": 4}
@@ -36,7 +36,7 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """The choice as a person reads it: `sdd_kd, sdd.beta=4`."""
+        """The choice in words: `sdd_kd, sdd.beta=4`."""
         return ", ".join([self.method, *self.assignments])
 
 
@@ -47,9 +47,9 @@ def _text(value: Any) -> str:
 
 
 class PublishedLine(NamedTuple):
-    """The points of one published table about one pair, shown beside ours."""
+    """The points of one published table for one pair, shown next to ours."""
 
-    #: the pair, as a person reads it
+    #: the pair, as legends show it
     label: str
     #: the table, and its id
     title: str
@@ -58,7 +58,7 @@ class PublishedLine(NamedTuple):
 
 
 def every(space: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], ...]:
-    """Return all combinations of the parameters' values, the last parameter's varying fastest."""
+    """All combinations of the parameters' values, the last parameter's varying fastest."""
     return tuple(dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
 
 
@@ -67,19 +67,19 @@ class Study(ABC):
 
     #: registry key
     name: ClassVar[str]
-    #: what is asked, in one sentence
+    #: the question, in one sentence
     question: ClassVar[str]
-    #: what the literature answers, in one sentence, with its source
+    #: the answer of the literature, in one sentence, with its source
     published: ClassVar[str]
-    #: published tables whose points are drawn beside ours, by id: series over what the study varies
+    #: ids of the published tables whose points are drawn next to ours: series over the factor that the study varies
     tables: ClassVar[tuple[str, ...]] = ()
-    #: pairs of a suite that it is meant for, the first if one is enough; any other may be asked for
+    #: pairs of a suite that the study is meant for, the first if one pair is enough; any other may be chosen
     pairs: ClassVar[tuple[str, ...]] = ()
     sampler: ClassVar[Sampler] = "grid"
     pruner: ClassVar[Pruner] = "none"
-    #: trials of a sampler that draws; a grid has as many as it has points
+    #: number of trials of a sampler; a grid has one per point
     trials: ClassVar[int] = 20
-    #: trials asked for at once, before any ends: part of the result, so never taken from the machine
+    #: trials asked for at once, before any ends: it affects the result, so it never depends on the machine
     at_once: ClassVar[int] = 4
     #: seeds that every trial is trained with
     seeds: ClassVar[int] = 1
@@ -89,33 +89,33 @@ class Study(ABC):
         """Make the choice of a trial from the values that it suggests."""
 
     def grid(self) -> Sequence[Mapping[str, Any]]:
-        """Return every point of a grid as the parameters that `suggest` would ask for; empty for a sampler."""
+        """Every point of a grid as the parameters that `suggest` would ask for; empty for a sampler."""
         return ()
 
     @abstractmethod
     def baselines(self) -> Sequence[Choice]:
         """The choices that the winner is confirmed against: the published default, then the plain method, or others.
 
-        Without settings, since those of a suite are the published ones of each of its pairs.
+        They have no settings, since a suite's settings are the published ones of each of its pairs.
         """
 
     def figure(self, frame: pd.DataFrame, title: str = "", lines: Sequence[PublishedLine] | None = None) -> Figure:
-        """Return the study's own figure, with `lines` beside: all that its tables print when it is None."""
+        """Draw the study's own figure, with `lines` next to ours; None: all lines that its tables print."""
         return self.draw(frame, title, self.published_lines() if lines is None else lines)
 
     @abstractmethod
     def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
-        """Return the study's own figure, with published points beside.
+        """Draw the study's own figure, with published points next to ours.
 
         `frame` has one row per trial: `number`, `state` (Optuna's name, in any case), `value` (mean validation top-1 in
-        percent), `std` and `num_seeds` over its seeds, and one column per parameter; nothing where there is nothing.
+        percent), `std` and `num_seeds` over its seeds, and one column per parameter; unknown values are missing.
         """
 
     def published_lines(self, pair: str | None = None) -> tuple[PublishedLine, ...]:
-        """Return what the study's tables print: about the pair, or about every pair that they have where not this one.
+        """Lines that the study's tables print: of the pair, or of every pair of a table that does not have it.
 
         Raises:
-            UserError: for a table that is not there.
+            UserError: for an unknown table.
         """
         lines = []
         for name in self.tables:
@@ -130,7 +130,7 @@ class Study(ABC):
 
 
 def _level(value: Any) -> Any:
-    """A value as a parameter of a trial, which is a number or a text: `1,2,4` for scales."""
+    """Convert a published level to a parameter of a trial, which is a number or a text: `1,2,4` for scales."""
     return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
 
 

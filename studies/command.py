@@ -1,7 +1,7 @@
 """Answer a question with a search: `python -m benchmark.study sdd_beta --suite cifar100 --pair resnet32x4:resnet8x4`.
 
-Trials see a split of the training set and are ranked on its validation part; only what is confirmed afterwards, on the
-whole training set under fresh seeds, is called a result.
+Trials train on a split of the training set and are ranked on its validation part; only accuracies that are confirmed
+afterwards, on the whole training set under fresh seeds, are called results.
 """
 
 from __future__ import annotations
@@ -27,25 +27,38 @@ from studies.workers import watch
 
 
 def parser() -> command_line.Parser:
-    """Return the command's arguments."""
+    """Define the command's arguments."""
     made = command_line.Parser("python -m benchmark.study", description=__doc__)
-    made.add_argument("study", nargs="?", help="a study's name; without one, all are listed")
+    made.add_argument("study", nargs="?", help="a study's name (default: list all studies)")
     made.add_argument("--suite", default="digits", help="a suite's name or a path to its .yaml (default: digits)")
     made.add_argument("--pair", metavar="T:S", help="teacher:student (default: the suite's first)")
     made.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
     made.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="as in benchmark.run"
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field, as in benchmark.run",
     )
-    made.add_argument("--trials", type=command_line.positive, metavar="N", help="trials of a sampler (not of a grid)")
-    made.add_argument("--timeout", type=float, metavar="SECONDS", help="ask for no more trials after so long")
     made.add_argument(
-        "--confirm", type=_count, default=3, metavar="N", help="seeds to confirm with (default: 3; 0: none)"
+        "--trials", type=command_line.positive, metavar="N", help="number of trials of a sampler (a grid has its own)"
+    )
+    made.add_argument("--timeout", type=float, metavar="SECONDS", help="start no more trials after this time")
+    made.add_argument(
+        "--confirm",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="seeds of the confirmation (default: 3; 0: no confirmation)",
     )
     made.add_argument(
         "--storage", metavar="URL", help="postgresql+psycopg://... for several machines (default: a journal)"
     )
-    made.add_argument("--fresh", action="store_true", help="start the study again; its trained runs are kept")
-    made.add_argument("--show", action="store_true", help="print the trials and what is left; train nothing")
+    made.add_argument(
+        "--fresh", action="store_true", help="start the study from the beginning; its trained runs are kept"
+    )
+    made.add_argument("--show", action="store_true", help="print the trials and how many are left; train nothing")
     made.add_argument("--join", action="store_true", help="run trials only; skip figures and confirmation")
     command_line.add_places(made)
     command_line.add_device(made)
@@ -70,7 +83,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     options = command_line.options_of(given)
     folder = options.runs / "studies"
     if given.show and given.storage is None and not (folder / f"{slug(title)}.journal").exists():
-        raise UserError(f"study '{title}' was not begun under {options.runs}: leave out --show to begin it")
+        raise UserError(f"study '{title}' was not started under {options.runs}: leave out --show to start it")
     check(definition, ground)
     recipe = ground.plan(definition.baselines()[0], 1, tuning=True).runs[0].config.recipe
     search = Search(
@@ -98,13 +111,13 @@ def list_studies(console: Console) -> int:
     width = max(map(len, questions.names()))
     for name in questions.names():
         console.print(f"  {name:{width}}  {questions.registry.get(name).question}", soft_wrap=True)
-    console.print("\nBegin or resume one with `python -m benchmark.study NAME`.")
-    console.print("Suites to ask it of, methods and models: `python -m benchmark list`.")
+    console.print("\nStart or resume a study with `python -m benchmark.study NAME`.")
+    console.print("Suites, methods and models: `python -m benchmark list`.")
     return 0
 
 
 def ground_of(given: argparse.Namespace) -> Ground:
-    """The suite, pair and settings that the study is asked of. Raises UserError for an unknown suite or pair."""
+    """Resolve the suite, pair and settings of a study. Raises UserError for an unknown suite or pair."""
     suite = load(given.suite)
     known = [pair.name for pair in suite.pairs]
     pair = given.pair or known[0]
@@ -138,8 +151,8 @@ def run(
     options: Options,
     console: Console,
 ) -> int:
-    """Work at the study until nothing is left, draw it, and confirm its winner."""
-    # a batch is trained by one process: more of them than batches would have nothing to do
+    """Run trials until none is left, confirm the winner, and write tables and figures."""
+    # a batch is trained by one process: more processes than batches would have nothing to do
     batches = -(-search.num_left() // search.definition.at_once)
     processes = 1 if given.join else max(1, min(options.workers, batches))
     if not given.join:
@@ -183,7 +196,7 @@ def describe(search: Search, ground: Ground, workers: int) -> str:
 
 
 def work(search: Search, ground: Ground, execution: StudyExecution, timeout: float | None) -> bool:
-    """Ask, train and tell until nothing is left to ask for; False when stopped."""
+    """Ask for trials, train and tell them until none is left; False when stopped."""
     started = time.monotonic()
     while timeout is None or time.monotonic() - started < timeout:
         trials = search.ask()
@@ -201,7 +214,7 @@ def work(search: Search, ground: Ground, execution: StudyExecution, timeout: flo
 def conclude(
     search: Search, confirmed: pd.DataFrame | None, execution: StudyExecution, stopped: bool, console: Console
 ) -> int:
-    """Print and write what was found, log it to the study's MLflow run, and say where to look next."""
+    """Print and write the results, log them to the study's MLflow run, and say where to look next."""
     place = search.folder / slug(search.title)
     console.print()
     console.print(tables.leaderboard(search).to_rich())
@@ -217,6 +230,6 @@ def conclude(
     console.print(f"Figures and tables: {place}", soft_wrap=True)
     console.print("Every run: `make ui`; the study in Optuna: `make dashboard`")
     if stopped:
-        console.print(f"Stopped. The same command goes on: {machine.command_line()}", soft_wrap=True)
+        console.print(f"Stopped. The same command resumes: {machine.command_line()}", soft_wrap=True)
         return 130
     return 0 if not search.num_left() and not execution.problems else 1

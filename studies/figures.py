@@ -1,8 +1,8 @@
-"""What the figures of studies share: accuracy over trials, over a number, by category, and what Optuna knows.
+"""Figures of studies: accuracy over trials, over a number and by category, importances, and the timeline.
 
 Accuracies are drawn as points with one standard deviation on either side, never as bars from zero, where the
-differences that matter would be a hair's breadth. Published points stand in a panel of their own: they are another data
-set, another split, and the best epoch on it.
+differences that matter could hardly be seen. Published points have a panel of their own: they are of another data set,
+another split, and the best epoch on it.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ __all__ = [
 
 ACCURACY = "validation top-1 accuracy (%)"
 PUBLISHED_ACCURACY = "published test top-1 (%)"
-#: below this many trials the best tenth, by which importances are computed, is less than two of them
+#: below this many trials the best tenth, by which importances are computed, is fewer than two trials
 MIN_TRIALS_FOR_IMPORTANCE = 20
 
 
 def completed(frame: pd.DataFrame, *parameters: str) -> pd.DataFrame:
-    """Return the trials that ended with a value, in the order of their numbers, with a column for each parameter."""
+    """Select the trials that ended with a value, in the order of their numbers, with a column for each parameter."""
     done = frame[_states(frame) == "COMPLETE"].reindex(columns=list(dict.fromkeys([*frame.columns, *parameters])))
     numbers = {name: pd.to_numeric(done[name]) for name in ("number", "value", "std", "num_seeds")}
     return done.assign(**numbers).dropna(subset="value").sort_values("number")
 
 
 def described(frame: pd.DataFrame) -> str:
-    """Return what the points are: of how many seeds, and what is not shown."""
+    """Describe the points of a figure: their number of seeds, and the trials that are not shown."""
     done = completed(frame)
     if done.empty:
         parts = ["no trial has ended yet"]
@@ -69,7 +69,7 @@ def described(frame: pd.DataFrame) -> str:
 
 
 def history(frame: pd.DataFrame, title: str = "") -> Figure:
-    """Return the accuracy of every trial in the order they were asked for, and the best so far."""
+    """Draw the accuracy of every trial in the order they were asked for, and the best so far."""
     done = completed(frame)
     with style():
         figure = canvas(6.4, 2.9)
@@ -102,9 +102,9 @@ def line_with_errors(
     title: str = "",
     lines: Sequence[PublishedLine] = (),
 ) -> Figure:
-    """Return the accuracy over a number, one line per value of `by`, which is called as `named_by` says.
+    """Draw the accuracy over a number, one line per value of `by`, labelled by `named_by`.
 
-    `connected` for a grid, whose points are on the axis as well; a sampler's points stand for themselves.
+    `connected` joins the points and puts them on the axis, as a grid wants; a sampler's points stand alone.
     """
     done = completed(frame, x, *([by] if by else ()))
     with style():
@@ -142,10 +142,10 @@ def bars(
     title: str = "",
     lines: Sequence[PublishedLine] = (),
 ) -> Figure:
-    """Return the accuracy by category, one row each from the top in `order`, with error bars and the value beside.
+    """Draw the accuracy by category, one row each from the top in `order`, with error bars and values.
 
-    A category is called as `named` says and a value of `by` as `named_by`; at that of the category `reference` a thin
-    line goes through all rows.
+    `named` labels a category and `named_by` a value of `by`; a thin line through all rows marks the accuracy of the
+    category `reference`.
     """
     done = completed(frame, category, *([by] if by else ()))
     levels = dict.fromkeys([*order, *(level for line in lines for level, _ in line.points)])
@@ -161,10 +161,15 @@ def bars(
             at = [rows[level] + _shift(number, len(groups)) for level in group[category]]
             colour, marker = _of(COLOURS, number), _of(MARKERS, number)
             _row_points(panels[0], at, group["value"], group["std"], colour, marker, named_by(value) if by else None)
-        beside = done.loc[done[category] == reference, "value"]
-        if reference is not None and len(beside):
+        at_reference = done.loc[done[category] == reference, "value"]
+        if reference is not None and len(at_reference):
             panels[0].axvline(
-                beside.mean(), color=FAINT, linewidth=0.9, linestyle=":", zorder=0.5, label=f"at {named(reference)}"
+                at_reference.mean(),
+                color=FAINT,
+                linewidth=0.9,
+                linestyle=":",
+                zorder=0.5,
+                label=f"at {named(reference)}",
             )
         panels[0].set(xlabel=ACCURACY, ylabel=ylabel, title=_wrapped(f"this study: {described(frame)}"))
         panels[0].set_yticks(list(rows.values()), [named(value) for value in rows])
@@ -180,7 +185,7 @@ def bars(
             axes.tick_params(axis="y", length=0)
             for between in range(1, len(rows)):
                 axes.axhline(between - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0.4)
-            # room for the values beside the points
+            # room for the values next to the points
             axes.margins(x=0.18)
         _finish(figure, title)
     return figure
@@ -199,9 +204,9 @@ def by_panel(
     named_by: Callable[[Any], str] = str,
     title: str = "",
 ) -> Figure:
-    """Return the accuracy over a number on a logarithmic axis, a panel per value of one parameter, a mark per other's.
+    """Draw the accuracy over a number on a logarithmic axis, with a panel per value of `panel` and a mark per `by`.
 
-    Where `x` does not apply, its panel has none: the trials of each value of `by` stand beside each other.
+    A panel where `x` does not apply has no such axis: the trials of each value of `by` stand side by side.
     """
     done = completed(frame, x, panel, by)
     numbers = done[x].dropna()
@@ -234,7 +239,7 @@ def by_panel(
 
 
 def why_no_importance(study: optuna.Study) -> str | None:
-    """Return why the importance of the parameters cannot be told, or None when it can."""
+    """Say why the importance of the parameters cannot be computed; None when it can."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = {name for trial in done for name in trial.params}
     if len(names) == 1:
@@ -247,7 +252,7 @@ def why_no_importance(study: optuna.Study) -> str | None:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return how much each parameter decides which trials are the best, by PED-ANOVA; nothing where it is not told."""
+    """Importance of each parameter for being among the best trials, by PED-ANOVA; empty when it cannot be computed."""
     if why_no_importance(study) is not None:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
@@ -255,7 +260,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def importance(study: optuna.Study, title: str = "") -> Figure:
-    """Return how much each parameter decides which trials are the best, by PED-ANOVA; or why that is not told."""
+    """Draw the importance of each parameter, by PED-ANOVA, or write why it cannot be computed."""
     reason = why_no_importance(study)
     with style():
         if reason is not None:
@@ -278,7 +283,7 @@ def importance(study: optuna.Study, title: str = "") -> Figure:
 
 
 def timeline(study: optuna.Study, title: str = "") -> Figure:
-    """Return when each trial ran, by what became of it; those still running reach to the last known moment."""
+    """Draw the timeline of the trials, coloured by state; running trials extend to the last known moment."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
     with style():
         if not trials:
@@ -342,7 +347,7 @@ def _of(choices: Sequence[str], number: int) -> str:
 
 
 def _shift(number: int, num: int) -> float:
-    """Where in its row the one of `num` stands, so that their error bars do not cover each other."""
+    """Offset within its row of point `number` of `num`, so that their error bars do not cover each other."""
     return 0.0 if num == 1 else (number / (num - 1) - 0.5) * 0.4
 
 
@@ -425,12 +430,12 @@ def _titles(lines: Sequence[PublishedLine]) -> str:
 
 
 def _wrapped(text: str) -> str:
-    # as much as stands above the narrowest panel
+    # as much as fits above the narrowest panel
     return textwrap.fill(text, 36)
 
 
 def _finish(figure: Figure, title: str, note: str = "") -> None:
-    """A title above all panels, and one legend below them, with a note above it: where it covers nothing."""
+    """Add a title above all panels, and one legend below them, with a note above it: where they cover nothing."""
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     shown: dict[str, Any] = {}

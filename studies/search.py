@@ -1,7 +1,7 @@
-"""A study in Optuna: a storage that processes share, trials asked for in batches, and those of a dead worker retried.
+"""A study in Optuna: a storage shared by processes, trials asked for in batches, and retries for a dead worker's.
 
-Trials are asked for and re-queued under one lock per study, so that a grid's points are trained exactly once, whoever
-joins or dies.
+Trials are asked for and re-queued under one lock per study, so that a grid's points are trained exactly once, whichever
+workers join or die.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from studies.base import Choice, Pruner, Sampler, Study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-#: a worker of another machine whose heartbeat is older is taken for dead
+#: a worker on another machine counts as dead when its last heartbeat is older than this
 SILENT_SECONDS = 900.0
 HEARTBEAT_SECONDS = 60.0
-#: seeds that WilcoxonPruner wants before it says anything
+#: seeds that WilcoxonPruner needs before it prunes
 WILCOXON_SEEDS = 4
 
 _DEFINITION = "definition"
-#: user attribute of a failed trial whose point was re-queued, by the word that storages hold
+#: user attribute of a failed trial whose point was re-queued; the word in existing storages
 _RETRIED = "lost"
-#: states of a trial that is over
+#: states of a trial that has ended
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Worker:
-    """This process among all that work at studies: a name, and a lock that is free when the process is gone."""
+    """This process as a worker of studies: a name, and a lock that is free when the process is gone."""
 
     def __init__(self, folder: Path) -> None:
         self.name, self.host, self._folder = uuid.uuid4().hex[:12], platform.node(), folder
@@ -59,7 +59,7 @@ class Worker:
         self._lock.acquire()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock and delete its file."""
         self._lock.release()
         self._file(self.name).unlink(missing_ok=True)
 
@@ -67,7 +67,7 @@ class Worker:
         """Whether the trial's worker is gone: its lock is free on this machine, or its heartbeat stopped elsewhere."""
         name, host = trial.user_attrs.get("worker"), trial.user_attrs.get("host")
         if name is None or name == self.name:
-            # asked for a moment ago, under the study's lock: a trial without a worker is one whose worker died there
+            # a trial gets its worker right after it is asked for, under the study's lock: one without lost its worker
             return name is None
         if host != self.host:
             return time.time() - float(trial.user_attrs.get("heartbeat", 0.0)) > SILENT_SECONDS
@@ -78,7 +78,7 @@ class Worker:
 
 
 class Search:
-    """One study of a storage, from the side of one worker."""
+    """A study in a storage, as one worker uses it."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class Search:
     ) -> None:
         """Open the study called `title`, or make it with all points of its grid.
 
-        `about` is what its results depend on beyond the space: a storage that holds the title with another is refused,
-        unless `fresh` deletes it. No trial is pruned in its first `warmup_steps` epochs.
+        `about` holds the settings that its results depend on, besides the space: a study of the same title with other
+        settings is refused, unless `fresh` deletes it. No trial is pruned in its first `warmup_steps` epochs.
 
         Raises:
             UserError: for a storage that cannot be opened, and for another study under the same title.
@@ -106,7 +106,7 @@ class Search:
         self.place = storage or str(folder / f"{slug(title)}.journal")
         self._guard = FileLock(folder / f"{slug(title)}.lock")
         with named_errors(self.place):
-            with self._guard:  # two that make the tables at once break them
+            with self._guard:  # two processes that create the tables at once break them
                 self._storage = open_storage(self.place)
             with self.exclusive():
                 if fresh and title in optuna.get_all_study_names(self._storage):
@@ -114,7 +114,7 @@ class Search:
                 self.study = self._create(about)
 
     def close(self) -> None:
-        """Leave the study to the others."""
+        """Leave the study to the other workers."""
         self.worker.close()
 
     def _create(self, about: Mapping[str, Any]) -> optuna.Study:
@@ -126,7 +126,7 @@ class Search:
                 changed = sorted(key for key in {*content, *known} if content.get(key) != known.get(key))
                 raise UserError(
                     f"the storage {self.place} holds '{self.title}' with another {', '.join(changed)}: give --fresh to"
-                    " start it again, or --storage to keep both"
+                    " start it again, or another --storage to keep both"
                 )
             return study
         study = optuna.create_study(study_name=self.title, storage=self._storage, direction="maximize")
@@ -137,7 +137,7 @@ class Search:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the study's lock among all its workers, those of other machines too where they share a database."""
+        """Hold the study's lock among all its workers, also across machines where they share a database."""
         engine = self._storage.engine if isinstance(self._storage, RDBStorage) else None
         with self._guard:
             if engine is None or engine.dialect.name != "postgresql":
@@ -152,14 +152,14 @@ class Search:
                     connection.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
 
     def ask(self) -> list[tuple[Trial, Choice]]:
-        """Return the next batch of trials; empty when all have been asked for."""
+        """Ask for the next batch of trials; empty when all have been asked for."""
         with named_errors(self.place), self.exclusive():
             self._retry_stale()
             trials = self.trials()
             waiting = sum(trial.state == TrialState.WAITING for trial in trials)
             spent = sum(not is_retried(trial) for trial in trials)
             left = waiting if self.definition.grid() else waiting + max(0, self.num_trials - spent)
-            # a function of what was seen, not of how often this process was started
+            # seeded by the trials seen, not by how often this process was started
             self.study.sampler = sampler_of(self.definition.sampler, seed=len(trials))
             self.study.pruner = pruner_of(self.definition.pruner, self.warmup_steps)
             return [self._take() for _ in range(min(self.definition.at_once, left))]
@@ -188,7 +188,7 @@ class Search:
         self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
 
     def tell(self, trial: Trial, value: float | None, **about: Any) -> None:
-        """End a trial with its mean validation accuracy, or as failed without one, and note what is known of it."""
+        """End a trial with its mean validation accuracy, or as failed without one, with `about` as its attributes."""
         self._end(trial, about, value, TrialState.FAIL if value is None else None)
 
     def prune(self, trial: Trial, **about: Any) -> None:
@@ -202,7 +202,7 @@ class Search:
             self.study.tell(trial, value, state)
 
     def retry(self, trials: Sequence[Trial]) -> None:
-        """Re-queue the trials that this worker stops in the middle of; those that have ended stay so."""
+        """Re-queue the trials that this worker leaves unfinished; trials that have ended are left as they are."""
         mine = {trial.number for trial in trials}
         with named_errors(self.place), self.exclusive():
             for trial in self._running():
@@ -215,7 +215,7 @@ class Search:
             trial.set_user_attr("heartbeat", time.time())
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial, those that were retried too."""
+        """All trials, including those that were retried."""
         return self.study.get_trials(deepcopy=False)
 
     def num_left(self) -> int:
@@ -230,13 +230,13 @@ class Search:
         return None if best is None else self.definition.suggest(FixedTrial(dict(best.params)))
 
     def best(self) -> FrozenTrial | None:
-        """Return the trial with the highest value, the earliest of equals; None while none is complete."""
+        """The trial with the highest value, the earliest of equals; None while no trial is complete."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number)) if complete else None
 
 
 def space_of(definition: Study) -> dict[str, Any]:
-    """The parts of a definition that a storage must agree on: grid or sampler, and how trials are made of them."""
+    """Parts of a definition that a storage must agree with: grid or sampler, and how trials are made of them."""
     points = [dict(point) for point in definition.grid()]
     return {
         "study": definition.name,
@@ -249,12 +249,12 @@ def space_of(definition: Study) -> dict[str, Any]:
 
 
 def is_retried(trial: FrozenTrial) -> bool:
-    """Whether the trial was failed and re-queued: another one has its point."""
+    """Whether the trial was failed and re-queued: another trial has its point."""
     return bool(trial.user_attrs.get(_RETRIED, False))
 
 
 def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
-    """One row per trial that was not retried: number, state, value, std, num_seeds, choice, reason, parameters."""
+    """Tabulate the trials that were not retried: number, state, value, std, num_seeds, choice, reason, parameters."""
     rows = [
         {
             "number": trial.number,
@@ -274,21 +274,21 @@ def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
 
 
 def open_storage(place: str) -> BaseStorage:
-    """Return the storage at a path (a journal) or a database URL."""
+    """Open the storage at a path (a journal) or a database URL."""
     if "://" in place:
         return RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
     return JournalStorage(JournalFileBackend(place))
 
 
 def sampler_of(kind: Sampler, seed: int) -> BaseSampler:
-    """Return an Optuna sampler by name; a grid's points are enqueued, so that its sampler is never asked."""
+    """Make an Optuna sampler by name; a grid's points are enqueued, so its sampler is never asked."""
     if kind == "tpe":
         return TPESampler(seed=seed, n_startup_trials=8)
     return GPSampler(seed=seed) if kind == "gp" else RandomSampler(seed=seed)
 
 
 def pruner_of(kind: Pruner, warmup_steps: int) -> BasePruner:
-    """Return an Optuna pruner by name."""
+    """Make an Optuna pruner by name."""
     if kind == "median":
         return MedianPruner(n_startup_trials=4, n_warmup_steps=warmup_steps)
     if kind == "hyperband":
@@ -301,7 +301,7 @@ def pruner_of(kind: Pruner, warmup_steps: int) -> BasePruner:
 
 
 def slug(title: str) -> str:
-    """Return a title as part of a file name."""
+    """Turn a title into a part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", title).strip("-")
 
 

@@ -1,4 +1,4 @@
-"""What a study writes: its trials and what was confirmed as tables, its figures, and its run in MLflow."""
+"""Outputs of a study: tables of its trials and its confirmation, its figures, and its run in MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from studies.trials import StudyExecution
 
 
 def left_words(search: Search) -> str:
-    """Count the trials by state, and those that are left."""
+    """Describe how many trials are in each state, and how many are left."""
     table = frame(search.trials())
     counts = table["state"].value_counts().to_dict() if len(table) else {}
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -26,7 +26,7 @@ def left_words(search: Search) -> str:
 
 
 def words_of(trial: FrozenTrial) -> str:
-    """Describe a trial that ended in one line."""
+    """Describe, in one line, a trial that has ended."""
     choice = trial.user_attrs.get("choice", "")
     if is_retried(trial):
         return f"trial {trial.number}: {choice}: its worker died, re-queued"
@@ -36,9 +36,9 @@ def words_of(trial: FrozenTrial) -> str:
 
 
 def leaderboard(search: Search) -> Table:
-    """Every trial, the best first, with its tuning value, which is not a result."""
+    """Tabulate every trial, the best first, with its tuning value, which is not a result."""
     trials = frame(search.trials()).sort_values(["value", "number"], ascending=[False, True], na_position="last")
-    rows = [_trial_row(one, place == 0) for place, one in enumerate(trials.to_dict("records"))]
+    rows = [_trial_row(trial, place == 0) for place, trial in enumerate(trials.to_dict("records"))]
     columns = (
         Column("trial"),
         Column("choice", "left"),
@@ -48,35 +48,35 @@ def leaderboard(search: Search) -> Table:
         Column("reason", "left"),
     )
     notes = (
-        "Tuning values, in percent: the highest of several is higher than it would be again. Results are what is"
-        " confirmed on the test set.",
+        "Tuning values, in percent: the highest of several overstates what a repetition would give. Only the accuracies"
+        " confirmed on the test set are results.",
     )
     title, question = f"Trials of {search.title}", search.definition.question
     return Table.of_rows(title, question, columns, rows, notes)
 
 
-def _trial_row(one: Mapping[Any, Any], is_best: bool) -> Row:
-    fields = {name: one[name] for name in ("number", "state", "choice", "value", "std", "num_seeds")}
-    parameters = {name: value for name, value in one.items() if name not in fields and name != "reason"}
-    choice = one["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
-    value, is_complete = MISSING, one["state"] == "complete"
+def _trial_row(trial: Mapping[Any, Any], is_best: bool) -> Row:
+    fields = {name: trial[name] for name in ("number", "state", "choice", "value", "std", "num_seeds")}
+    parameters = {name: value for name, value in trial.items() if name not in fields and name != "reason"}
+    choice = trial["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
+    value, is_complete = MISSING, trial["state"] == "complete"
     if is_complete:
-        value = plus_minus(one["value"], None if pd.isna(one["std"]) else one["std"])
+        value = plus_minus(trial["value"], None if pd.isna(trial["std"]) else trial["std"])
     cells = (
-        Cell(str(one["number"])),
+        Cell(str(trial["number"])),
         Cell(choice),
-        Cell(one["state"]),
+        Cell(trial["state"]),
         Cell(value, bold=is_best and is_complete),
-        Cell(str(one["num_seeds"] or "")),
-        Cell(one["reason"]),
+        Cell(str(trial["num_seeds"] or "")),
+        Cell(trial["reason"]),
     )
     return Row(cells, fields)
 
 
 def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
-    """Winner and baselines on the test set, and the winner's paired difference to each baseline."""
+    """Tabulate winner and baselines on the test set, and the winner's paired difference to each baseline."""
     by_choice = {
-        str(label): one.set_index("repetition")["last"] for label, one in confirmed.groupby("choice", sort=False)
+        str(label): runs.set_index("repetition")["last"] for label, runs in confirmed.groupby("choice", sort=False)
     }
     winner = next(iter(confirmed.loc[confirmed["is_winner"], "choice"]), None)
     rows = []
@@ -106,11 +106,11 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
         rows.append(Row(cells, fields))
     notes = [
         "Trained on the whole training set under seeds that no trial saw; top-1 on the test set after the last epoch,"
-        " in percent. Gain: the winner minus this line, paired by seed, with its 95% t interval; one that holds 0 is no"
-        " evidence of a difference.",
+        " in percent. Gain: the winner minus this line, paired by seed, with its 95% t interval; an interval that"
+        " includes 0 is no evidence of a difference.",
     ]
     if len(by_choice) <= len(search.definition.baselines()):
-        notes.append("The winner is one of the baselines, which is why it stands here once.")
+        notes.append("The winner is one of the baselines, so it is listed once.")
     headers = ("last", "winner's gain [95%]", "detectable", "seeds")
     columns = (Column("choice", "left"), *map(Column, headers))
     title, question = f"Confirmed: {search.title}", search.definition.question
@@ -144,7 +144,7 @@ def figures(search: Search) -> dict[str, bytes]:
 
 
 def log(search: Search, execution: StudyExecution, contents: dict[str, bytes]) -> None:
-    """Complete the study's run in MLflow."""
+    """Log the study's answer, tables and figures to its run in MLflow."""
     if execution.run_id is None:
         return
     best = search.best()

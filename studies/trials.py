@@ -29,9 +29,9 @@ from studies.search import HEARTBEAT_SECONDS, Search
 
 #: share of the training set that trials are ranked on, where the suite holds out none
 VAL_FRACTION = 0.1
-#: confirmation runs use repetitions from here on, which no trial saw
+#: confirmation runs use repetitions from here on, which no trial used
 CONFIRM_FROM = 101
-#: how often a run that another process trains is looked at again
+#: seconds between looks at a run that another process trains
 LOOK_SECONDS = 2.0
 
 _ALL_GROUPS = frozenset(group for name in distillers.names() for group in distillers.groups(name))
@@ -41,7 +41,7 @@ OnEpoch = Callable[[Entry, dict[str, float]], bool]
 
 @dataclass(frozen=True)
 class Ground:
-    """The pair of a suite that a study is asked of, and the command's settings over it."""
+    """The suite and pair that a study runs on, and the settings that the command line changes."""
 
     suite: Suite
     profile: str | None
@@ -50,16 +50,16 @@ class Ground:
     device: str
 
     def plan(self, choice: Choice, seeds: int, tuning: bool) -> Plan:
-        """Return the runs of a choice under repetitions 1 to `seeds`.
+        """Plan the runs of a choice under repetitions 1 to `seeds`.
 
-        Of what the command set, hyperparameters that the choice's method does not have are left out.
+        Hyperparameters from the command line that the choice's method does not have are left out.
 
         Raises:
             UserError: for a choice that the suite or its methods refuse.
         """
         held_out = (f"data.val_fraction={VAL_FRACTION}",) if tuning and not self.holds_out else ()
         foreign = _ALL_GROUPS - distillers.groups(choice.method).keys()
-        own = [one for one in self.assignments if one.partition("=")[0].partition(".")[0] not in foreign]
+        own = [text for text in self.assignments if text.partition("=")[0].partition(".")[0] not in foreign]
         return make_plan(
             self.suite,
             profile=self.profile,
@@ -73,9 +73,9 @@ class Ground:
 
     @property
     def holds_out(self) -> bool:
-        """Whether suite or command name a validation split of their own."""
+        """Whether the suite or the command line sets a validation split."""
         small = self.suite.profiles[self.profile].data if self.profile else {}
-        set_here = any(one.startswith("data.val_fraction=") for one in self.assignments)
+        set_here = any(text.startswith("data.val_fraction=") for text in self.assignments)
         return set_here or bool({**self.suite.data, **small}.get("val_fraction"))
 
 
@@ -87,18 +87,18 @@ class StudyExecution:
         self._costs = Costs(data, torch.device(options.device), options.threads)
         self.problems: list[str] = []
         self.was_stopped = False
-        #: of the study's own run in MLflow, once something was trained
+        #: id of the study's own run in MLflow, once something was trained
         self.run_id: str | None = None
 
     def has_seen_everything(self, teacher: str) -> bool:
-        """Whether a teacher's weights were imported: they were trained on all images, those of the ranking too."""
+        """Whether a teacher's weights were imported: they were trained on all images, also those that rank trials."""
         found = teacher_store.find(self.options.teachers, self.data, teacher, signature="")
         return found is not None and found[1].signature is None
 
     def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: OnEpoch | None = None) -> list[Entry]:
-        """Train the runs, of which the plans know the teachers; return one entry per run, in order.
+        """Train the runs, with the teachers of the plans; return one entry per run, in order.
 
-        A run that another process is training is waited for.
+        Waits for runs that another process is training.
         """
         recipes: dict[str, RunConfig] = {}
         for plan in plans:
@@ -136,10 +136,10 @@ class TrialBatch:
         self._tags = {"study": search.title}
 
     def train(self, execution: StudyExecution) -> bool:
-        """Train all, tell each; False when stopped, with the trials that have not ended re-queued.
+        """Train all trials and tell each; False when stopped, with the trials that have not ended re-queued.
 
         With several seeds and a pruner, the seeds are the steps: each is trained for all trials that are left before
-        the next, and a trial that the pruner gives up trains no further. With one seed the epochs are the steps.
+        the next, and a pruned trial trains no further. With one seed the epochs are the steps.
         """
         if execution.has_seen_everything(self.ground.pair.partition(":")[0]):
             self._tags["teacher_saw_val"] = "true"
@@ -176,7 +176,7 @@ class TrialBatch:
         ]
 
     def _on_epoch(self, entry: Entry, row: dict[str, float]) -> bool:
-        """Follow a run; True when its trial is to be pruned, which is never before the first decay of its rate."""
+        """Report an epoch of a run; True to prune its trial, never before the first decay of its learning rate."""
         if time.time() - self._last_heartbeat > HEARTBEAT_SECONDS:
             self._last_heartbeat = time.time()
             self.search.heartbeat(list(self.trials.values()))

@@ -1,4 +1,4 @@
-"""Processes that work at one study together, each a command of its own."""
+"""Processes that run the trials of one study together, each a command of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Process:
-    """One process that works at the study, and the file that it writes to."""
+    """A process that runs trials of the study, and its log file."""
 
     number: int
     popen: subprocess.Popen[bytes]
@@ -31,11 +31,11 @@ class _Process:
 
 
 def watch(arguments: Sequence[str] | None, search: Search, processes: int, workers: int, console: Console) -> bool:
-    """Let processes of so many workers each work at the study, and print every trial that ends; True when stopped.
+    """Run the study in processes of `workers` workers each, and print every trial that ends; True when stopped.
 
-    A process that dies is reported: its trials are re-queued and taken by the others, or by this one in the end.
+    A process that dies is reported: its trials are re-queued and taken by the others, or by this process in the end.
     """
-    own = [one for one in (sys.argv[1:] if arguments is None else arguments) if one != "--fresh"]
+    own = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--fresh"]
     command = [sys.executable, "-m", "benchmark.study", *own, "--workers", str(workers), "--join"]
     seen = {trial.number for trial in search.trials() if trial.state in ENDED}
     stopped = False
@@ -47,10 +47,10 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, worke
             except KeyboardInterrupt:
                 stopped = True
                 console.print("Stopping: every student is saved, running trials are re-queued ...")
-                for one in running:
-                    one.popen.send_signal(signal.SIGINT)
+                for process in running:
+                    process.popen.send_signal(signal.SIGINT)
             _print_ended(search, seen, console)
-            running = [one for one in running if _is_running(one, console)]
+            running = [process for process in running if _is_running(process, console)]
     return stopped
 
 
@@ -70,21 +70,23 @@ def _print_ended(search: Search, seen: set[int], console: Console) -> None:
             console.print(words_of(trial), soft_wrap=True)
 
 
-def _is_running(one: _Process, console: Console) -> bool:
-    """Whether a process still works; a death is printed, a user's mistake is raised."""
-    code = one.popen.poll()
+def _is_running(process: _Process, console: Console) -> bool:
+    """Whether a process still runs; print its death, and raise its UserError."""
+    code = process.popen.poll()
     if code is None:
         return True
     if code == command_line.EXIT_USER_ERROR:
-        said = one.log.read_text().strip().splitlines() or ["it said nothing"]
-        raise UserError(f"worker {one.number}: {said[-1].removeprefix('error: ')}")
+        said = process.log.read_text().strip().splitlines() or ["it printed nothing"]
+        raise UserError(f"worker {process.number}: {said[-1].removeprefix('error: ')}")
     if code not in (0, 130):
-        console.print(f"worker {one.number} ended with {code}: its trials are re-queued ({one.log})", soft_wrap=True)
+        console.print(
+            f"worker {process.number} ended with {code}: its trials are re-queued ({process.log})", soft_wrap=True
+        )
     return False
 
 
 def _end(popen: subprocess.Popen[bytes]) -> None:
-    """Let a process that still works save its students and re-queue its trials, and wait for it."""
+    """Interrupt a process that still runs, so that it saves its students and re-queues its trials; wait for it."""
     if popen.poll() is None:
         popen.send_signal(signal.SIGINT)
         popen.wait()

@@ -11,5 +11,5 @@ __all__ = ["Choice", "PublishedLine", "Study", "names", "registry"]
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Return the registered studies that match a shell pattern, sorted."""
+    """Names of the registered studies that match a shell pattern, sorted."""
     return registry.names(pattern)

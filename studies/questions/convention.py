@@ -34,7 +34,7 @@ CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
 @register
 class CodeOrPaper(Study):
-    """SDD as its released code has it, and as its paper says."""
+    """SDD as in its released code, and as in its paper."""
 
     name = "convention"
     question = "Does it matter that SDD's paper and its released code differ?"

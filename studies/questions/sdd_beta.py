@@ -4,12 +4,12 @@ Space: `sdd_beta` is the published grid, `sdd.beta` 1, 2, 4, 6, 8; `sdd_beta_con
 logarithmic scale (TPE).
 Base loss: KD (`sdd_kd`). Scales, temperature and weights are the suite's.
 Budget: the grid is 5 trials of 3 seeds, all at once; TPE is 20 trials of one seed, 4 at once, since neighbouring points
-tell about each other as repeats do.
+inform about each other as repeats do.
 Pairs: resnet32x4:shufflenet_v1, Table 8's; resnet32x4:resnet8x4.
 Published: 75.62, 76.30, 75.99, 76.15, 75.78 at 1, 2, 4, 6, 8; number of runs not stated (Wei, Luo, Luo, CVPR 2024,
 Table 8). Runs that the authors repeated differ by 0.31 points (standard deviation): most of this spread of 0.68 may be
 chance.
-Figure: accuracy over beta with error bars over the seeds; Table 8 beside.
+Figure: accuracy over beta with error bars over the seeds; Table 8 next to it.
 
 A larger beta is also a larger loss: `sdd_controls` asks which of the two it is.
 """

@@ -47,7 +47,7 @@ CONTROLS: Mapping[str, Choice] = {
 
 @register
 class SDDControls(Study):
-    """SD-KD against as much loss without its knowledge."""
+    """SD-KD against losses as large without complementary knowledge."""
 
     name = "sdd_controls"
     question = "Is SD-KD's gain due to complementary regions, or to a larger loss?"

@@ -7,7 +7,7 @@ Budget: 5 trials of 3 seeds, all at once.
 Pairs: resnet32x4:resnet8x4 and resnet32x4:shufflenet_v1, Table 7's.
 Published: like networks do best with {1,2} (76.63), unlike ones with {1,2,4} (76.30); number of runs not stated (Wei,
 Luo, Luo, CVPR 2024, Table 7; the 76.63 is 75.63 in the same paper's appendix).
-Figure: accuracy by scale set with error bars over the seeds; Table 7 beside.
+Figure: accuracy by scale set with error bars over the seeds; Table 7 next to it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SCALES = ("1", "1,2", "1,4", "1,2,4", "1,2,4,8")
 
 
 def as_scales(text: str) -> tuple[int, ...]:
-    """Return `1,2,4` as the hyperparameter is written."""
+    """Parse `1,2,4` into the hyperparameter's value."""
     return tuple(map(int, text.split(",")))
 
 
 def as_set(text: str) -> str:
-    """Return `1,2,4` as a person reads it: {1, 2, 4}."""
+    """Format `1,2,4` for labels: {1, 2, 4}."""
     return "{" + text.replace(",", ", ") + "}"
 
 

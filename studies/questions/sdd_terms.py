@@ -8,7 +8,7 @@ Budget: 4 trials of 3 seeds, all at once.
 Pairs: resnet32x4:resnet8x4 and resnet32x4:shufflenet_v1, Table 6's.
 Published: each kind alone gains over KD, both together the most: 73.33, 75.14, 74.79, 76.63 and 74.07, 75.88, 75.10,
 76.30; number of runs not stated (Wei, Luo, Luo, CVPR 2024, Table 6).
-Figure: accuracy by terms with error bars over the seeds, KD's as a line; Table 6 beside.
+Figure: accuracy by terms with error bars over the seeds, KD's as a line; Table 6 next to it.
 """
 
 from __future__ import annotations

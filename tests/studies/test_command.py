@@ -314,7 +314,7 @@ def test_showing_trains_nothing_and_another_definition_is_refused(
         (["--set", "sdd.gamma=0"], "sdd.gamma: unknown"),
         (["--set", "data.val_fraction=0.9"], "data.val_fraction"),
         (["--suite", "cifr100"], "cifar100"),
-        (["--show", "--runs", "/nowhere"], "was not begun under /nowhere"),
+        (["--show", "--runs", "/nowhere"], "was not started under /nowhere"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, arguments: list[str], message: str) -> None:
