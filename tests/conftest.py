@@ -50,10 +50,14 @@ SMALL_SUITE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _digits_are_rendered_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Commands in this process share one set of images; a worker that they start finds it in its cache."""
+def _digits_are_rendered_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands in this process share one set of images; a worker that they start finds it in its cache.
+
+    The set lies in pytest's own cache, where the next session finds it; another digits.py makes another.
+    """
     factory = datasets.registry.get("digits")
-    folder = tmp_path_factory.mktemp("digits")
+    kept = getattr(pytestconfig, "cache", None)  # None with `-p no:cacheprovider`
+    folder = tmp_path_factory.mktemp("digits") if kept is None else kept.mkdir("digits")
 
     @functools.cache
     def made() -> DataSet:

@@ -35,6 +35,7 @@ def test_options_that_a_command_does_not_have_keep_their_default(words: str, tmp
     assert (made.engine, made.retry_failed, made.cache_gb) == (usual.engine, usual.retry_failed, usual.cache_gb)
 
 
+@pytest.mark.processes
 def test_engines_are_chosen_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("the local engine was made")

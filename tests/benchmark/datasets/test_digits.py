@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from benchmark.datasets import digits as module
 from benchmark.datasets.base import DataSet
@@ -30,6 +29,8 @@ def test_renders_are_fixed_and_of_the_documented_shape(tmp_path: Path) -> None:
 
 
 def test_no_source_digit_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits  # takes seconds, which only this test has to wait for
+
     members: list[set[int]] = []
     render = module._render
 
