@@ -69,7 +69,7 @@ def _digits_are_rendered_once(pytestconfig: pytest.Config, tmp_path_factory: pyt
         for file in folder.glob("digits-*") if cache is not None and download else ():
             Path(cache).mkdir(parents=True, exist_ok=True)
             if not (place := Path(cache) / file.name).exists():
-                place.hardlink_to(file)
+                shutil.copy(file, place)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
