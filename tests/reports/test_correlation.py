@@ -34,7 +34,7 @@ from reports.sections.correlation import (
 )
 from tests.reports.frames import PAIR, check_drawn, context, drawings, plan, runs, words
 
-DIGITS = "resnet8x4:resnet8_half"
+DIGITS = "resnet8x2:resnet8_half"
 
 
 def test_correlation_difference() -> None:
@@ -116,9 +116,9 @@ def made(tmp_path: Path, digits: DataSet) -> Context:
         suite.load("digits"), profile="smoke", methods=("kd", "sdd_kd"), assignments=["data.num_test=60"]
     )
     data = datasets.load(digits_plan.data, tmp_path, tmp_path)
-    network = create_network("resnet8x4", data.num_classes, data.image_size, seed=7)
+    network = create_network("resnet8x2", data.num_classes, data.image_size, seed=7)
     about = {"test_top1": 10.0, "device": "a CPU", "origin": "trained", "signature": "0" * 16}
-    _, manifest = teacher_store.store(tmp_path / "teachers", data, "resnet8x4", weights_of(network), **about)  # type: ignore[arg-type]
+    _, manifest = teacher_store.store(tmp_path / "teachers", data, "resnet8x2", weights_of(network), **about)  # type: ignore[arg-type]
     tracked = [*runs("kd", [10.0], pair=DIGITS), *runs("sdd_kd", [11.0], pair=DIGITS)]
     files = {
         run.run_id: save(weights_of(create_network("resnet8_half", data.num_classes, data.image_size, seed=seed)))
@@ -129,7 +129,7 @@ def made(tmp_path: Path, digits: DataSet) -> Context:
         given,
         runs=tmp_path,
         data_root=tmp_path,
-        teachers={"resnet8x4": manifest},
+        teachers={"resnet8x2": manifest},
         tracker=Store(files),  # type: ignore[arg-type]
     )
 
@@ -146,7 +146,7 @@ def test_from_a_store(made: Context, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_missing_is_said(made: Context) -> None:
     assert "--methods kd,sdd_kd" in words(correlation(context()))
-    assert "the teacher resnet8x4 is not stored" in words(correlation(replace(made, teachers={})))
+    assert "the teacher resnet8x2 is not stored" in words(correlation(replace(made, teachers={})))
     assert "without its tracking store" in words(correlation(replace(made, tracker=None)))
     no_file: Any = Store({})
     assert "has no artifact student.safetensors" in words(correlation(replace(made, tracker=no_file)))
