@@ -1,1 +1,1 @@
-"""Reports: what MLflow holds of a suite, as a PDF with the paper's tables and figures, and as files to reuse."""
+"""Reports: a suite's tracked runs as a PDF with the paper's tables and figures, and as files to reuse."""

@@ -1,4 +1,4 @@
-"""Rebuild a suite's tables and figures as a PDF from what is tracked: `python -m reports cub --sections comparison`."""
+"""Rebuild a suite's tables and figures as a PDF from tracked runs: `python -m reports cub --sections comparison`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reports.write import log, write
 
 
 def parser() -> command_line.Parser:
-    """Return the command's arguments."""
+    """Define the command's arguments."""
     made = command_line.Parser("python -m reports", description=__doc__)
     command_line.add_choices(made)
     command_line.add_places(made)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
 
 
 def plans_of(given: command_line.Choices, suite: str) -> list[Plan]:
-    """Resolve what the command line chose, for every device that its runs may have had."""
+    """Resolve the plan that the command line chose, once for every device that its runs may have had."""
     chosen = load(suite)
     either = [chosen]
     if chosen.teacher_precision is None:  # resolved by the device that trained, which need not be this one
@@ -103,7 +103,7 @@ def plans_of(given: command_line.Choices, suite: str) -> list[Plan]:
 
 
 def chosen_arguments(given: argparse.Namespace, suite: str) -> list[str]:
-    """Return what chooses the same runs on the command line, pairs and methods left out."""
+    """Arguments that choose the same runs on the command line, without pairs and methods."""
     words = [suite]
     words += ["--profile", given.profile] if given.profile else []
     words += ["--seeds", str(given.seeds)] if given.seeds else []

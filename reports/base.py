@@ -1,4 +1,4 @@
-"""Sections of a report: functions from the context of a suite to blocks that every writer can write."""
+"""Sections of a report: functions from the context of a suite to blocks of text, figures and tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its caption; `name` is that of its files."""
+    """A figure with its caption; its files are called `name`."""
 
     name: str
     figure: Figure
@@ -39,7 +39,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table; `name` is that of its files."""
+    """A table; its files are called `name`."""
 
     name: str
     table: Table
@@ -50,15 +50,15 @@ Block = Text | Drawing | Listing
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Everything that is known of a suite when its report is made. Looking changes nothing.
+    """Everything that is known about a suite when its report is made. Read-only.
 
-    Hashed by identity, so that what two sections look up is looked up once.
+    Hashed by identity, so that sections can share cached look-ups.
     """
 
     plan: Plan
     #: name of the data as it was run, e.g. `cub200[50 classes]`
     dataset: str
-    #: of this plan's runs and of others on the same images (studies, ablations), finished or not
+    #: this plan's runs and others on the same images (studies, ablations), finished or not
     tracked: Sequence[Tracked]
     #: one row per run as `results.frame` gives it (a column per metric) and a column per parameter, prefixed `param.`
     frame: pd.DataFrame
@@ -70,20 +70,20 @@ class Context:
     tracker: Tracker | None = None
     #: address of the tracking server for links to runs; None: no links
     server: str | None = None
-    #: what could not be read, one line each
+    #: problems with the data of the report, one line each
     problems: tuple[str, ...] = field(default=())
-    #: of the images; "" when no run and no teacher says which they are
+    #: digest of the images; "" when no run and no teacher names one
     data_digest: str = ""
-    #: every run of the plan with its signature; None while its teacher is not known
+    #: every run of the plan with its signature, which is None while its teacher is not known
     planned: tuple[tuple[PlannedRun, str | None], ...] = ()
-    #: what chooses this plan on the command line, the suite first: `cub --profile smoke`
+    #: arguments that choose this plan on the command line, the suite first: `cub --profile smoke`
     arguments: tuple[str, ...] = ()
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """The test accuracies of the plan's finished runs: signature, run_id, epoch, metric, value.
 
-        Of one metric only: a store is asked run by run and metric by metric.
+        One metric only: a store is queried run by run and metric by metric.
         """
         if self.tracker is None:
             return pd.DataFrame(columns=["signature", "run_id", "epoch", "metric", "value"])

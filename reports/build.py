@@ -1,4 +1,4 @@
-"""The report of a suite: every section made of what is known, with unique names and links to the runs."""
+"""Build the report of a suite: its sections, with unique names of files and links to the runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from reports import pdf, sections
 from reports.base import Block, Context, ReportSection, Text
 from reports.pdf import Part
 
-#: more runs behind a cell than a page can set side by side have no link; cells.csv names them
+#: a cell has no link when more runs are behind it than a page can show side by side; cells.csv names them
 _MAX_LINKED = 20
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was made, before it is written."""
+    """A finished report, before it is written."""
 
     slug: str
     title: str
@@ -32,33 +32,33 @@ class Report:
     about: Mapping[str, str]
     parts: tuple[Part, ...]
     link: pdf.Link
-    #: seconds since 1970 of the newest run: the same data has the same time
+    #: start of the newest run in seconds since 1970: the same data has the same time
     timestamp: int
     problems: tuple[str, ...]
-    #: sections that could not be made, one line each
+    #: errors of sections that could not be made, one line each
     faults: tuple[str, ...]
 
 
 def chosen_sections(names: Sequence[str]) -> list[ReportSection]:
-    """Return these sections in the order of the report, or all of them.
+    """Select sections by name, in the order of the report; all of them without names.
 
     Raises:
-        UserError: for an unknown name, with the nearest.
+        UserError: for an unknown name, with the nearest known one.
     """
-    known = {one.name: one for one in sections.in_order()}
+    known = {section.name: section for section in sections.in_order()}
     for name in names:
         if name not in known:
             raise UserError(f"unknown section '{name}'{among(name, known)} (`python -m reports --list`)")
-    return [one for name, one in known.items() if not names or name in names]
+    return [section for name, section in known.items() if not names or name in names]
 
 
 def make(context: Context, chosen: Sequence[ReportSection]) -> Report:
-    """Return the report of a suite. A section that fails is named in its place, and does not take the others."""
+    """Make the report of a suite. A section that fails is replaced by its error, and the others are made."""
     parts, faults = [], []
     unique = _Names()
-    for one in chosen:
-        blocks, fault = _blocks(one, context)
-        parts.append(Part(one.name, one.title, [unique.named(block) for block in blocks]))
+    for section in chosen:
+        blocks, fault = _blocks(section, context)
+        parts.append(Part(section.name, section.title, [unique.named(block) for block in blocks]))
         faults += [fault] if fault else []
     plan = context.plan
     made_from = checkout()
@@ -78,32 +78,32 @@ def make(context: Context, chosen: Sequence[ReportSection]) -> Report:
 
 
 def checkout() -> str:
-    """Return the commit that reports are made from now, in words."""
+    """Describe the commit that reports are made from."""
     commit, dirty = machine.git_state()
     return commit[:12] + (" (changed)" if dirty else "")
 
 
 def newest(tracked: Sequence[Tracked]) -> int:
-    """Return when the newest run began, in seconds since 1970; 0 without one."""
+    """Start time of the newest run, in seconds since 1970; 0 without a run."""
     return max((run.start_time for run in tracked), default=0) // 1000
 
 
-def _blocks(one: ReportSection, context: Context) -> tuple[Sequence[Block], str | None]:
+def _blocks(section: ReportSection, context: Context) -> tuple[Sequence[Block], str | None]:
     try:
-        return list(one.make(context)), None
-    except Exception as error:  # whatever it is, the other sections still say what they know
-        fault = f"{one.name}: {type(error).__name__}: {error}"
+        return list(section.make(context)), None
+    except Exception as error:  # whatever the error, the other sections are still made
+        fault = f"{section.name}: {type(error).__name__}: {error}"
         return [Text(f"This section could not be made. {fault}")], fault
 
 
 class _Names:
-    """Names of files that are unique in a report."""
+    """File names that are unique in a report."""
 
     def __init__(self) -> None:
         self.used: Counter[tuple[type[Block], str]] = Counter()
 
     def named(self, block: Block) -> Block:
-        """Return the block under a name that is safe as a file's, and not used before."""
+        """Rename the block to a name that is safe for files and not used before."""
         if isinstance(block, Text):
             return block
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", block.name).strip("-.") or "unnamed"
@@ -131,7 +131,7 @@ def _about(context: Context, made_from: str) -> dict[str, str]:
 
 
 def linker(context: Context) -> pdf.Link:
-    """Return the function that gives the address of runs in the tracking UI."""
+    """Make the function that maps runs to their address in the tracking UI."""
     experiments = {run.run_id: run.experiment_id for run in context.tracked}
     server = (context.server or "").rstrip("/")
 

@@ -1,4 +1,4 @@
-"""Two suites, or two git commits of one suite, side by side: one table, method x pair."""
+"""Compare two suites, or two git commits of one suite, side by side: one table, method x pair."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: what it is called, its results by key, and where links lead."""
+    """One side of a comparison: its name, its results by key, and the links to its runs."""
 
     name: str
     about: str
@@ -39,7 +39,7 @@ class Side:
 
 
 def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Context]) -> Report:
-    """Return the report of two suites (names or .yaml files) or of two commits of `suite_name`.
+    """Make the report of two suites (names or .yaml files) or of two commits of `suite_name`.
 
     Raises:
         UserError: when a name is neither a suite nor a commit that has runs.
@@ -48,12 +48,12 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         contexts = [context_of(name) for name in (a, b)]
         sides = [_suite_side(context) for context in contexts]
         paired = contexts[0].data_digest == contexts[1].data_digest != ""
-        title = f"{sides[0].name} beside {sides[1].name}"
+        title = f"{sides[0].name} and {sides[1].name}"
     else:
         context = context_of(suite_name)
         sides = [_commit_side(context, name) for name in (a, b)]
         paired = True
-        title = f"{context.plan.name}: commit {sides[0].name} beside {sides[1].name}"
+        title = f"{context.plan.name}: commits {sides[0].name} and {sides[1].name}"
     table = _table(sides[0], sides[1], paired)
 
     def link(run_ids: tuple[str, ...]) -> str | None:
@@ -87,7 +87,7 @@ def _suite_side(context: Context) -> Side:
 
 
 def _commit_side(context: Context, commit: str) -> Side:
-    """Return the runs of the suite that were trained at a commit, under the settings of the plan where both say them.
+    """Collect the suite's runs that were trained at a commit, with the plan's settings as far as both record them.
 
     Signatures of another version may differ for the same settings, so parameters decide here.
     """
@@ -158,8 +158,8 @@ def _table(a: Side, b: Side, paired: bool) -> Table:
     notes = (
         f"A: {a.about}. B: {b.about}.",
         "Mean ± standard deviation of the accuracy after the last epoch.",
-        f"Difference: {how}; with its 95% t interval from {stats.MIN_SEEDS} seeds on. One that holds 0 is no"
-        " evidence of a difference.",
+        f"Difference: {how}; with its 95% t interval from {stats.MIN_SEEDS} seeds on. An interval that"
+        " includes 0 is no evidence of a difference.",
         f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} shared seeds. {MISSING} no finished run.",
     )
     return Table("Side by side.", "Top-1 accuracy on the test set in percent.", columns, sections, notes)
@@ -170,13 +170,13 @@ def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
         values, ids, cells = [], [], [Cell(title_of(key[2], alone="Student"))]
         for side in (a, b):
             runs = side.runs.get(key)
-            one = pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)
-            values.append(one)
+            accuracies = pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)
+            values.append(accuracies)
             ids.append(() if runs is None else tuple(runs["run_id"]))
-            cells += [Cell(unmarked_spread(one.tolist()), ids[-1]), Cell(str(len(one)))]
+            cells += [Cell(unmarked_spread(accuracies.tolist()), ids[-1]), Cell(str(len(accuracies)))]
         text, difference = _difference(values[0], values[1], paired)
         cells.append(Cell(text, ids[0] + ids[1] if difference is not None else ()))
-        means = [one.mean() if len(one) else None for one in values]
+        means = [accuracies.mean() if len(accuracies) else None for accuracies in values]
         yield Row.of(
             *cells,
             teacher=key[0],

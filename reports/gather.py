@@ -1,4 +1,4 @@
-"""What is known of a suite when its report is made: the plan that tracked runs answer to, and those runs. Read-only."""
+"""Gather the data of a suite's report: the plan that the tracked runs match, and those runs. Read-only."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from benchmark.train.teacher_store import Manifest
 from reports import scores
 from reports.base import Context
 
-#: a database may hold hundreds of bad runs: the rest are counted
+#: problems that are listed; a database may hold hundreds of bad runs: the rest are counted
 _MAX_PROBLEMS = 20
-#: figures of a finished run without which it says nothing
+#: figures that every finished run should have
 _HEADLINE = ("last", "best_test")
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A plan on one set of images: its runs' signatures, and what is tracked on the images."""
+    """A plan on one set of images: the signatures of its runs, and the runs tracked on the images."""
 
     plan: Plan
     digest: str
@@ -50,17 +50,17 @@ def gather(
     server: str | None = None,
     arguments: Sequence[str] = (),
 ) -> Context:
-    """Gather what is known of the plan that most tracked runs answer to.
+    """Gather the context of the plan that most tracked runs match.
 
-    `plans` are one choice of a command line, resolved for different devices. Images are not loaded: which ones the
-    suite ran on is read from its runs and teachers.
+    `plans` are one choice of a command line, resolved for different devices. Images are not loaded: the digest of those
+    that the suite ran on is read from its runs and teachers.
     """
     problems: list[str] = []
     plan = plans[0]
     known = _manifests(runs / "teachers", problems)
     matches = [_match(plan, "", (), known)]
     digests: list[str] = []
-    # stored teachers say which images; to ask every run of the suite takes seconds where there are thousands
+    # stored teachers name the images; asking every run of the suite takes seconds when there are thousands
     for of_teachers in (True, False):
         found = _digests(plan, known) if of_teachers else _digests_of_runs(tracker, plan)
         new = [digest for digest in dict.fromkeys(found) if digest and digest not in digests]
@@ -70,7 +70,7 @@ def gather(
             matches += [_match(one, digest, tracked, known) for one in plans]
         if any(match.num_found for match in matches):
             break
-    # the first of equals: images that are known before none, and the newest
+    # the first of equals: known images before unknown ones, then the newest
     best = max(matches, key=lambda match: (match.num_found, bool(match.tracked), bool(match.digest)))
     if tracker is None:
         problems.append(f"Nothing is tracked under {runs}: no run was made here yet, or --runs names another folder.")
@@ -85,7 +85,7 @@ def gather(
     if others:
         problems.append(
             f"Runs of this plan exist on {len(others) + 1} sets of images; this report is of {best.digest[:12]}, which"
-            " has the most."
+            " has the most runs."
         )
     problems += _missing_data(best.plan, data_root, runs)
     frame = _frame(best, problems)
@@ -132,7 +132,7 @@ def _readable(tracked: Sequence[Tracked], problems: list[str]) -> list[Tracked]:
         if missing:
             problems.append(f"Run {run.run_id} has no tag {', '.join(missing)}: left out.")
         elif not run.tags["seed"].isdigit() or not epochs.isdigit():
-            problems.append(f"Run {run.run_id}: its seed or number of epochs is no number: left out.")
+            problems.append(f"Run {run.run_id}: its seed or number of epochs is not a number: left out.")
         else:
             kept.append(run)
     return kept
@@ -142,7 +142,7 @@ def _manifests(folder: Path, problems: list[str]) -> list[Manifest]:
     found: list[Manifest] = []
     try:
         for _, manifest in teacher_store.manifests(folder):
-            found.append(manifest)  # what was read before a damaged one counts
+            found.append(manifest)  # manifests that were read before a damaged one count
     except UserError as error:
         problems.append(f"Teachers: {error}.")
     return found
@@ -215,7 +215,7 @@ def _frame(match: _Match, problems: list[str]) -> pd.DataFrame:
 def _missing_data(plan: Plan, data_root: Path, runs: Path) -> list[str]:
     """Report a data set that is neither embedded nor in the data folder."""
     if plan.data.options or (data_root.is_dir() and any(data_root.iterdir())):
-        return []  # to look further would decode all images
+        return []  # looking further would decode all images
     try:
         datasets.load(plan.data, data_root, runs / "cache")
     except UserError as error:

@@ -14,16 +14,16 @@ import typst
 from benchmark.errors import UserError
 from reports.base import Block, Drawing, Listing, Text
 
-#: files that a document is compiled from, beside its figures
+#: files that a document is compiled from, together with its figures
 SOURCE, DATA = "report.typ", "report.json"
 
-#: the address of the runs behind a number, where there is one
+#: maps the runs behind a number to their address, or to None
 Link = Callable[[tuple[str, ...]], str | None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A section as it was made, with names of files that are unique in the report."""
+    """A finished section, with file names that are unique in the report."""
 
     name: str
     title: str
@@ -31,14 +31,14 @@ class Part:
 
 
 def template() -> bytes:
-    """Return the layout of every report."""
+    """The layout of every report, in typst."""
     return (resources.files("reports") / "template.typ").read_bytes()
 
 
 def content(
     title: str, subtitle: str, head: str, commit: str, about: Mapping[str, str], parts: Sequence[Part], link: Link
 ) -> dict[str, Any]:
-    """Return all that a report says, as the template reads it."""
+    """Collect the content of a report in the form that the template reads."""
     return {
         "title": title,
         "subtitle": subtitle,
@@ -64,15 +64,15 @@ def _block(block: Block, link: Link) -> dict[str, Any]:
 
 
 def figure_path(name: str) -> str:
-    """Return where a figure lies in the folder of a report."""
+    """Path of a figure in the folder of a report."""
     return f"figures/{name}.svg"
 
 
 def compiled(folder: Path, timestamp: int) -> bytes:
-    """Compile a folder that holds the source, the data and the figures to a PDF; offline, with fonts of its own.
+    """Compile a folder that holds the source, the data and the figures to a PDF; offline, with typst's own fonts.
 
     Raises:
-        UserError: when typst refuses it, with the first reason.
+        UserError: when typst refuses the source, with the first reason.
     """
     compiler = typst.Compiler(folder / SOURCE, root=folder, ignore_system_fonts=True)
     try:

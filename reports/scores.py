@@ -22,11 +22,11 @@ from reports.base import Context
 
 
 class Selection(NamedTuple):
-    """A way to choose the epoch of a run that is reported."""
+    """A way to choose the epoch of a run whose accuracy is reported."""
 
-    #: in the head of a column
+    #: as the header of a column
     short: str
-    #: above rows
+    #: as a heading above rows
     title: str
 
 
@@ -63,7 +63,7 @@ class Scores:
 
 
 class Comparison(NamedTuple):
-    """Two methods of which the first is claimed to be better."""
+    """A method on a pair, and the base that it is claimed to beat."""
 
     pair: Pair
     method: str
@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As a person reads it: `SD-KD − KD`."""
+        """The difference in words: `SD-KD − KD`."""
         return f"{title_of(self.method)} − {title_of(self.base)}"
 
 
@@ -82,24 +82,24 @@ def scores(frame: pd.DataFrame, pair: Pair, method: str, column: str = "last") -
     mine = (frame["status"] == "FINISHED") & (frame["student"] == pair.student) & (frame["method"] == method)
     if distillers.registry.get(method).needs_teacher:
         mine &= frame["teacher"] == pair.teacher
-    # of these columns only: a frame has fifty more, whose rows would be copied at every call
+    # these columns only: a frame has fifty more, which would be copied at every call
     return as_scores(frame.loc[mine, ["repetition", "run_id", column]], column)
 
 
 def with_parameters(frame: pd.DataFrame, tracked: Iterable[Tracked]) -> pd.DataFrame:
-    """Return a frame of these runs with one column per parameter, prefixed `param.`."""
+    """Add one column per parameter, prefixed `param.`, to a frame of these runs."""
     of_run = {run.run_id: run.params for run in tracked}
     params = pd.DataFrame([dict(of_run[run_id]) for run_id in frame["run_id"]], index=frame.index)
     return pd.concat([frame, params.add_prefix("param.")], axis=1)
 
 
 def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
-    """Return a figure of runs that differ in their seed only."""
+    """Collect a figure of runs that differ only in their seed."""
     kept: dict[int, tuple[float, str]] = {}
-    # plain Python: a report asks this a thousand times, of a few runs each
+    # plain Python: a report calls this a thousand times, with a few runs each
     for value, repetition, run_id in zip(runs[column], runs["repetition"], runs["run_id"], strict=True):
         number = finite(value)
-        if number is not None:  # of a run that was trained again, the newer stands first
+        if number is not None:  # when a run was trained twice, the newer comes first
             kept.setdefault(int(repetition), (number, str(run_id)))
     seeds = sorted(kept)
     by_seed = pd.Series([kept[seed][0] for seed in seeds], index=seeds, dtype=float)
@@ -116,18 +116,18 @@ def comparisons(plan: Plan) -> Iterator[Comparison]:
 
 
 def teacher_cell(manifest: Manifest | None) -> Cell:
-    """Return a stored teacher's accuracy, with the run that trained it."""
+    """Make the cell of a stored teacher's accuracy, with the run that trained it."""
     if manifest is None:
         return Cell(MISSING)
     return Cell(two_decimals(manifest.test_top1), (manifest.mlflow_run,) if manifest.mlflow_run else ())
 
 
 def pair_title(pair: str) -> str:
-    """Return `teacher:student` as a person reads it."""
+    """Format `teacher:student` for headings and labels."""
     return pair.replace(":", " → ")
 
 
 def command(context: Context, *more: str) -> str:
-    """Return the command that runs the plan, or the part of it that `more` chooses, as a person types it."""
+    """The shell command that runs the plan, or the part of it that `more` chooses."""
     suite, *rest = context.arguments or (context.plan.suite.name,)
     return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])

@@ -1,7 +1,7 @@
-"""How methods look in a report: one colour and marker each.
+"""The look of methods in a report: one colour and marker each.
 
 A family (KD, DKD, ...) has a colour and a marker; its scale-decoupled form has the same, filled and with a solid line,
-where the base is open and dashed. So a figure is read without colour too.
+where the base is open and dashed. So a figure can be read without colour too.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from benchmark.analysis.style import COLOURS, FAINT, MARKERS, canvas, saved, sty
 
 __all__ = ["ALONE", "COLOURS", "FAINT", "MARKERS", "PUBLISHED", "WIDTH", "Look", "canvas", "look", "saved", "style"]
 
-#: families that every figure shows alike, whatever else is in it
+#: families that look the same in every figure
 _FAMILIES = ("kd", "dkd", "nkd", "mlkd")
 #: the student alone, and points of the literature
 ALONE, PUBLISHED = "#333333", "#8C8C8C"
-#: of a text block in inches: figures that are drawn at this width keep their font sizes in print
+#: width of a text block in inches: figures that are drawn at this width keep their font sizes in print
 WIDTH = 6.7
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn."""
+    """The colour, marker and line of a method."""
 
     colour: str
     marker: str
-    #: of matplotlib
+    #: line style of matplotlib
     line: str
     #: whether the marker is filled
     filled: bool
 
     def options(self) -> dict[str, Any]:
-        """Return what `axes.plot` and `axes.errorbar` take."""
+        """The look as keyword arguments of `axes.plot` and `axes.errorbar`."""
         return {
             "color": self.colour,
             "marker": self.marker,
@@ -46,14 +46,14 @@ class Look:
 
 
 def look(method: str) -> Look:
-    """Return how a method is drawn: a function of its name alone, the same in every figure of every report."""
+    """Choose the look of a method from its name alone: the same in every figure of every report."""
     if method == "vanilla":
         return Look(ALONE, "X", ":", True)
     base = distillers.registry.get(method).base if method in distillers.registry else None
     family = base or method
     if family in _FAMILIES:
         place = _FAMILIES.index(family)
-    else:  # what is added later shares the rest
+    else:  # families that are added later share the rest
         rest = len(COLOURS) - len(_FAMILIES)
         place = len(_FAMILIES) + hashlib.sha256(family.encode()).digest()[0] % rest
     return Look(COLOURS[place], MARKERS[place], "-" if base else "--", base is not None)

@@ -1,4 +1,4 @@
-"""A report in files: the PDF, and beside it a folder with its tables, figures, cells and sources."""
+"""Write a report to files: the PDF, and next to it a folder with its tables, figures, cells and sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN_NAME = "report"
 
 
 def write(report: Report, out: Path) -> Path:
-    """Write the PDF beside a folder with its tables, figures and sources; return the path of the PDF."""
+    """Write the PDF, and next to it a folder with its tables, figures and sources; return the path of the PDF."""
     folder = out / report.slug
     contents = dict(_files(report))
     _remove_old(folder, contents)
@@ -60,7 +60,7 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
 
 
 def cells(tables: Sequence[Listing]) -> str:
-    """Return every cell of every table as CSV, with the runs behind it."""
+    """Write every cell of every table as CSV, with the runs behind it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "row", "column", "text", "run_ids"])
@@ -79,7 +79,7 @@ def _cells(table: Table) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
 
 
 def _remove_old(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Remove what an earlier report wrote here and this one does not: only files that it names as its own."""
+    """Remove the files that an earlier report lists as its own and that this report does not write."""
     try:
         old = json.loads((folder / pdf.DATA).read_text()).get("files", [])
     except (OSError, ValueError, AttributeError):
@@ -90,14 +90,14 @@ def _remove_old(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def log(context: Context, path: Path) -> str | None:
-    """Store the report with the suite's experiment; return a line that says why it could not, or None."""
+    """Log the report to the suite's experiment; return the reason when that fails, or None."""
     if context.tracker is None:
         return None
     tracker = context.tracker
     try:
         with tracker.named_errors():
             experiment = tracker.experiments().get(context.plan.experiment_name)
-            if experiment is None:  # to look at nothing makes no experiment
+            if experiment is None:  # a report without runs creates no experiment
                 return None
             run_id = tracker.parent(experiment, RUN_NAME, {"suite": context.plan.suite.name})
             tracker.artifacts(run_id, {path.name: path, f"{path.stem}-cells.csv": path.with_suffix("") / "cells.csv"})

@@ -1,4 +1,4 @@
-"""Sections of the report: a new file in this folder that registers one is a new section."""
+"""Sections of the report: a new file in this folder that registers a section adds it to the report."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ ORDER = (
 
 
 def in_order() -> list[ReportSection]:
-    """Every section in the order of the report."""
+    """All sections in the order of the report."""
     return registry.in_order(ORDER)

@@ -1,4 +1,4 @@
-"""What the parts of scale decoupling do: weight of complementary regions, scale sets, consistent and complementary."""
+"""Ablations of scale decoupling: weight of complementary regions, scale sets, consistent and complementary regions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 Factor = Literal["beta", "scales", "terms"]
 
 BETA, CONSISTENT, SCALES = "param.sdd.beta", "param.sdd.consistent", "param.sdd.scales"
-#: what a run is called, as opposed to how it was trained
+#: columns that identify a run, as opposed to how it was trained
 _NAMES = ("param.repetition", "param.method", "param.student", "param.teacher")
-#: columns that need not be in a frame
+#: columns that a frame may lack
 _NEEDED = (
     *("status", "teacher", "student", "method", "repetition", "run_id", "last", "teacher_checksum"),
     *(BETA, CONSISTENT, SCALES),
@@ -47,7 +47,7 @@ class Ablation:
     factor: Factor
     pair: Pair
     method: str
-    #: settings that tell it from another ablation of the same part, pair and method
+    #: settings in which it differs from other ablations of the same part, pair and method
     setting: str
     #: by level, ascending: a number, a scale set, or a name of `TERMS`
     levels: dict[Level, Scores]
@@ -55,7 +55,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Part:
-    """How a part is varied, and where the paper does."""
+    """The way a part is varied, and the paper's table of it."""
 
     title: str
     xlabel: str
@@ -64,7 +64,7 @@ class Part:
     #: parameters that vary with the part
     varied: tuple[str, ...]
     level: Callable[[pd.Series[Any]], Level | None]
-    #: sets of runs that fill it: what each changes of the suite
+    #: runs that fill it, by the settings that each changes from the suite's
     settings: tuple[tuple[str, ...], ...]
 
 
@@ -84,7 +84,7 @@ def _terms(run: pd.Series[Any]) -> Level | None:
     if beta is None or consistent is None:
         return None
     if beta and consistent:
-        # the published method; other weights of both are the other ablation
+        # the published method; other weights of both belong to the ablation of beta
         return "both" if (beta, consistent) == (2, 1) else None
     if beta == consistent:
         return None
@@ -121,7 +121,7 @@ PARTS: dict[Factor, Part] = {
 
 @section("Ablations")
 def ablations(context: Context) -> list[Block]:
-    """Accuracy over each part, the paper's points beside."""
+    """Accuracy over each part, next to the paper's points."""
     found = find_all(context)
     blocks: list[Block] = []
     for factor, part in PARTS.items():
@@ -135,7 +135,7 @@ def ablations(context: Context) -> list[Block]:
 
 
 def missing(factor: Factor, context: Context) -> str:
-    """Return which runs make an ablation, and the commands that train them."""
+    """Say which runs an ablation needs, with the commands that train them."""
     method = next((name for name in context.plan.methods if name.startswith("sdd_")), "sdd_kd")
     commands = [
         scores.command(context, "--methods", method, *(word for one in changed for word in ("--set", one)))
@@ -146,18 +146,18 @@ def missing(factor: Factor, context: Context) -> str:
 
 @lru_cache(maxsize=1)
 def find_all(context: Context) -> list[Ablation]:
-    """Return every ablation on a pair of the plan and its images; the verdict asks again for those of the section."""
+    """Find every ablation on a pair of the plan and its images; cached, since the verdict needs them again."""
     return find(context.plan, tracked_frame(context.tracked))
 
 
 def tracked_frame(tracked: Iterable[Tracked]) -> pd.DataFrame:
-    """Return the student runs that saw the test set as `results.frame` has them, with their parameters."""
+    """Tabulate the student runs that saw the test set as `results.frame` does, with their parameters."""
     runs = [run for run in tracked if run.tags.get("role") == "student" and run.params.get("tuning") != "True"]
     return scores.with_parameters(results.frame(runs), runs)
 
 
 def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
-    """Return every ablation on a pair of the plan and its images; `frame` has a column per parameter.
+    """Find every ablation on a pair of the plan and its images; `frame` has a column per parameter.
 
     Runs belong together when they agree in every parameter but the part's and the seed's, and in their teacher; their
     recipe is that of the plan.
@@ -178,13 +178,13 @@ def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
 
 
 def _on_the_same_images(plan: Plan, frame: pd.DataFrame) -> pd.Series[bool]:
-    """Which runs trained on as many images and with the same split as the plan's; an unknown number is not wrong."""
+    """Mark runs that trained on as many images and with the same split as the plan's; unknown numbers agree."""
     keys = ("num_train", "num_test", "val_fraction")
     return _agree(frame, {f"param.data.{key}": getattr(plan.data, key) for key in keys})
 
 
 def _by_the_same_recipe(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame) -> pd.Series[bool]:
-    """Which runs of a method trained as the plan's do; all of them where the plan has none."""
+    """Mark runs of a method that have the recipe of the plan's; all of them where the plan has none."""
     configs = (run.config for run in plan.runs if run.config.method == method and run.config.student == pair.student)
     config = next((one for one in configs if one.teacher in (None, pair.teacher)), None)
     recipe = config.recipe.model_dump(mode="json") if config else {}
@@ -192,7 +192,7 @@ def _by_the_same_recipe(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame
 
 
 def _agree(frame: pd.DataFrame, settings: Mapping[str, object]) -> pd.Series[bool]:
-    """Which runs have these settings, as far as it is known."""
+    """Mark runs that have these settings, as far as they are known."""
     same = pd.Series(True, index=frame.index)
     for column, value in settings.items():
         if column in frame:
@@ -210,7 +210,7 @@ def _ablations(
     leveled = runs.assign(_level=pd.Series([part.level(run) for _, run in runs.iterrows()], runs.index, object))
     leveled = leveled[leveled["_level"].notna()]
     groups = []
-    # text, so that what is not known groups too
+    # as text, so that unknown values form groups too
     keys = pd.Series(["\n".join(map(str, run)) for run in leveled[fixed].itertuples(index=False)], leveled.index, str)
     for _, group in leveled.groupby(keys, sort=False):
         levels: dict[Level, Scores] = {
@@ -235,7 +235,7 @@ def _ablations(
 
 
 def _base_level(factor: Factor) -> Level | None:
-    """At which level scale decoupling is its base method."""
+    """The level at which scale decoupling is its base method."""
     if factor == "terms":
         return "none"
     return (1,) if factor == "scales" else None
@@ -263,20 +263,20 @@ def _order(level: Level) -> tuple[int, tuple[float, ...]]:
 
 
 def level_text(level: Level) -> str:
-    """Write a level as a person reads it."""
+    """Format a level for labels, e.g. {1, 2, 4}."""
     if isinstance(level, tuple):
         return "{" + ", ".join(f"{part:g}" for part in level) + "}"
     return level if isinstance(level, str) else f"{level:g}"
 
 
 def published_points(factor: Factor, pair: Pair) -> tuple[PublishedSeries, dict[Level, float]]:
-    """Return what the paper prints of a part: about this pair, or nothing."""
+    """The paper's series for a part, and its points for this pair; empty when it prints none."""
     series = published.ablation(PARTS[factor].series)
     return series, dict(series.points(pair.name))
 
 
 def table(factor: Factor, found: Sequence[Ablation]) -> Table:
-    """Return our accuracies by level, the paper's of the same pair beside."""
+    """Tabulate our accuracies by level, next to the paper's for the same pair."""
     part = PARTS[factor]
     series = published.ablation(part.series)
     sections = []
@@ -313,7 +313,9 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
         *series.notes,
     ]
     if factor == "beta":
-        notes.append("A larger weight is also a larger loss, unless the loss is divided by it: this is not one cause.")
+        notes.append(
+            "A larger weight is also a larger loss, unless the loss is divided by it: two causes are mixed here."
+        )
     if factor in ("scales", "terms"):
         notes.append(f"{level_text(_base_level(factor) or '')} is the base method where it was not run by itself.")
     if few:
@@ -334,7 +336,7 @@ def _caption(part: Part, found: Sequence[Ablation]) -> str:
 
 
 def figure(factor: Factor, found: Sequence[Ablation]) -> Figure:
-    """Return ours at the left and the paper's at the right: other data or teachers, so never on one axis."""
+    """Draw ours on the left and the paper's on the right: they have other data or teachers, so never one axis."""
     part, series = PARTS[factor], published.ablation(PARTS[factor].series)
     printed = [(pair_title(str(row.pair)), dict(series.points(row.pair, row.method, row.label))) for row in series.rows]
     levels = sorted({level for one in found for level in one.levels} | set(series.levels), key=_order)

@@ -23,7 +23,7 @@ from reports.sections.literature import printed_text, tables_of, unsure_mark
 
 @section("Comparison")
 def comparison(context: Context) -> Sequence[Block]:
-    """Our results, then beside every published table of the suite, then in full with intervals."""
+    """Our results, then next to every published table of the suite, then in full with intervals."""
     blocks: list[Block] = [Listing("comparison", ours(context))]
     for name in tables_of(context.plan):
         table = published.load(name)
@@ -32,7 +32,7 @@ def comparison(context: Context) -> Sequence[Block]:
             blocks.append(Listing(f"comparison-{name.replace('/', '-')}", beside(context, table, methods)))
     accuracy = {model: manifest.test_top1 for model, manifest in context.teachers.items()}
     full = detailed(context.plan, context.frame, accuracy, context.dataset)
-    # what is said of published tables stands under those
+    # notes on published tables stand under those tables
     notes = tuple(note for note in full.notes if not note.startswith(tuple(f"{name}: " for name in published.ids())))
     blocks.append(Listing("comparison-in-full", replace(full, title=f"In full: {full.title}.", notes=notes)))
     return blocks
@@ -59,7 +59,7 @@ def seeds_text(found: Scores, planned: int) -> str:
 
 
 def ours(context: Context) -> Table:
-    """Return our own results by pair, under each way of choosing the epoch."""
+    """Tabulate our own results by pair, for each way to choose the epoch."""
     plan = context.plan
     sections = [Section("", "", (_teacher_row(context),))] if plan.teachers else []
     for selection, (_, title) in SELECTIONS.items():
@@ -126,7 +126,7 @@ def _rows(plan: Plan, frame: pd.DataFrame, selection: str) -> Iterator[Row]:
 
 
 def _ranks(plan: Plan, values: Mapping[str, Scores]) -> dict[str, int]:
-    """Return 1 and 2 for the best and second of what is printed, equals alike; nothing for a small profile."""
+    """Rank the best mean 1 and the second 2, as printed and with equal ranks for equals; empty for a small profile."""
     means = {m: round(v.mean, 2) for m, v in values.items() if v.mean is not None and len(v.values) == plan.seeds}
     if plan.profile is not None or len(means) < 2:
         return {}
@@ -135,7 +135,7 @@ def _ranks(plan: Plan, values: Mapping[str, Scores]) -> dict[str, int]:
 
 
 def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> Table:
-    """Return our results beside a published table, by the literature's choice of the epoch, with the difference."""
+    """Tabulate our results next to a published table, by the literature's choice of the epoch, with the difference."""
     plan = context.plan
     pairs = [pair for pair in plan.pairs if pair.name in table.pairs]
     comparable = is_comparable(plan, context.dataset)
@@ -168,7 +168,7 @@ def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> T
         rows = tuple(Row(tuple(line), fields if place == 0 else {}) for place, line in enumerate(lines))
         sections.append(Section(title_of(method, alone="Student alone"), "", rows))
     return Table(
-        f"Beside {table.id}.",
+        f"Next to {table.id}.",
         f"{table.title}. Best epoch on the test set, as published: {table.metric}, percent.",
         _columns(pairs),
         tuple(sections),
@@ -207,7 +207,7 @@ def _notes(
     elif others and len(context.frame):
         yield (
             f"Differences are under another teacher: {', '.join(others)} {'is' if len(others) == 1 else 'are'} not the"
-            " published weights, but trained anew. Gains over the own base carry over, absolute differences less so."
+            " published weights, but trained here. Gains over the own base carry over, absolute differences less so."
         )
     if few:
         yield FEW_SEEDS_NOTE_WITHOUT_INTERVALS

@@ -36,9 +36,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BASE, DECOUPLED = "kd", "sdd_kd"
-#: what a CPU runs through three networks in the time of a report: of small images, and of large ones
+#: number of images that a CPU runs through three networks in the time of a report: small images, large images
 CPU_IMAGES, CPU_LARGE_IMAGES, SMALL_SIDE = 2000, 200, 64
-#: of the t-SNE
+#: limits of the t-SNE
 MAX_CLASSES, MAX_POINTS = 10, 1000
 MAX_SHOWN = 12
 SEED = 0
@@ -55,7 +55,7 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network makes of the test images."""
+    """The logits and features of a network on the test images."""
 
     logits_NK: Floats
     features_ND: Floats
@@ -63,16 +63,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Changes:
-    """Images on which two students differ in being right: places in the test images."""
+    """Images that only one of two students gets right, as places in the test images."""
 
     gained: Ints
     lost: Ints
 
     @property
     def p(self) -> float | None:
-        """McNemar's exact test of as many gained as lost; None without either."""
+        """p-value of McNemar's exact test of as many gained as lost; None without either."""
         num = len(self.gained) + len(self.lost)
-        from scipy.stats import binomtest  # seconds, which a report without such runs need not wait for
+        from scipy.stats import binomtest  # takes seconds to import: only reports with such runs wait for it
 
         return float(binomtest(len(self.gained), num).pvalue) if num else None
 
@@ -91,7 +91,7 @@ def correlation(context: Context) -> list[Block]:
 
 
 def choose(plan: Plan, frame: pd.DataFrame) -> Chosen | None:
-    """Return the first pair with both methods finished under one seed, and the lowest such seed."""
+    """Choose the first pair with both methods finished under one seed, and the lowest such seed."""
     for pair in plan.pairs:
         base, decoupled = (scores.scores(frame, pair, method) for method in (BASE, DECOUPLED))
         ids = [dict(zip(one.by_seed.index, one.run_ids, strict=True)) for one in (base, decoupled)]
@@ -175,7 +175,7 @@ def _student(context: Context, model: str, run_id: str, data: DataSet) -> models
 
 
 def _members(data: DataSet, members: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return which test images are looked at: all on a GPU, at most what a CPU can."""
+    """Select the test images to look at: all on a GPU, at most as many as a CPU can handle."""
     limit = CPU_IMAGES if data.image_size <= SMALL_SIDE else CPU_LARGE_IMAGES
     if device.type != "cpu" or len(members) <= limit:
         return members
@@ -184,7 +184,7 @@ def _members(data: DataSet, members: torch.Tensor, device: torch.device) -> torc
 
 @torch.no_grad()
 def see(network: models.Network, data: DataSet, members: torch.Tensor, device: torch.device) -> Seen:
-    """Return a network's logits and pooled features of the test view of images."""
+    """Compute a network's logits and pooled features of the test view of images."""
     placed = network.to(device).eval()
     logits, features = [], []
     for views, _ in eval_batches(data, data.test, members, device):
@@ -195,27 +195,27 @@ def see(network: models.Network, data: DataSet, members: torch.Tensor, device: t
 
 
 def correlation_difference(teacher_NK: Floats, student_NK: Floats) -> Floats:
-    """Return the student's correlations between classes less the teacher's, (K, K); NaN for a constant logit."""
+    """The student's correlations between classes less the teacher's, (K, K); NaN for a constant logit."""
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.corrcoef(student_NK, rowvar=False) - np.corrcoef(teacher_NK, rowvar=False)
     return np.asarray(difference, dtype=float)
 
 
 def mean_difference(difference_KK: Floats) -> float:
-    """Return the mean absolute difference off the diagonal, which is 0 by definition; NaN without one."""
+    """Mean absolute difference off the diagonal, which is 0 by definition; NaN without a finite difference."""
     off = np.abs(difference_KK[~np.eye(len(difference_KK), dtype=bool)])
     known = off[np.isfinite(off)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def changes(base_NK: Floats, decoupled_NK: Floats, targets_N: Ints) -> Changes:
-    """Return the images right under the second and wrong under the first, and the reverse."""
+    """Find the images that are right under the second and wrong under the first, and the reverse."""
     base, decoupled = (logits.argmax(axis=1) == targets_N for logits in (base_NK, decoupled_NK))
     return Changes(np.flatnonzero(decoupled & ~base), np.flatnonzero(base & ~decoupled))
 
 
 def changes_text(changed: Changes, scope: str) -> str:
-    """Return both counts: one of them alone would flatter."""
+    """State both counts: one count alone would flatter."""
     text = (
         f"{scope}: {len(changed.gained)} are right under SD-KD and wrong under KD, {len(changed.lost)} are right under"
         " KD and wrong under SD-KD"
@@ -229,7 +229,7 @@ def changes_text(changed: Changes, scope: str) -> str:
 
 
 def tsne_places(targets_N: Ints) -> Ints:
-    """Return which images are laid out: of the first classes, equally many of each."""
+    """Select the images to lay out: equally many of each of the first classes."""
     labels = sorted(set(targets_N.tolist()))[:MAX_CLASSES]
     per_class = MAX_POINTS // max(1, len(labels))
     places = [np.flatnonzero(targets_N == label)[:per_class] for label in labels]
@@ -237,8 +237,8 @@ def tsne_places(targets_N: Ints) -> Ints:
 
 
 def tsne(features_ND: Floats) -> Floats:
-    """Return a t-SNE of features in two dimensions: the same for the same features."""
-    from sklearn.manifold import TSNE  # seconds, which a report without runs need not wait for
+    """Lay out features in two dimensions by t-SNE: the same for the same features."""
+    from sklearn.manifold import TSNE  # takes seconds to import: only reports with runs wait for it
 
     num = len(features_ND)
     start = features_ND[:, :2] if min(features_ND.shape) < 2 else None
@@ -253,7 +253,7 @@ def tsne(features_ND: Floats) -> Floats:
 
 
 def correlation_figure(apart: dict[str, Floats]) -> Figure:
-    """Return a heat map per method, on one scale."""
+    """Draw a heat map per method, on one scale."""
     known = np.concatenate([np.abs(matrix[np.isfinite(matrix)]) for matrix in apart.values()])
     limit = float(known.max()) if len(known) and known.max() > 0 else 1.0
     colours = matplotlib.colormaps["PuOr"].with_extremes(bad="#E3E3E3")
@@ -272,7 +272,7 @@ def correlation_figure(apart: dict[str, Floats]) -> Figure:
 
 
 def tsne_figure(at: dict[str, Floats], targets_N: Ints, classes: Sequence[str]) -> Figure:
-    """Return the laid-out features of each method, coloured and marked by class."""
+    """Draw the laid-out features of each method, coloured and marked by class."""
     colours = matplotlib.colormaps["tab10"]
     labels = sorted(set(targets_N.tolist()))
     with style.style():
@@ -304,12 +304,12 @@ def _images(
         "images",
         images_figure(views, words),
         f"The first {len(shown)} of {len(gained)} images that are right under SD-KD and wrong under KD (the paper's"
-        f" Figure 5): {scope}. Above each its class, and what KD takes it for.",
+        f" Figure 5): {scope}. Above each: its class, and the prediction of KD.",
     )
 
 
 def images_figure(views_NHWC: NDArray[np.uint8], words: Sequence[tuple[str, str]]) -> Figure:
-    """Return the images in rows of six with their class and what the first student says."""
+    """Draw the images in rows of six, with their class and the first student's prediction."""
     columns = 6
     rows = -(-len(words) // columns)
     with style.style():
@@ -325,6 +325,6 @@ def images_figure(views_NHWC: NDArray[np.uint8], words: Sequence[tuple[str, str]
 
 
 def _short(name: str, length: int = 16) -> str:
-    """A class name that fits above an image; `$` would be read as mathematics."""
+    """Shorten a class name to fit above an image; `$` would be read as mathematics."""
     plain = name.replace("$", r"\$")
     return plain if len(name) <= length else f"{name[: length - 1].rstrip()}…".replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""What training costs: time of a step, images per second, hours."""
+"""The cost of training: time of a step, images per second, hours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reports import scores
 from reports.base import Block, Context, Listing, Text, section
 from reports.scores import pair_title
 
-#: of the last epoch, which no warm-up touches
+#: metric of the time per step in the last epoch, which no warm-up affects
 STEP = "time/step_ms"
 BATCH = "param.recipe.batch_size"
 TABLE = "sdd/table9"
@@ -21,7 +21,7 @@ TABLE = "sdd/table9"
 
 @section("Cost")
 def cost(context: Context) -> list[Block]:
-    """Times of the plan's finished runs, and the paper's beside."""
+    """Times of the plan's finished runs, next to the paper's."""
     made = table(context.plan, context.frame)
     printed = Listing("cost_published", published_times())
     if made is None:
@@ -34,7 +34,7 @@ def cost(context: Context) -> list[Block]:
 
 
 def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
-    """Return times by pair, device and method; None without one."""
+    """Tabulate times by pair, device and method; None without any."""
     needed = ["run_id", "method", "repetition", "device", "train_seconds", STEP, BATCH]
     frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *needed])))
     sections: list[Section] = []
@@ -56,7 +56,7 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
                 rate = 1000 * batch[0] / steps.mean if steps.mean and len(batch) == 1 else None
                 hours = seconds.mean / 3600 if seconds.mean is not None else None
                 spent = sum(seconds.values) / 3600
-                # a run without a teacher stands in every pair of its student, and is paid for once
+                # a run without a teacher appears under every pair of its student, and is counted once
                 new = set(seconds.run_ids) - counted
                 total += sum(v for v, i in zip(seconds.values, seconds.run_ids, strict=True) if i in new) / 3600
                 counted |= new
@@ -106,7 +106,7 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
 
 
 def published_times() -> Table:
-    """Return the paper's Table 9."""
+    """Tabulate the paper's Table 9."""
     series = published.ablation(TABLE)
     sections = []
     for number, line in enumerate(series.rows):

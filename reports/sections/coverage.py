@@ -1,4 +1,4 @@
-"""What of the plan is done, failed and missing, and the command that fills each gap."""
+"""The done, failed and missing runs of the plan, and the command that fills each gap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_FAILURES = 60
 
 
 class TrackedState(Enum):
-    """Where a planned run stands by what MLflow holds, unlike `survey.State`, which reads files too."""
+    """The state of a planned run according to MLflow, unlike `survey.State`, which reads files too."""
 
     DONE = "done"
     FAILED = "failed"
@@ -32,7 +32,7 @@ _STATE_OF = {
     "KILLED": TrackedState.RUNNING,
     "RUNNING": TrackedState.RUNNING,
 }
-#: what the command needs that trains a run in this state
+#: flags of the command that trains a run in this state
 _FLAGS: dict[TrackedState, list[str]] = {
     TrackedState.MISSING: [],
     TrackedState.RUNNING: [],
@@ -42,7 +42,7 @@ _FLAGS: dict[TrackedState, list[str]] = {
 
 @dataclass(frozen=True)
 class Standing:
-    """A planned run and where it stands."""
+    """A planned run and its state."""
 
     run: PlannedRun
     state: TrackedState
@@ -50,13 +50,13 @@ class Standing:
     reason: str = ""
 
     def is_of(self, pair: Pair, method: str) -> bool:
-        """Whether the run counts for this pair and method: one without a teacher counts for every pair."""
+        """Whether the run counts for this pair and method: a run without a teacher counts for every pair."""
         config = self.run.config
         return (config.student, config.method) == (pair.student, method) and config.teacher in (None, pair.teacher)
 
 
 def states(context: Context) -> list[Standing]:
-    """Return where every planned run stands."""
+    """Find the state of every planned run."""
     known = {row.signature: row for row in context.frame.itertuples()}
     found = []
     for run, signature in context.planned:
@@ -129,7 +129,7 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
         return None
     return Table.of_rows(
         "Commands that fill the gaps.",
-        "What is finished is not trained again; what was interrupted goes on.",
+        "Finished runs are not trained again; interrupted runs resume.",
         (Column("Pair", "left"), Column("runs", "left"), Column("command", "left")),
         rows,
         ("A failed run ended with a loss that was not finite, or with an error; see its reason first.",)
@@ -139,10 +139,10 @@ def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
 
 
 def command_for(context: Context, pair: Pair, methods: Iterable[str], flags: Sequence[str] = ()) -> str:
-    """Return the command that trains what is open of these methods of a pair."""
+    """The command that trains the open runs of these methods on a pair."""
     chosen = list(methods)
     words = ["--pairs", pair.name]
-    if tuple(chosen) != tuple(context.plan.suite.methods):  # all of the suite's need not be named
+    if tuple(chosen) != tuple(context.plan.suite.methods):  # the suite's own methods need not be named
         words += ["--methods", ",".join(chosen)]
     return command(context, *words, *flags)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: panels of one figure, so that each can be read in print
 PANELS = 4
-#: below so many epochs a training is shown whole
+#: a training of fewer epochs is shown whole
 SHORT = 9
 
 
@@ -35,9 +35,9 @@ def curves(context: Context) -> list[Block]:
 
 
 def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, method: str) -> pd.DataFrame:
-    """Return mean, std and num_seeds of the test accuracy by epoch, of a method's finished runs on a pair.
+    """Mean, std and num_seeds of the test accuracy by epoch, over a method's finished runs on a pair.
 
-    An epoch counts when every seed has it: a mean over fewer would jump where one begins or ends.
+    An epoch counts when every seed has it: a mean over fewer seeds would jump where a seed begins or ends.
     """
     ids = scores.scores(frame, plan.pairs[pair], method).run_ids
     mine = points[points["run_id"].isin(ids) & (points["metric"] == ACCURACY)]
@@ -49,7 +49,7 @@ def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, m
 
 
 def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Drawing]:
-    """Return the figures, up to four pairs each; pairs without a curve are left out."""
+    """Draw the figures, up to four pairs each; pairs without a curve are left out."""
     lines = {
         number: {
             method: line for method in plan.methods if not (line := by_epoch(frame, points, plan, number, method)).empty
@@ -77,7 +77,7 @@ def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Draw
 
 
 def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> Figure:
-    """Return a panel per pair and one legend for all of them."""
+    """Draw a panel per pair and one legend for all of them."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with style.style():
@@ -98,7 +98,7 @@ def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> 
 
 
 def _look_at_the_end(axes: Axes, lines: dict[str, pd.DataFrame]) -> None:
-    """Cut off the first rise, beside which no difference of methods is seen; not of a short training."""
+    """Cut off the first rise, which would hide differences between methods; not for a short training."""
     last = max(int(line.index.max()) for line in lines.values())
     if last >= SHORT:
         ends = pd.concat([line["mean"][line.index > last / 3] for line in lines.values()])

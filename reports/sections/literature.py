@@ -16,7 +16,7 @@ from reports.base import Block, Context, Listing, Text, section
 
 @section("Published numbers")
 def literature(context: Context) -> Sequence[Block]:
-    """Published tables with source, confidence and notes, and what else is held for this data set."""
+    """Published tables with source, confidence and notes, and a list of other entries on this data set."""
     held = tables_of(context.plan)
     blocks: list[Block] = [
         Listing(f"published-{name.replace('/', '-')}", printed(published.load(name))) for name in held
@@ -30,7 +30,7 @@ def literature(context: Context) -> Sequence[Block]:
 
 
 def tables_of(plan: Plan) -> list[str]:
-    """Return the ids of the published tables that a plan's pairs are compared with, the suite's own first."""
+    """Ids of the published tables that a plan's pairs are compared with, the suite's own first."""
     named = [*plan.suite.rebuilds, *(table for pair in plan.pairs for table in pair.tables)]
     return list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
 
@@ -40,7 +40,7 @@ def _holds(table: str, pair: Pair) -> bool:
 
 
 def printed(table: PublishedTable) -> Table:
-    """Return a published table as its source prints it: gains in brackets where it prints them."""
+    """Tabulate a published table as its source prints it: gains in brackets where it prints them."""
     alone = [("Teacher", "teacher", table.teacher), ("Student", "student", table.student)]
     networks = [
         Row.of(name, *map(two_decimals, values), **_fields(table, key, values))
@@ -65,13 +65,13 @@ def printed(table: PublishedTable) -> Table:
 
 
 def printed_text(table: PublishedTable, pair: str, method: str) -> str:
-    """Write what a table prints of a method on a pair: its accuracy, with its gain in brackets where it prints one."""
+    """Write a method's accuracy on a pair as a table prints it, with its gain in brackets where one is printed."""
     value, gain = table.value(pair, method), table.printed_gain(pair, method)
     return two_decimals(value) + (f" ({signed(gain)})" if value is not None and gain is not None else "")
 
 
 def unsure_mark(table: PublishedTable, method: str) -> str:
-    """Return the mark of a row of less confidence, or nothing."""
+    """The mark of a row of less confidence, or an empty string."""
     return f" {UNSURE}" if table.confidence_of(method) == "unsure" else ""
 
 
@@ -91,9 +91,9 @@ def _others(data: str, shown: Sequence[str]) -> Table | None:
         return None
     columns = (*(Column(name, "left") for name in ("id", "title", "source", "confidence")), Column("notes"))
     return Table.of_rows(
-        "Further published numbers that are held.",
+        "Further published numbers.",
         f"On {data}: tables of other pairs, ablations, and repeated runs.",
         columns,
         rows,
-        ("Every number and note is in benchmark/published/*.yaml.",),
+        ("Every number and note is in benchmark/analysis/published/*.yaml.",),
     )

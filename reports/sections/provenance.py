@@ -1,4 +1,4 @@
-"""Where the numbers come from: suite, data, code, machines, teachers, and what is missing."""
+"""Provenance of the numbers: suite, data, code, machines, teachers, and missing runs."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _summary(context: Context) -> str:
     left = f"Missing: {', '.join(open_ones)}." if open_ones else "Nothing is missing."
     is_small = f" This is the {context.plan.profile} profile: a small slice, not a result." * bool(context.plan.profile)
     return (
-        f"{done} of {done + sum(count.values())} planned runs are finished. {left}{is_small} What is concluded here"
-        " holds for these teachers, this data set and this recipe."
+        f"{done} of {done + sum(count.values())} planned runs are finished. {left}{is_small} The conclusions hold"
+        " for these teachers, this data set and this recipe."
     )
 
 
@@ -76,7 +76,7 @@ def _provenance(context: Context) -> Table:
 
 
 def _versions(tracked: Iterable[Tracked]) -> list[str]:
-    """Packages of the runs with every version that a run had, by name."""
+    """List the packages of the runs by name, with every version that a run had."""
     versions: dict[str, set[str]] = {}
     for run in tracked:
         for tag, version in run.tags.items():

@@ -17,7 +17,7 @@ from reports.base import Block, Context, Listing, Text, section
 from reports.scores import SELECTIONS, Comparison, Scores, pair_title
 
 _COLUMNS = tuple(Column(one.short) for one in SELECTIONS.values())
-#: of `best_val` where the whole training set was trained on
+#: note on `best_val` where no validation split was held out
 NO_SPLIT_NOTE = (
     f"{MISSING} under best on validation: the whole training set was trained on, no split was left to choose by."
 )
@@ -25,7 +25,7 @@ NO_SPLIT_NOTE = (
 
 @section("The choice of the epoch")
 def selection(context: Context) -> list[Block]:
-    """Accuracy and gain of every method by each way to choose the epoch."""
+    """Accuracy and gain of every method, for each way to choose the epoch."""
     held = all_scores(context.plan, context.frame)
     made = accuracies(context.plan, held)
     if made is None:
@@ -46,7 +46,7 @@ Held = Mapping[tuple[str, str, str], Scores]
 
 
 def all_scores(plan: Plan, frame: pd.DataFrame) -> Held:
-    """Return every method's accuracies on every pair by each selection."""
+    """Collect every method's accuracies on every pair, for each selection."""
     return {
         (pair.name, method, name): scores.scores(frame, pair, method, name)
         for pair in plan.pairs
@@ -56,7 +56,7 @@ def all_scores(plan: Plan, frame: pd.DataFrame) -> Held:
 
 
 def accuracies(plan: Plan, held: Held) -> Table | None:
-    """Return the mean accuracy of every method by each selection; None without a finished run."""
+    """Tabulate the mean accuracy of every method for each selection; None without a finished run."""
     sections = []
     for pair in plan.pairs:
         rows = []
@@ -82,12 +82,12 @@ def accuracies(plan: Plan, held: Held) -> Table | None:
     if any(0 < int(row[f"{name}_num_seeds"] or 0) < stats.MIN_SEEDS for row in all_rows for name in SELECTIONS):
         notes.append(FEW_SEEDS_NOTE)
     columns = (Column("Method", "left"), *_COLUMNS, Column("best on test − last"))
-    subtitle = "Best on test looks at what it reports, as others do."
+    subtitle = "Best on test is chosen on the test set that it reports, as in the literature."
     return Table("Accuracy by the choice of the epoch", subtitle, columns, tuple(sections), tuple(notes))
 
 
 def gains(held: Held, comparison: Comparison) -> dict[str, stats.PairedDifference | None]:
-    """Return the gain over the base by each selection, paired over the seeds."""
+    """Gain over the base for each selection, paired over the seeds."""
     pair, method, base = comparison.pair.name, comparison.method, comparison.base
     return {
         name: stats.paired_difference(held[pair, method, name].by_seed, held[pair, base, name].by_seed)
@@ -96,7 +96,7 @@ def gains(held: Held, comparison: Comparison) -> dict[str, stats.PairedDifferenc
 
 
 def claims(plan: Plan, held: Held) -> Table | None:
-    """Return each gain by each selection, and how far the choice moves it; None without a shared seed."""
+    """Tabulate each gain for each selection, and how far the choice moves it; None without a shared seed."""
     rows: list[tuple[str, Row]] = []
     for comparison in scores.comparisons(plan):
         found = gains(held, comparison)
@@ -140,19 +140,19 @@ def claims(plan: Plan, held: Held) -> Table | None:
 
 
 def move(means: Mapping[str, float | None]) -> float | None:
-    """Return how far the choice moves a gain; None when there is one choice or none."""
+    """Largest minus smallest gain over the choices; None with fewer than two choices."""
     known = [mean for mean in means.values() if mean is not None]
     return max(known) - min(known) if len(known) > 1 else None
 
 
 def changes_sign(means: Mapping[str, float | None]) -> bool:
-    """Whether one choice has the method above its base and another below."""
+    """Whether the method is above its base under one choice and below it under another."""
     known = [mean for mean in means.values() if mean is not None]
     return bool(known) and min(known) < 0 < max(known)
 
 
 def summary(plan: Plan, held: Held) -> str:
-    """Return in a sentence how far the choice moves the gains."""
+    """Say in a sentence how far the choice moves the gains."""
     means = [
         {name: gain.mean if gain else None for name, gain in gains(held, comparison).items()}
         for comparison in scores.comparisons(plan)

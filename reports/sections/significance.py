@@ -1,4 +1,4 @@
-"""Which differences the seeds bear out, and how methods rank over the pairs."""
+"""The differences that the seeds bear out, and the ranks of methods over the pairs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Reading = Literal["higher", "lower", "no evidence of a difference", "too few see
 
 @dataclass(frozen=True)
 class Tested:
-    """A comparison with what the seeds say of it."""
+    """A comparison with its paired test."""
 
     comparison: Comparison
     test: stats.PairedTest
-    #: over all comparisons of the report
+    #: p-value, adjusted over all comparisons of the report
     adjusted_p: float | None
     run_ids: tuple[str, ...]
 
     @property
     def reading(self) -> Reading:
-        """What may be said, at 5% over the whole family."""
+        """The conclusion, at 5% over the whole family."""
         if self.test.difference.num_seeds < stats.MIN_SEEDS:
             return "too few seeds to test"
         if self.adjusted_p is None:
@@ -48,7 +48,7 @@ class Tested:
 
 @section("Differences that the seeds bear out")
 def significance(context: Context) -> list[Block]:
-    """Paired differences with intervals, p over the family, what could have been found; average ranks."""
+    """Paired differences with intervals, p adjusted over the family, and detectable differences; average ranks."""
     tested = all_tests(context.plan, context.frame)
     if not tested:
         return [
@@ -71,7 +71,7 @@ def significance(context: Context) -> list[Block]:
 
 
 def all_tests(plan: Plan, frame: pd.DataFrame) -> list[Tested]:
-    """Return every comparison that shares a seed, p adjusted over all of them."""
+    """Test every comparison that shares a seed, with p adjusted over all of them."""
     found = []
     for comparison in scores.comparisons(plan):
         a = scores.scores(frame, comparison.pair, comparison.method)
@@ -84,7 +84,7 @@ def all_tests(plan: Plan, frame: pd.DataFrame) -> list[Tested]:
 
 
 def summary(tested: Sequence[Tested]) -> str:
-    """Return what was found, in numbers of comparisons; nothing found is a result."""
+    """Count the comparisons by their reading; finding no difference is a result too."""
     counts = pd.Series([one.reading for one in tested]).value_counts()
     words = {
         "higher": "the first method is higher",
@@ -98,7 +98,7 @@ def summary(tested: Sequence[Tested]) -> str:
 
 
 def table(tested: Sequence[Tested]) -> Table:
-    """Return the comparisons by pair."""
+    """Tabulate the comparisons by pair."""
     columns = (
         Column("Difference in last", "left"),
         Column("mean"),
@@ -116,7 +116,7 @@ def table(tested: Sequence[Tested]) -> Table:
     notes = [
         f"Paired over the seeds that both have, in points of top-1 accuracy; {kind}; p of the two-sided paired t test,"
         f" adjusted by Holm's method over the {family} tests of this table; a reading holds at 5% after it.",
-        "Intervals are not adjusted: one may exclude 0 where its reading says no evidence.",
+        "Intervals are not adjusted: an interval may exclude 0 where its reading says no evidence.",
         "correlation: between the two methods over the seeds, what pairing gains; detectable: the true difference that"
         " this test finds with power 0.8, from the spread that was measured.",
     ]
@@ -159,7 +159,7 @@ def _row(one: Tested) -> Row:
 
 
 def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
-    """Return the methods' average ranks by mean `last` over the pairs that have all of them; None with nothing."""
+    """Tabulate the methods' average ranks by mean `last` over the pairs that have all methods; None without any."""
     by_pair = {
         pair.name: {method: scores.scores(frame, pair, method) for method in plan.methods} for pair in plan.pairs
     }
@@ -192,7 +192,7 @@ def ranking(plan: Plan, frame: pd.DataFrame) -> Table | None:
 
 
 def scope(plan: Plan, teachers: Mapping[str, Manifest]) -> str:
-    """Return the sentence on what conclusions hold for: the teachers, each of which is one training."""
+    """State the scope of the conclusions: the teachers, each from one training."""
     models = list(dict.fromkeys(pair.teacher for pair in plan.pairs))
     named = [f"{model} ({teachers[model].checksum[:12]})" if model in teachers else model for model in models]
     one = len(models) == 1

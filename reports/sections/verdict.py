@@ -42,7 +42,7 @@ RULE = (
 class Evidence:
     """One difference that a claim rests on."""
 
-    #: as a person reads it, e.g. `SD-KD − KD`
+    #: the difference in words, e.g. `SD-KD − KD`
     label: str
     test: stats.PairedTest | None
     #: in points; None where nothing comparable is printed
@@ -52,14 +52,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper about a pair, with its evidence; without any it was not tested."""
+    """A claim of the paper about a pair, with its evidence; a claim without evidence was not tested."""
 
     text: str
     pair: str
     evidence: tuple[Evidence, ...]
-    #: nothing counts, and why
+    #: the reason why no evidence counts, if there is one
     void: str = ""
-    #: the part of scale decoupling that it is about, where it is about one
+    #: the part of scale decoupling that the claim is about, if it is about one
     factor: Factor | None = None
 
     @property
@@ -84,13 +84,13 @@ def verdict(context: Context) -> list[Block]:
     blocks: list[Block] = [Text(RULE), Text(summary(found)), Listing("verdict", table(found))]
     untested = [claim.factor for claim in found if claim.factor and not claim.evidence]
     if any(not claim.factor and all(one.test is None for one in claim.evidence) for claim in found):
-        blocks.append(Text(f"Not run for some claims; this trains the methods: {scores.command(context)}"))
+        blocks.append(Text(f"Some claims have no runs; this trains the methods: {scores.command(context)}"))
     blocks += [Text(f"{PARTS[factor].title}: {missing(factor, context)}") for factor in untested]
     return [*blocks, Text(scope(plan, context.teachers))]
 
 
 def outcome(evidence: Evidence) -> Outcome:
-    """Return what one difference says of the claim that it is positive."""
+    """Judge, by the rule, the claim that a difference is positive."""
     test = evidence.test
     if test is None or test.interval is None:
         return "not tested"
@@ -106,7 +106,7 @@ def outcome(evidence: Evidence) -> Outcome:
 
 
 def why(evidence: Evidence) -> str:
-    """Return the reason for an outcome in a few words."""
+    """Give the reason for an outcome in a few words."""
     test = evidence.test
     if test is None:
         return "no shared seed"
@@ -124,14 +124,14 @@ def why(evidence: Evidence) -> str:
 
 
 def void(plan: Plan) -> str:
-    """Return why nothing that the plan ran is a test of a claim; nothing when it is."""
+    """Say why no run of the plan can test a claim; empty when they can."""
     if plan.profile:
         return f"{plan.profile} profile: not a result"
     return f"changed: {', '.join(plan.changes)}" if plan.changes else ""
 
 
 def method_claims(plan: Plan, frame: pd.DataFrame, comparable: bool) -> Iterator[Claim]:
-    """Yield that SD-X is better than X, for the paper's three X, pair by pair."""
+    """Yield the claims that SD-X is better than X, for the paper's three X, pair by pair."""
     for pair in plan.pairs:
         for base in ("kd", "dkd", "nkd"):
             method = f"sdd_{base}"
@@ -144,17 +144,17 @@ def method_claims(plan: Plan, frame: pd.DataFrame, comparable: bool) -> Iterator
 
 
 def published_gain(plan: Plan, pair: Pair, method: str, base: str) -> float | None:
-    """Return the gain that a pair's published cells give, which is not always the one that is printed."""
+    """Gain computed from a pair's published cells, which is not always the gain that is printed."""
     tables = pair.tables or plan.suite.rebuilds
     values = [published.lookup(tables, pair.name, name) for name in (method, base)]
-    # of two sources, the difference is no gain of either
+    # the difference between two sources is a gain of neither
     if values[0] is None or values[1] is None or values[0].table != values[1].table:
         return None
     return values[0].value - values[1].value
 
 
 def ablation_claims(plan: Plan, found: Sequence[Ablation], dataset: str) -> Iterator[Claim]:
-    """Yield the claims about the parts: of every pair with such runs of SD-KD, or once, untested."""
+    """Yield the claims about the parts: for every pair with such runs of SD-KD, or once, untested."""
     for factor in PARTS:
         mine: dict[str, Ablation] = {}
         for one in found:
@@ -168,7 +168,7 @@ def ablation_claims(plan: Plan, found: Sequence[Ablation], dataset: str) -> Iter
 
 
 def claimed_best(factor: Factor, pair: Pair) -> Level:
-    """Return the level that the paper says is the best."""
+    """The level that is the best according to the paper."""
     if factor == "beta":
         return 2.0
     if factor == "terms":
@@ -216,7 +216,7 @@ def _evidence(label: str, a: Scores, b: Scores, gain: float | None) -> Evidence:
 
 
 def summary(claims: Sequence[Claim]) -> str:
-    """Return how many claims came to what, and what chance alone would give."""
+    """Count the claims by outcome, and say how many chance alone would call reproduced."""
     counts = pd.Series([claim.outcome for claim in claims]).value_counts()
     parts = [f"{counts.get(one, 0)} {one}" for one in ("reproduced", "not reproduced", "not tested")]
     tested = sum(claim.outcome != "not tested" for claim in claims)
@@ -230,7 +230,7 @@ def summary(claims: Sequence[Claim]) -> str:
 
 
 def table(claims: Sequence[Claim]) -> Table:
-    """Return every claim with its evidence."""
+    """Tabulate every claim with its evidence."""
     ordered = groupby(claims, key=lambda claim: claim.pair)
     sections = tuple(
         Section(name if name == "any pair" else pair_title(name), "", tuple(row for one in ones for row in _rows(one)))
