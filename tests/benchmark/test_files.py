@@ -41,8 +41,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(path, {"epochs_done": 1, "weights": torch.ones(10)})
     ours, theirs = pipe()
     process = start(save_past_a_limit, path, theirs)
-    message = heard(ours)
     assert exit_code(process) == 0
+    message = heard(ours)
     assert "cannot write" in message
     assert "the file that was there is untouched" in message
     assert "--runs" in message
