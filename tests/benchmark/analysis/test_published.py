@@ -372,7 +372,7 @@ def test_the_entries_that_the_next_test_breaks_are_whole() -> None:
         (TABLE, {"pairs": ["vgg13:vgg9", R8X4]}, "no network 'vgg9'"),
         (TABLE, {"pairs": ["vgg13", R8X4]}, "'vgg13' is not teacher:student"),
         (TABLE, {"gains": {"sdd_kd": [1.0]}}, "gains sdd_kd: 1 values for 2 pairs"),
-        (TABLE, {"gains": {"kd": [1.0, 2.0]}}, "gains kd: the table has no base"),
+        (TABLE, {"gains": {"kd": [1.0, 2.0]}}, "gains kd: the table has no row of its base method"),
         (TABLE, {"unsure": ["mlkd"]}, "no row mlkd"),
         (TABLE, {"colums": []}, "colums: Extra inputs"),
         (TABLE, {"source": ""}, "source: "),
