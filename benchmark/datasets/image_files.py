@@ -6,6 +6,7 @@ The cache is `<name>-<side>-<key>.npy`, whose key names the source: relative pat
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from benchmark.machine import available_cores
 
 #: raise it whenever decoding changes, so that older caches are not used
 DECODER = 2
+#: how loader processes start, where this is known: they compute nothing on a device
+_FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 #: images decoded between two writes, few enough to take little memory
 CHUNK = 256
 
@@ -99,6 +102,8 @@ class FileImages:
             collate_fn=_as_is,
             num_workers=self._num_workers,
             pin_memory=device.type == "cuda",
+            # a spawned worker would spawn these too, and each would import torch again, for every epoch
+            multiprocessing_context=_FORK if self._num_workers else None,
             generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
         )
         for batch in loader:
