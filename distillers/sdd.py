@@ -110,16 +110,17 @@ def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] 
 
     The first group of `x` holds its hyperparameters, warm-up included: scale decoupling adds no warm-up. `released` are
     the values that SDD's released code gives them; under the paper's convention they are the method's own, with
-    warm-up over 30 epochs. Raises ValueError when a name is taken.
+    warm-up over 30 epochs where the group has the field `warmup_epochs`. Raises ValueError when a name is taken.
     """
-    group = next(iter(method.groups))
+    group, parameters = next(iter(method.groups.items()))
+    warmup = {"warmup_epochs": PAPER_WARMUP_EPOCHS} if "warmup_epochs" in parameters.model_fields else {}
     register(method)
     register(
         DECOUPLING.of(
             method,
             {
                 "code": {group: released or {}},
-                "paper": {group: {"warmup_epochs": PAPER_WARMUP_EPOCHS}, "sdd": PAPER},
+                "paper": {group: warmup, "sdd": PAPER},
             },
         )
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import distillers
 from benchmark.datasets import views
-from distillers import Distiller, registry
-from distillers.base import Positive
+from distillers import Distiller, Outputs, registry
+from distillers.base import LogitDistiller, Parameters, Positive, Views
 from distillers.sample_loss import SampleLoss, sample_loss
-from distillers.sdd import ScaleDecoupled
-from tests.distillers.batches import random_batch, used
+from distillers.sdd import ScaleDecoupled, register_with_sdd
+from tests.distillers.batches import random_batch
 
 METHODS = distillers.names()
 
@@ -49,6 +52,24 @@ def test_a_scale_decoupled_form_is_its_methods(distiller: Distiller) -> None:
         assert decoupled.views == distiller.views
 
 
+def check_gradients(distiller: Distiller, student: dict[str, Outputs]) -> None:
+    """Every view is used, in whole images or in regions, and regions where there are any; gradients are finite."""
+    reached = {view: [tensor.grad is not None and bool(tensor.grad.any()) for tensor in student[view]]
+               for view in distiller.views}  # fmt: skip
+    for view in distiller.views:
+        for tensor in student[view]:
+            assert tensor.grad is None or tensor.grad.isfinite().all(), (
+                f"{distiller.name}: a gradient of the view '{view}' is not finite"
+            )
+        assert any(reached[view]), (
+            f"{distiller.name}: the loss has no gradient for the view '{view}': use it, or leave it out of `views`"
+        )
+    if distiller.scales:
+        assert any(regions for _, regions in reached.values()), (
+            f"{distiller.name}: the loss has no gradient for the regions of any view, which `scales` asks for"
+        )
+
+
 @pytest.mark.parametrize("epoch", [1, 100])
 def test_losses_train_the_student_only(distiller: Distiller, epoch: int) -> None:
     student, teacher, target = random_batch(distiller)
@@ -58,10 +79,7 @@ def test_losses_train_the_student_only(distiller: Distiller, epoch: int) -> None
     losses = distiller.losses(student, teacher, target, epoch)
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
     total(losses).backward()
-    for tensor in used(distiller, student):
-        assert tensor.grad is not None
-        assert tensor.grad.isfinite().all()
-        assert tensor.grad.any()
+    check_gradients(distiller, student)
     assert all(tensor.grad is None for seen in teacher.values() for tensor in seen)
 
 
@@ -105,6 +123,61 @@ def test_parameters_make_the_same_distiller(name: str, convention: str) -> None:
     assert (first.scales, first.grids, first.views) == (second.scales, second.grids, second.views)
     batch = random_batch(first)
     assert first.losses(*batch, 3) == second.losses(*batch, 3)
+
+
+class OnTwoViews(LogitDistiller):
+    """Cross-entropy on the weak view, distillation on the strong one; no warm-up."""
+
+    name, title = "on_two_views", "On two views"
+    groups: ClassVar[Mapping[str, type[Parameters]]] = {"on_two_views": Parameters}
+    views = ("weak", "strong")
+
+    def terms(
+        self, student: Views, teacher: Views, target_B: torch.Tensor, epoch: int | torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        def distance(student_NK: torch.Tensor, teacher_NK: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            return (student_NK - teacher_NK).square().mean(-1)
+
+        kd_B = self.instance(distance, student["strong"], teacher["strong"], target_B)
+        return {"ce": cross_entropy(student["weak"].logits, target_B), "kd": kd_B.mean()}
+
+
+class OnOneOfTwo(OnTwoViews):
+    """Asks for a view that it does not look at."""
+
+    def terms(
+        self, student: Views, teacher: Views, target_B: torch.Tensor, epoch: int | torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return {"ce": cross_entropy(student["weak"].logits, target_B)}
+
+
+@pytest.fixture
+def on_two_views() -> Iterator[None]:
+    register_with_sdd(OnTwoViews)
+    yield
+    for name in ("on_two_views", "sdd_on_two_views"):
+        registry.remove(name)
+
+
+@pytest.mark.parametrize("name", ["on_two_views", "sdd_on_two_views"])
+def test_a_view_may_serve_one_term_only(on_two_views: None, name: str) -> None:
+    distiller = distillers.create(name)
+    student, teacher, target = random_batch(distiller)
+    total(distiller.losses(student, teacher, target, 1)).backward()
+    check_gradients(distiller, student)
+
+
+def test_a_view_that_is_not_used_is_named() -> None:
+    distiller = OnOneOfTwo(on_two_views=Parameters())
+    student, teacher, target = random_batch(distiller)
+    total(distiller.losses(student, teacher, target, 1)).backward()
+    with pytest.raises(AssertionError, match="on_two_views: the loss has no gradient for the view 'strong'"):
+        check_gradients(distiller, student)
+
+
+def test_a_method_may_have_no_warm_up(on_two_views: None) -> None:
+    found = distillers.create("sdd_on_two_views", convention="paper").parameters()
+    assert found == {"on_two_views": {}, "sdd": distillers.create("sdd_kd", convention="paper").parameters()["sdd"]}
 
 
 @pytest.fixture
