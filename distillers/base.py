@@ -115,8 +115,17 @@ class LogitDistiller(Distiller):
             return self.terms(student, teacher, target_B, epoch)
 
     def instance(self, loss: PerSample, student: Outputs, teacher: Outputs, target_B: Tensor) -> Tensor:
-        """Compute the loss of every sample of one view, (B,): here on the whole image."""
-        return loss(student.logits, teacher.logits, target_B)
+        """Compute the loss of every sample of one view, (B,): here on the whole image.
+
+        Raises ValueError when the loss is not one per row: a mean would be weighted as if it were a sample.
+        """
+        loss_N, rows = loss(student.logits, teacher.logits, target_B), len(target_B)
+        if loss_N.shape != (rows,):
+            shape = tuple(loss_N.shape)
+            raise ValueError(
+                f"{self.name}: per_sample returned shape {shape}, expected ({rows},): one loss per row, no mean"
+            )
+        return loss_N
 
 
 registry: Registry[type[Distiller]] = Registry("distiller", "methods")

@@ -213,6 +213,26 @@ def test_a_new_sample_loss_comes_with_its_scale_decoupled_form(mine: str) -> Non
         torch.testing.assert_close(distiller.losses(student, teacher, target, 1)["kd"], expected)
 
 
+class MeanOfBatch(SampleLoss):
+    """A mean where a loss per row belongs."""
+
+    def per_sample(self, student_NK: torch.Tensor, teacher_NK: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+        return (student_NK - teacher_NK).square().mean()
+
+
+@pytest.mark.parametrize(("form", "rows"), [("mean_of_batch", 6), ("sdd_mean_of_batch", 6 * 21)])
+def test_a_mean_is_no_loss_per_sample(form: str, rows: int) -> None:
+    sample_loss("mean_of_batch", title="Mean of the batch")(MeanOfBatch)
+    try:
+        distiller = distillers.create(form)
+        expected = f"{form}: per_sample returned shape (), expected ({rows},): one loss per row, no mean"
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            distiller.losses(*random_batch(distiller), 1)
+    finally:
+        for name in ("mean_of_batch", "sdd_mean_of_batch"):
+            registry.remove(name)
+
+
 def test_a_taken_name_is_refused(mine: str) -> None:
     with pytest.raises(ValueError, match="registered twice"):
         sample_loss("mine", title="Other")(type("Other", (SampleLoss,), {}))
