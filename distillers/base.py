@@ -5,6 +5,7 @@ Shape letters: B batch, K classes, R regions, N any number of logit rows (B, or 
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_origin
@@ -37,10 +38,23 @@ class Outputs(NamedTuple):
 Views = Mapping[str, Outputs]
 
 
+#: types of values that pydantic would refuse without a type
+_UNTYPED = (bool, int, float, str, tuple, list, dict)
+
+
 class Parameters(BaseModel):
     """One named group of hyperparameters: typed, ranged, frozen, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # an untyped value is left to `__init_subclass__`: pydantic's own refusal does not say which type to write
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ignored_types=_UNTYPED)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse a hyperparameter without a type."""
+        super().__init_subclass__(**options)
+        typed = inspect.get_annotations(cls)
+        for name, value in vars(cls).items():
+            if not name.startswith("_") and name not in {*typed, "model_config"} and isinstance(value, _UNTYPED):
+                raise TypeError(f"{cls.__name__}.{name}: {_way_out(name, value)}")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -126,6 +140,14 @@ class LogitDistiller(Distiller):
                 f"{self.name}: per_sample returned shape {shape}, expected ({rows},): one loss per row, no mean"
             )
         return loss_N
+
+
+def _way_out(name: str, value: object) -> str:
+    """Say what to write in place of an untyped hyperparameter."""
+    if name in Distiller.__annotations__:
+        return "belongs to a distiller, not to its hyperparameters: derive from LogitDistiller to set it"
+    known = {bool: "bool", int: "Positive", float: "Positive", str: "str", tuple: "tuple[float, ...]"}
+    return f"give it a type, e.g. `{name}: {known.get(type(value), 'list[float]')} = {value!r}`"
 
 
 registry: Registry[type[Distiller]] = Registry("distiller", "methods")

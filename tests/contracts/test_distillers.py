@@ -233,6 +233,21 @@ def test_a_mean_is_no_loss_per_sample(form: str, rows: int) -> None:
             registry.remove(name)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", 4.0, "JS.temperature: give it a type, e.g. `temperature: Positive = 4.0`"),
+        ("weight", 2, "JS.weight: give it a type, e.g. `weight: Positive = 2`"),
+        ("scales_of", (1, 2), "JS.scales_of: give it a type, e.g. `scales_of: tuple[float, ...] = (1, 2)`"),
+        ("keep", True, "JS.keep: give it a type, e.g. `keep: bool = True`"),
+        ("views", ("weak", "strong"), "JS.views: belongs to a distiller, not to its hyperparameters"),
+    ],
+)
+def test_a_hyperparameter_without_a_type_is_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        type("JS", (SampleLoss,), {field: value})
+
+
 def test_a_taken_name_is_refused(mine: str) -> None:
     with pytest.raises(ValueError, match="registered twice"):
         sample_loss("mine", title="Other")(type("Other", (SampleLoss,), {}))
