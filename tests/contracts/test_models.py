@@ -36,14 +36,17 @@ def test_trains_and_every_parameter_gets_a_gradient(name: str) -> None:
 @torch.no_grad()
 def test_head_classifies_the_mean_of_the_map_and_any_leading_axes(name: str) -> None:
     network, x_BCHW = make(name)
-    network(x_BCHW)
+    batch, channels, height, width = network.forward_features(x_BCHW).shape
+    assert (batch, height) == (2, width)
+    pooled_BRD = torch.randn(batch, 3, channels)
+    if network.linear_head:
+        assert torch.equal(network.classify(pooled_BRD), network.classify(pooled_BRD)), (
+            f"{name}: its head draws while it trains (dropout), which is not affine: set `linear_head = False`"
+        )
+
     network.eval()
     map_BDHW = network.forward_features(x_BCHW)
-    batch, channels, height, width = map_BDHW.shape
-    assert (batch, height) == (2, width)
     torch.testing.assert_close(network.classify(map_BDHW.mean(dim=(2, 3))), network(x_BCHW))
-
-    pooled_BRD = torch.randn(batch, 3, channels)
     logits_BRK = network.classify(pooled_BRD)
     assert logits_BRK.shape == (batch, 3, NUM_CLASSES)
     torch.testing.assert_close(network.classify(pooled_BRD[1, 2]), logits_BRK[1, 2])
