@@ -15,7 +15,9 @@ from pydantic import AfterValidator, Field
 
 import distillers
 import models
+from benchmark import datasets
 from benchmark.config import Frozen
+from benchmark.errors import among
 
 Confidence = Literal["read", "unsure"]
 Text = Annotated[str, Field(min_length=1)]
@@ -27,6 +29,9 @@ Level = float | tuple[float, ...] | str
 #: method key of the student trained without a teacher: its published value is the table's student accuracy
 VANILLA = "vanilla"
 
+#: data sets of papers that are not registered here
+ONLY_PUBLISHED = ("imagenet",)
+
 T = TypeVar("T")
 
 
@@ -35,6 +40,14 @@ def method_key(name: str) -> str:
     if name in distillers.registry:
         return name
     return next((key for key in distillers.names() if distillers.registry.get(key).title == name), name)
+
+
+def _data_set(name: str) -> str:
+    """Return the name of a data set that is registered, or of one that only papers use. Raises ValueError else."""
+    known = [*datasets.registry.names(), *ONLY_PUBLISHED]
+    if name not in known:
+        raise ValueError(f"no data set '{name}'{among(name, known)}")
+    return name
 
 
 #: a method in an entry: by key or by printed name in YAML, by key (where it has one) once it is read
@@ -49,7 +62,8 @@ class Published(Frozen):
     source: Text
     #: `read`: in the named source itself; `unsure`: second-hand, derived or partly legible
     confidence: Confidence
-    data: Literal["cifar100", "cub200", "imagenet"]
+    #: the images: a registered data set or one of `ONLY_PUBLISHED`
+    data: Annotated[str, AfterValidator(_data_set)]
     metric: Text = "top-1 accuracy"
     unit: Literal["percent", "ms", "s"] = "percent"
     #: which epoch is reported and over how many runs, as far as it is known

@@ -357,6 +357,12 @@ def test_the_entries_that_the_next_test_breaks_are_whole() -> None:
         assert published.parse("x/y", content).id == "x/y"
 
 
+@pytest.mark.parametrize("data", ["digits", "folder", "imagenet"])
+def test_numbers_may_be_of_any_data_set(data: str) -> None:
+    """Of every one that is registered, and of one that only papers use."""
+    assert published.parse("x/y", TABLE | {"data": data}).data == data
+
+
 @pytest.mark.parametrize(
     ("content", "change", "message"),
     [
@@ -377,6 +383,7 @@ def test_the_entries_that_the_next_test_breaks_are_whole() -> None:
         (TABLE, {"colums": []}, "colums: Extra inputs"),
         (TABLE, {"source": ""}, "source: "),
         (TABLE, {"confidence": "sure"}, "confidence: "),
+        (TABLE, {"data": "cifar10"}, "data: no data set 'cifar10'; did you mean 'cifar100'?"),
         (TABLE, {"kind": "plot"}, "'plot' must be one of table, series, runs"),
         (SERIES, {"levels": [1, -1]}, "sdd.beta: "),
         (SERIES, {"levels": [1, 1]}, "level 1.0 appears twice"),
