@@ -107,7 +107,8 @@ class Table:
     def to_latex(self) -> str:
         """Write a LaTeX table for the packages booktabs and textcomp."""
         align = "".join(column.align[0] for column in self.columns)
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}. {_latex(self.subtitle)}}}"]
+        caption = " ".join(filter(None, (self.title.rstrip(".") + ".", self.subtitle)))
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
         lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
         lines.append(_latex_row(_latex(column.header) for column in self.columns))
         for section in self.sections:

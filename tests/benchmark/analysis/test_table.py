@@ -288,6 +288,19 @@ x|y \textsuperscript{\textdaggerdbl} & \textbf{+1.00 [$-$0.10, +2.10]} \\
     )
 
 
+@pytest.mark.parametrize(
+    ("title", "subtitle", "caption"),
+    [
+        ("Failed runs", "of one suite", "Failed runs. of one suite"),
+        ("Failed runs.", "of one suite", "Failed runs. of one suite"),
+        ("Failed runs.", "", "Failed runs."),
+    ],
+)
+def test_latex_ends_a_title_with_one_full_stop(title: str, subtitle: str, caption: str) -> None:
+    text = Table.of_rows(title, subtitle, (Column("method"),), ()).to_latex()
+    assert f"\\caption{{{caption}}}\n" in text
+
+
 def test_rich_takes_text_as_it_is() -> None:
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(SMALL.to_rich())
