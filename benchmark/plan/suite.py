@@ -117,10 +117,16 @@ def load(name: str) -> Suite:
 def _check_keys(suite: Suite) -> None:
     """Raise UserError for an unknown name in a suite, which would otherwise be ignored silently."""
     every_group = {group for method in distillers.names() for group in distillers.groups(method)}
-    for student in suite.students:
+    for path, recipe in {"recipe": suite.recipe, "teacher_recipe": suite.teacher_recipe}.items():
+        _check_milestones(path, recipe)
+    for student, recipe in suite.students.items():
         models.registry.get(student)
+        _check_milestones(f"students.{student}", recipe)
+    for profile, small in suite.profiles.items():
+        _check_milestones(f"profiles.{profile}.recipe", small.recipe)
     _check_methods("methods", suite.methods)
     for number, pair in enumerate(suite.pairs):
+        _check_milestones(f"pairs.{number}.recipe", pair.recipe)
         for model in (pair.teacher, pair.student):
             models.registry.get(model)
         for group in pair.parameters:
@@ -136,6 +142,23 @@ def _check_methods(path: str, methods: Mapping[str, Mapping[str, Settings]]) -> 
             for field in fields:
                 known = Recipe.model_fields if key == "recipe" else groups[key].model_fields
                 _known(f"{path}.{method}.{key}.{field}", field, known)
+            if key == "recipe":
+                _check_milestones(f"{path}.{method}.recipe", fields)
+
+
+def _check_milestones(path: str, recipe: Settings) -> None:
+    """Raise UserError for a milestone that the epochs written beside it never pass.
+
+    Epochs that are set elsewhere, by a profile or `--set`, shorten a training: it keeps the milestones it reaches.
+    """
+    epochs, milestones = recipe.get("epochs"), recipe.get("milestones")
+    if isinstance(epochs, int) and isinstance(milestones, list | tuple):
+        for milestone in milestones:
+            if isinstance(milestone, int) and milestone >= epochs:
+                raise UserError(
+                    f"{path}.milestones: {milestone} is not before the last epoch, {epochs}:"
+                    " the rate would never drop there"
+                )
 
 
 def _known(path: str, name: str, known: Iterable[str]) -> None:

@@ -22,6 +22,13 @@ from tests.conftest import SMALL_SUITE as SMALL
         ({"pairs": []}, "pairs: list should have at least 1 item"),
         ({"pairs": [{"teacher": "resnet8"}]}, r"pairs.0.student: field required"),
         ({"recipe": {"lr": "1e-2"}}, None),
+        (
+            {"recipe": {"epochs": 6, "milestones": [4, 9]}},
+            r"recipe.milestones: 9 is not before the last epoch, 6: the rate would never drop there",
+        ),
+        ({"students": {"resnet8_half": {"epochs": 4, "milestones": [4]}}}, r"students.resnet8_half.milestones: 4 is"),
+        ({"methods": {"kd": {"recipe": {"epochs": 4, "milestones": [5]}}}}, r"methods.kd.recipe.milestones: 5 is"),
+        ({"profiles": {"tiny": {"recipe": {"epochs": 1, "milestones": [1]}}}}, r"profiles.tiny.recipe.milestones: 1"),
         ({"methods": {"kdd": {}}}, r"unknown distiller 'kdd'; did you mean 'kd'\?"),
         ({"methods": {"kd": {"sdd": {}}}}, r"methods.kd.sdd: unknown key; known: kd, recipe"),
         ({"methods": {"kd": {"receipe": {}}}}, r"methods.kd.receipe: unknown key; did you mean 'recipe'\?"),
