@@ -24,8 +24,8 @@ BLOCKS = {
 }
 PACKAGES = ("benchmark", "distillers", "models", "reports", "studies", "tests")
 #: what is registered, each tested by at least so many contracts
-NAMES = {"cosine]": 3, "sdd_cosine": 3, "ls_kd": 3, "sdd_ls_dkd": 3, "ls_mlkd": 3, "plain4": 3, "stripes": 5,
-         "cosine_weight": 5, "threads": 1}  # fmt: skip
+NAMES = {"cosine]": 3, "sdd_cosine": 3, "ls_kd": 3, "sdd_ls_dkd": 3, "ls_mlkd": 3, "exposure": 3,
+         "plain4": 3, "stripes": 5, "cosine_weight": 5, "failures": 5, "threads": 1}  # fmt: skip
 
 #: for what no contract runs over
 CHECKS = """
@@ -35,6 +35,7 @@ import distillers
 from benchmark import datasets
 from benchmark.analysis import published
 from benchmark.config import Recipe
+from benchmark.datasets import views
 from benchmark.execution import engines
 from benchmark.perf import measurements
 from benchmark.perf.base import Setting
@@ -59,10 +60,13 @@ def test_rows_printed_by_title_are_found_by_key() -> None:
 def test_view() -> None:
     data = datasets.create("stripes", Path())
     members, device = torch.arange(64), torch.device("cpu")
-    stream = TrainStream(data, data.train, members, Recipe(), 0, ("weak", "grey"), device)
+    stream = TrainStream(data, data.train, members, Recipe(), 0, ("weak", "exposure"), device)
     batch = next(iter(stream.epoch(1)))
-    grey = batch.views["grey"]
-    assert torch.equal(grey[:, 0], grey[:, 2]) and not torch.equal(grey, batch.views["weak"])
+    assert not torch.equal(batch.views["exposure"], batch.views["weak"])
+    alter = views.registry.get("exposure")(64, 8, 0, 1)
+    grey = alter(torch.full((8, 3, 8, 8), 100, dtype=torch.uint8), slice(8, 16)).flatten(1)
+    assert (grey == grey[:, :1]).all() and len(set(grey[:, 0].tolist())) > 4
+    assert 50 <= grey.min() < 100 < grey.max() <= 150
 
 
 def test_section() -> None:
