@@ -40,9 +40,8 @@ def test_head_classifies_the_mean_of_the_map_and_any_leading_axes(name: str) -> 
     assert (batch, height) == (2, width)
     pooled_BRD = torch.randn(batch, 3, channels)
     if network.linear_head:
-        assert torch.equal(network.classify(pooled_BRD), network.classify(pooled_BRD)), (
-            f"{name}: its head draws while it trains (dropout), which is not affine: set `linear_head = False`"
-        )
+        draws = not torch.equal(network.classify(pooled_BRD), network.classify(pooled_BRD))
+        assert not draws, f"{name}: its head draws in training (dropout), which is not affine: set linear_head False"
 
     network.eval()
     map_BDHW = network.forward_features(x_BCHW)
