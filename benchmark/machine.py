@@ -91,7 +91,7 @@ def bf16_slowdown() -> float:
         layer(x)
         taken = []
         for _ in range(5):
-            started = time.thread_time()  # of one thread, so that other processes hardly matter
+            started = time.thread_time()  # CPU time of one thread, so that other processes hardly matter
             layer(x)
             taken.append(time.thread_time() - started)
         return min(taken)

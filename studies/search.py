@@ -1,4 +1,4 @@
-"""A study in Optuna: a storage shared by processes, trials asked for in batches, and retries for a dead worker's.
+"""A study in Optuna: a storage shared by processes, trials asked for in batches, retries of a dead worker's trials.
 
 Trials are asked for and re-queued under one lock per study, so that a grid's points are trained exactly once, whichever
 workers join or die.
@@ -67,7 +67,7 @@ class Worker:
         """Whether the trial's worker is gone: its lock is free on this machine, or its heartbeat stopped elsewhere."""
         name, host = trial.user_attrs.get("worker"), trial.user_attrs.get("host")
         if name is None or name == self.name:
-            # a trial gets its worker right after it is asked for, under the study's lock: one without lost its worker
+            # a trial is asked for and gets its worker under one lock: without a worker, its worker died in between
             return name is None
         if host != self.host:
             return time.time() - float(trial.user_attrs.get("heartbeat", 0.0)) > SILENT_SECONDS

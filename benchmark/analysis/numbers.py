@@ -26,7 +26,7 @@ def signed(value: float | None) -> str:
 
 
 def plus_minus(mean: float, std: float | None) -> str:
-    """Write a mean with its standard deviation, where there is one."""
+    """Write a mean with its standard deviation, if it has one."""
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 

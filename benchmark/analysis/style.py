@@ -41,7 +41,7 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the fonts and lines of all figures to what is drawn inside."""
+    """Apply the fonts and lines of all figures to drawings inside the block."""
     import matplotlib
 
     with matplotlib.rc_context(_RC):

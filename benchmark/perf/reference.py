@@ -1,6 +1,6 @@
 """The training iteration of SDD's released code, rewritten in plain PyTorch: the reference for our measurements.
 
-It computes what the released code computes and in the same way: regions pooled scale by scale and kept as (B, K, R),
+It computes the same values as the released code, in the same way: regions pooled scale by scale and kept as (B, K, R),
 probabilities before logarithms, masks for the target and for the four kinds of regions, a host read wherever the
 released code looks at a value, the teacher inside every step. Two things are left out, which favours the reference:
 the DistributedDataParallel wrapper with synchronised batch norm, and printing the progress bar. The names and the

@@ -81,7 +81,7 @@ def cohort_configs(pair: Pair, students: int) -> list[RunConfig]:
 def random_teacher(name: str, num_classes: int, image_size: int) -> Network:
     """Make a teacher with random weights, the same at every call, and batch-norm statistics of random images.
 
-    Without these, activations double with every block of a residual network, and arithmetic differs from a real one's.
+    Without these, activations double with every block of a residual network, unlike in any real network.
     """
     network = create_network(name, num_classes, image_size, seed=0)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

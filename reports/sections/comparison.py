@@ -23,7 +23,7 @@ from reports.sections.literature import printed_text, tables_of, unsure_mark
 
 @section("Comparison")
 def comparison(context: Context) -> Sequence[Block]:
-    """Our results, then next to every published table of the suite, then in full with intervals."""
+    """Our results by themselves, then next to every published table of the suite, then in full with intervals."""
     blocks: list[Block] = [Listing("comparison", ours(context))]
     for name in tables_of(context.plan):
         table = published.load(name)
@@ -50,7 +50,7 @@ def in_order(plan: Plan) -> list[str]:
 
 
 def seeds_text(found: Scores, planned: int) -> str:
-    """Write mean ± std, with the number of seeds where it is not the planned one, and a mark below three."""
+    """Write mean ± std, with the number of seeds where it differs from the planned number, and a mark below three."""
     num = len(found.values)
     if not num:
         return MISSING

@@ -69,7 +69,7 @@ def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Draw
             " deviation on either side."
             + (f" {FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no band." if few else "")
             + " Scale-decoupled methods are solid, the others dashed. The axis begins where the lowest method"
-            " stands after a third of the training; a shorter one than 9 epochs is shown whole."
+            " stands after a third of the training; a training of fewer than 9 epochs is shown whole."
         )
         name = "curves" if len(shown) <= PANELS else f"curves_{start // PANELS + 1}"
         made.append(Drawing(name, figure([lines[number] for number in part], titles), caption))

@@ -124,7 +124,7 @@ def why(evidence: Evidence) -> str:
 
 
 def void(plan: Plan) -> str:
-    """Say why no run of the plan can test a claim; empty when they can."""
+    """Say why no run of the plan can test a claim; empty when its runs can."""
     if plan.profile:
         return f"{plan.profile} profile: not a result"
     return f"changed: {', '.join(plan.changes)}" if plan.changes else ""
