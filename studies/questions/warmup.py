@@ -2,7 +2,7 @@
 
 Space: `warmup_epochs` 0, 1, 20, 30 for each of `sdd_kd` and `sdd_dkd`: the distillation term is scaled by
 min(epoch / warm-up, 1). 20 and 30 are the released code's and the paper's, 1/12 and 1/8 of 240 epochs; 1 is the
-released code's on ImageNet and 1/8 of the 8 epochs of `digits`, where 20 and 30 outlast the training and show the
+released code's on ImageNet and 1/6 of the 6 epochs of `digits`, where 20 and 30 outlast the training and show the
 cost of a distillation that never reaches its weight.
 Base losses: KD and DKD, whose term is the largest at the start (beta 8).
 Budget: 8 trials of 3 seeds, 4 at once.
