@@ -91,6 +91,7 @@ def test_every_measurement_is_registered_in_the_order_of_the_table_and_defined()
     assert list(measurements.ORDER) == NAMES
 
 
+@pytest.mark.processes
 def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:
     code, text = command("--quick", "--only", "counts", "--threads", "1", "--device", "cpu", "--out", str(tmp_path))
     assert code == 0
