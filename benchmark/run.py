@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     tracker = survey.tracker = survey.tracker or tracking.Tracker(options.runs)
     with progress.view(console, left) as view:
         execution = Execution(survey, tracker, costs, view)
-        if left or any(entry.state == "elsewhere" for entry in survey.teacher_entries.values()):
-            execution.run()
+        execution.run()
     return conclude(execution, console)
 
 
@@ -126,7 +125,8 @@ def counts(entries: Iterable[Entry]) -> str:
         "resume": "to resume",
         "new": "to train",
         "waiting": "to train",
-        "elsewhere": "training elsewhere",
+        "elsewhere": "trained by another process",
+        "remote": "trained on another machine",
     }
     tally = Counter(words[entry.state] for entry in entries)
     return ", ".join(f"{count} {word}" for word, count in tally.items())
@@ -169,19 +169,19 @@ def where(tracker: tracking.Tracker, plan: Plan) -> str:
 def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
     """Make the comparison table of a plan from the runs that are finished so far."""
     signatures = {entry.signature for entry in survey.entries if entry.signature is not None}
-    frame = results.frame(tracker.runs_on(survey.data.digest), signatures)
+    with tracker.named_errors():
+        frame = results.frame(tracker.runs_with(signatures), signatures)
     return comparison(survey.plan, frame, survey.teacher_accuracy, dataset_name=survey.data.name)
 
 
 def write_table(table: Table, runs: Path, name: str) -> list[Path]:
     """Write a table as Markdown, CSV and LaTeX; return the paths."""
     texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
-    paths = []
-    for ending, text in texts.items():
-        path = runs / "results" / f"{name}.{ending}"
-        files.write(path, text.encode())
-        paths.append(path)
-    return paths
+    paths = {ending: runs / "results" / f"{name}.{ending}" for ending in texts}
+    with files.locked(runs / "locks" / "results"):  # commands that end together write one table after the other
+        for ending, text in texts.items():
+            files.write(paths[ending], text.encode())
+    return list(paths.values())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # give up on a server after half a minute
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # some seconds: whoever can wait longer tries again
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
@@ -27,7 +27,7 @@ from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from benchmark import machine
 from benchmark.config import RunConfig
@@ -37,12 +37,16 @@ from benchmark.errors import UserError
 # every migration of a new database would log a line
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+# it prints the traceback of every error that it also raises
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Role = Literal["student", "teacher"]
 
 #: MLflow refuses longer batches
 _BATCH = 900
+#: errors of SQLite that trying again does not mend
+_LASTING = {"SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,16 @@ class Tracked:
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     start_time: int
+
+
+@dataclass(frozen=True)
+class Unended:
+    """A run that stands as RUNNING."""
+
+    run_id: str
+    #: None for the run of a pair or a study, which others are nested in
+    signature: str | None
+    parent: str | None
 
 
 class Tracker:
@@ -94,6 +108,18 @@ class Tracker:
             raise UserError(
                 f"the tracking store {self.uri} failed: {reason}; repair it, then the same command resumes"
             ) from error
+
+    def is_away(self, error: BaseException | None) -> bool:
+        """Whether an error of the store may pass: it is not reached, locked or full, rather than refusing the call."""
+        causes = []
+        while error is not None:
+            causes.append(error)
+            error = error.__cause__
+        if any(getattr(cause, "sqlite_errorname", "").startswith(tuple(_LASTING)) for cause in causes):
+            return False
+        if causes and isinstance(causes[0], MlflowException):
+            return bool(causes[0].get_http_status_code() >= 500)
+        return any(isinstance(cause, OperationalError | OSError) for cause in causes)
 
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """Get the id of an experiment, created on first use."""
@@ -142,6 +168,29 @@ class Tracker:
             if not token:
                 return found
 
+    def runs_with(self, signatures: Collection[str]) -> list[Tracked]:
+        """All training runs that have one of these signatures, newest first."""
+        everywhere = self._experiment_ids()
+        found: list[Tracked] = []
+        for signature in sorted(set(signatures)):
+            page = self.client.search_runs(everywhere, f"tags.signature = '{signature}'")
+            found += [_tracked(run) for run in page]
+        return sorted(found, key=lambda run: -run.start_time)
+
+    def unended(self, runs_folder: str) -> list[Unended]:
+        """Runs of a runs folder that stand as RUNNING, those of pairs and studies included, newest first."""
+        found = self.client.search_runs(
+            self._experiment_ids(), f"attributes.status = 'RUNNING' and tags.runs_folder = '{runs_folder}'"
+        )
+        return [
+            Unended(str(run.info.run_id), run.data.tags.get("signature"), run.data.tags.get("mlflow.parentRunId"))
+            for run in found
+        ]
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether a run stands as RUNNING."""
+        return bool(self.client.get_run(run_id).info.status == "RUNNING")
+
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """History of a metric as (step, value), the last value logged for each step."""
         points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.timestamp)
@@ -163,8 +212,9 @@ class Tracker:
         name: str,
         parent: str | None,
         tags: Mapping[str, str],
+        run_id: str | None = None,
     ) -> str:
-        """Create a run with its parameters, tags and data set, and return its id."""
+        """Create a run with its parameters, tags and data set, and return its id; with `run_id`, complete that run."""
         commit, dirty = machine.git_state()
         command = machine.command_line()
         everything = {
@@ -187,8 +237,8 @@ class Tracker:
             **({"mlflow.parentRunId": parent} if parent else {}),
             **tags,
         }
-        run = self.client.create_run(experiment_id, run_name=name, tags=everything)
-        run_id = str(run.info.run_id)
+        if run_id is None:
+            run_id = str(self.client.create_run(experiment_id, run_name=name, tags=everything).info.run_id)
         params = [Param(key, str(value)[:6000]) for key, value in flat(config.model_dump(mode="json")).items()]
         self.client.log_batch(run_id, params=params)
         dataset = Dataset(
@@ -206,21 +256,15 @@ class Tracker:
         self.client.update_run(run_id, status="RUNNING")
         self.tag(run_id, {**tags, "failure": "", "failure_reason": ""})
 
-    def finished(self, signature: str) -> str | None:
-        """Find the id of the finished run with this signature, if there is one."""
-        query = f"tags.signature = '{signature}' and attributes.status = 'FINISHED'"
-        found = self.client.search_runs(self._experiment_ids(), query, max_results=1)
-        return str(found[0].info.run_id) if found else None
-
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def log_epochs(self, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
-        """Log rows of per-epoch metrics; `epoch` is the step."""
-        now = int(time.time() * 1000)
+    def log_epochs(self, run_id: str, rows: Sequence[Mapping[str, float]], when_ms: int | None = None) -> None:
+        """Log rows of per-epoch metrics; `epoch` is the step. Logging them again with an equal time changes nothing."""
+        when = now_ms() if when_ms is None else when_ms
         metrics = [
-            Metric(name, value, now, int(row["epoch"]))
+            Metric(name, value, when, int(row["epoch"]))
             for row in rows
             for name, value in row.items()
             if name != "epoch"
@@ -228,18 +272,14 @@ class Tracker:
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
-    def metric(self, run_id: str, name: str) -> float:
-        """Last value of a run's metric. Raises KeyError when there is none."""
-        return float(self.client.get_run(run_id).data.metrics[name])
-
     def epochs_logged(self, run_id: str) -> set[int]:
         """Epochs whose metrics were logged."""
         return {int(point.step) for point in self.client.get_metric_history(run_id, "lr")}
 
-    def summarise(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log a run's final figures, without a step."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+    def summarise(self, run_id: str, metrics: Mapping[str, float], when_ms: int | None = None) -> None:
+        """Log a run's final figures, without a step; again with an equal time changes nothing."""
+        when = now_ms() if when_ms is None else when_ms
+        self.client.log_batch(run_id, metrics=[Metric(name, value, when, 0) for name, value in metrics.items()])
 
     def artifacts(self, run_id: str, files: Mapping[str, bytes | Path]) -> None:
         """Store files with a run, by name."""
@@ -267,6 +307,11 @@ class Tracker:
         """Ids of this project's experiments by name, newest first."""
         found = self.client.search_experiments(order_by=["last_update_time DESC"])
         return {e.name: str(e.experiment_id) for e in found if "suite" in e.tags}
+
+
+def now_ms() -> int:
+    """Time in milliseconds since 1970, as MLflow counts it."""
+    return time.time_ns() // 1_000_000
 
 
 def open_existing(runs: Path) -> Tracker | None:

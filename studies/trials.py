@@ -15,6 +15,7 @@ import distillers
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
+from benchmark.execution.delivery import patiently
 from benchmark.execution.estimate import Costs
 from benchmark.execution.execute import Execution
 from benchmark.execution.options import Options
@@ -31,8 +32,6 @@ from studies.search import HEARTBEAT_SECONDS, Search
 VAL_FRACTION = 0.1
 #: confirmation runs use repetitions from here on, which no trial used
 CONFIRM_FROM = 101
-#: seconds between looks at a run that another process trains
-LOOK_SECONDS = 2.0
 
 _ALL_GROUPS = frozenset(group for name in distillers.names() for group in distillers.groups(name))
 
@@ -96,28 +95,22 @@ class StudyExecution:
         return found is not None and found[1].signature is None
 
     def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: OnEpoch | None = None) -> list[Entry]:
-        """Train the runs, with the teachers of the plans; return one entry per run, in order.
-
-        Waits for runs that another process is training.
-        """
+        """Train the runs, with the teachers of the plans; return one entry per run, in order."""
         recipes: dict[str, RunConfig] = {}
         for plan in plans:
             recipes |= plan.teachers
         experiment = f"studies {plans[0].suite.name}"  # of all profiles
         whole = replace(plans[0], profile=None, runs=tuple(runs), teachers=recipes, experiment=experiment)
-        while True:
-            survey = Survey(whole, self.options, self.data, self.tracker)
-            survey.look()
-            execution = Execution(survey, self.tracker, self._costs, self.view, self.title, on_epoch)
-            execution.run()
-            self.run_id = execution.parent_run_id or self.run_id
-            self.problems += execution.problems
-            self.was_stopped |= execution.was_stopped
-            if execution.user_error is not None:
-                raise UserError(execution.user_error)
-            if self.was_stopped or not any(entry.state == "elsewhere" for entry in survey.entries):
-                return survey.entries
-            time.sleep(LOOK_SECONDS)
+        survey = Survey(whole, self.options, self.data, self.tracker)
+        patiently(survey.look, self.tracker, self.view.say, self.options.patience_s)
+        execution = Execution(survey, self.tracker, self._costs, self.view, self.title, on_epoch)
+        execution.run()
+        self.run_id = execution.parent_run_id or self.run_id
+        self.problems += execution.problems
+        self.was_stopped |= execution.was_stopped
+        if execution.user_error is not None:
+            raise UserError(execution.user_error)
+        return survey.entries
 
 
 class TrialBatch:
@@ -154,7 +147,7 @@ class TrialBatch:
             runs = [run for number in open_trials for run in self._runs(number, stage)]
             entries = execution.train(list(self.plans.values()), runs, self._on_epoch)
             for entry in entries:
-                self._note(entry, execution.tracker)
+                self._note(entry)
             if execution.was_stopped:
                 self.search.retry(list(self.trials.values()))
                 return False
@@ -195,16 +188,16 @@ class TrialBatch:
             if seed < self.seeds and self.trials[number].should_prune():
                 self._pruned.add(number)
 
-    def _note(self, entry: Entry, tracker: Tracker) -> None:
+    def _note(self, entry: Entry) -> None:
         number = int(entry.tags["trial"])
         if entry.run_id is not None:
             self._run_ids[number].append(entry.run_id)
-        if entry.state == "finished" and entry.run_id is not None:
-            self._values[number][entry.config.repetition] = tracker.metric(entry.run_id, "final/val")
+        if entry.state == "finished":
+            self._values[number][entry.config.repetition] = entry.figures["final/val"]
         elif entry.state == "dropped":
             self._pruned.add(number)
-        elif entry.state in ("failed", "resume"):
-            self._reasons[number] = entry.reason or "interrupted"
+        else:  # whatever it is, it has no value
+            self._reasons[number] = entry.reason or f"a run is {entry.state}"
 
     def _tell(self, number: int, trial: Trial) -> None:
         values = list(self._values[number].values())
@@ -255,16 +248,10 @@ def confirm(search: Search, ground: Ground, execution: StudyExecution, seeds: in
             "choice": entry.tags["confirms"],
             "is_winner": entry.tags["confirms"] == winner.label,
             "repetition": entry.config.repetition,
-            "last": _last(entry, execution.tracker),
+            "last": entry.figures["final/last"],
             "run_id": entry.run_id,
         }
         for entry in entries
         if entry.state == "finished"
     ]
     return pd.DataFrame(rows, columns=["choice", "is_winner", "repetition", "last", "run_id"])
-
-
-def _last(entry: Entry, tracker: Tracker) -> float:
-    """Test accuracy of a finished run after its last epoch."""
-    assert entry.run_id is not None
-    return tracker.metric(entry.run_id, "final/last")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
-from benchmark import machine, results
+from benchmark import machine, results, tracking
 from benchmark.errors import UserError
 from benchmark.execution import engines
+from benchmark.execution.delivery import Delivery
 from benchmark.execution.estimate import Costs, cohorts_of, distinct, refuse_slow_bf16
 from benchmark.execution.progress import View
+from benchmark.execution.reconcile import reconcile
 from benchmark.execution.record import Record
 from benchmark.execution.survey import Entry, State, Survey
 from benchmark.tracking import Tracker
@@ -33,6 +37,9 @@ from benchmark.train.messages import (
     Started,
     Stopped,
 )
+
+#: seconds between looks at the runs that other processes train
+LOOK_SECONDS = 1.0
 
 
 class Execution:
@@ -62,6 +69,8 @@ class Execution:
         self._is_stopping = False
         self._engine = engines.registry.get(self.options.engine)(self.options.workers, self._should_stop)
         self._record = Record(survey, tracker, parent)
+        self._delivery = Delivery(tracker, view.say, self.options.patience_s)
+        self._last_look = 0.0
         self._on_epoch = on_epoch
         #: by signature: the entry that represents a run, and all entries that ask for it
         self._by_signature: dict[str, Entry] = {}
@@ -76,17 +85,23 @@ class Execution:
         return self._record.parent_run_id
 
     def run(self) -> None:
-        """Train the open runs, teachers first; return when all are finished, failed or stopped.
+        """Train the open runs, teachers first; return when all are finished or failed, here or elsewhere, or stopped.
+
+        Waits for runs that another process of this runs folder trains, and takes over what it leaves unfinished.
 
         Raises:
-            UserError: when the tracking store fails; every student is saved first.
+            UserError: when the tracking store fails or stays away; every student is saved first.
         """
         try:
-            with machine.on_interrupt(self._interrupt), self.tracker.named_errors():
+            with machine.on_interrupt(self._interrupt), self._delivery:
                 self._begin()
-                for job, event in self._engine.events():
-                    self._handle(job, event)
-                self._record.end()
+                while True:
+                    for job, event in self._engine.events():
+                        self._handle(job, event)
+                        self._look_elsewhere()
+                    if not self._wait_elsewhere():
+                        break
+                self._delivery.ask(self._record.end)
         except UserError:
             self._is_stopping = True
             for _ in self._engine.events():  # events are no longer recorded, but every student is saved
@@ -94,46 +109,69 @@ class Execution:
             raise
         finally:
             self._engine.close()
-            for entry in self._by_signature.values():
+            for entry in [*self.survey.entries, *self.survey.teacher_entries.values()]:
                 self._release(entry)
+        for signature, entry in self._by_signature.items():  # an id is known once the store has answered
+            for asking in self._asking[signature]:
+                asking.run_id = entry.run_id
 
     def _begin(self) -> None:
         refuse_slow_bf16(self.survey)
-        self._await_teachers()
-        self._record.begin()
-        for entry in self.survey.teacher_entries.values():
-            if entry.is_open:
-                self._submit([entry])
+        self._delivery.ask(partial(reconcile, self.options, self.tracker))
+        self._delivery.ask(self._record.begin)
+        self._submit_teachers()
         self._submit_ready()
-
-    def _await_teachers(self) -> None:
-        """Wait for teachers that another process is training, then look again."""
-        for entry in list(self.survey.teacher_entries.values()):
-            if entry.state != "elsewhere" or entry.signature is None:
-                continue
-            self.view.say(f"{entry.label}: another process is training it; waiting for it")
-            lock = FileLock(self.options.lock_file(entry.signature))
-            while not self._should_stop():
-                try:
-                    lock.acquire(timeout=1)
-                except Timeout:
-                    continue
-                lock.release()
-                break
-            self.survey.look()
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
         self._is_stopping = True  # a signal handler does no more than this
+        self._delivery.hurry()
 
     def _should_stop(self) -> bool:
+        if self._delivery.failure is not None:  # nothing more can be recorded
+            self._is_stopping = True
         if self._is_stopping and not self.was_stopped:
             self.was_stopped = True
             self.view.say("Stopping: every student is saved at its last finished epoch ...")
         return self._is_stopping
 
+    # -- runs that other processes train -----------------------------------------------------------------------------
+
+    def _elsewhere(self) -> list[Entry]:
+        entries = [*self.survey.teacher_entries.values(), *self.survey.entries]
+        return [entry for entry in entries if entry.state == "elsewhere"]
+
+    def _wait_elsewhere(self) -> bool:
+        """Wait until another process has left a run; return whether there is something to do again."""
+        while waiting := self._elsewhere():
+            if self._should_stop():
+                return False
+            self._look_elsewhere()
+            if self._elsewhere() != waiting:
+                return True
+            time.sleep(0.2)
+        return False
+
+    def _look_elsewhere(self) -> None:
+        """Take over the runs that other processes have left, and use the teachers that they have stored."""
+        now = time.monotonic()
+        if self._is_stopping or now - self._last_look < LOOK_SECONDS:
+            return
+        self._last_look = now
+        left = [entry for entry in self._elsewhere() if self.survey.is_free(entry)]
+        if not left:
+            return
+        self._delivery.ask(partial(self.survey.look_again, left))
+        self._delivery.ask(self.survey.settle_waiting)
+        self._submit_teachers()
+        self._submit_ready()
+
     # -- cohorts -----------------------------------------------------------------------------------------------------
+
+    def _submit_teachers(self) -> None:
+        for entry in self._taken([entry for entry in self.survey.teacher_entries.values() if entry.is_open]):
+            self._submit([entry])
 
     def _submit_ready(self) -> None:
         ready = [
@@ -143,27 +181,62 @@ class Execution:
         ]
         for entry in ready:
             assert entry.signature is not None
-            self._asking[entry.signature].append(entry)
-            self._wanting[entry.signature] = self._asking[entry.signature]
-        for group in cohorts_of(distinct(ready), self.options.workers, self.costs):
+            asking = self._asking[entry.signature]
+            if not any(known is entry for known in asking):
+                asking.append(entry)
+            self._wanting[entry.signature] = asking
+        for group in cohorts_of(self._taken(distinct(ready)), self.options.workers, self.costs):
             self._submit(group)
 
     def _set(self, entry: Entry, state: State, reason: str = "") -> None:
         """Give a run's state to every entry that asks for it."""
         assert entry.signature is not None
         for asking in self._asking.get(entry.signature) or [entry]:
-            asking.state, asking.reason = state, reason
+            asking.state, asking.reason, asking.figures = state, reason, entry.figures
             asking.run_id, asking.epochs_done = entry.run_id, entry.epochs_done
 
+    def _taken(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Lock runs for this process, look at them again, and return those that are to be trained here.
+
+        Whatever other processes did since the last look, a run that they train or have finished is left to them.
+        """
+        locked = [entry for entry in entries if entry.signature not in self._by_signature and self._lock(entry)]
+        if not locked:
+            return []
+        self._delivery.ask(partial(self.survey.look_again, locked))
+        taken = [entry for entry in locked if entry.state in ("new", "resume")]
+        for entry in locked:
+            assert entry.signature is not None
+            self._set(entry, entry.state, entry.reason)
+            if entry in taken:
+                self._by_signature[entry.signature] = entry
+            else:
+                self._release(entry)
+        if any(entry.role == "teacher" for entry in locked if entry not in taken):  # another process has stored it
+            self._delivery.ask(self.survey.settle_waiting)
+        return taken
+
+    def _lock(self, entry: Entry) -> bool:
+        """Lock a run; False, and the run is elsewhere, when another process holds its lock."""
+        assert entry.signature is not None
+        path = self.options.lock_file(entry.signature)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)  # released by the delivery's thread
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self._set(entry, "elsewhere")
+            self.view.say(f"{entry.label}: another process is training it; waiting for it")
+            return False
+        entry.lock = lock
+        return True
+
     def _submit(self, group: Sequence[Entry]) -> None:
-        lanes = [lane for lane in map(self._take, group) if lane is not None]
-        if not lanes:
-            return
         teacher = next((e.config.teacher for e in group if e.config.teacher is not None), None)
         self._engine.submit(
             CohortJob(
                 name=self._name(group),
-                lanes=tuple(lanes),
+                lanes=tuple(self._lane(entry) for entry in group),
                 teacher=None if teacher is None else self.survey.teachers[teacher],
                 data_root=self.options.data_root,
                 cache=self.options.cache,
@@ -173,25 +246,8 @@ class Execution:
             )
         )
 
-    def _take(self, entry: Entry) -> LaneJob | None:
-        """Lock a run for this process; leave it when another process trains it or has finished it meanwhile."""
+    def _lane(self, entry: Entry) -> LaneJob:
         assert entry.signature is not None
-        path = self.options.lock_file(entry.signature)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self._set(entry, "elsewhere")
-            self.view.say(f"{entry.label}: another process is training this run; left to it")
-            return None
-        if entry.role == "student" and (done := self.tracker.finished(entry.signature)) is not None:
-            lock.release()
-            entry.run_id = done
-            self._set(entry, "finished")
-            return None
-        entry.lock = lock
-        self._by_signature[entry.signature] = entry
         folder = self.options.work(entry.signature)
         return LaneJob(entry.signature, entry.config, folder / "checkpoint", folder / "student.safetensors")
 
@@ -226,12 +282,11 @@ class Execution:
             self.view.say(f"{job.name}: {event.text}")
         elif isinstance(event, Started):
             for lane in job.lanes:
-                entry = self._by_signature[lane.signature]
-                self._record.started(entry, job)
-                self._set(entry, entry.state)
+                self._delivery.put(partial(self._record.started, self._by_signature[lane.signature], job))
         elif isinstance(event, EpochDone):
             for signature, row in event.rows.items():
-                self._record.epochs(self._by_signature[signature], [row])
+                entry = self._by_signature[signature]
+                self._delivery.put(partial(self._record.epochs, entry, [row], tracking.now_ms()))
                 self._ask(job, signature, row)
         elif isinstance(event, LaneFinished):
             self._finished(self._by_signature[event.signature], event)
@@ -249,20 +304,24 @@ class Execution:
         return [entry for entry in entries if entry.state in ("new", "resume")]
 
     def _finished(self, entry: Entry, event: LaneFinished) -> None:
-        assert entry.signature is not None
-        self._record.epochs(entry, event.history)
-        figures = {**results.selections(event.history), "final/train_seconds": event.train_seconds}
-        if entry.role == "teacher":
-            self._store_teacher(entry, event, figures)
-        self._record.finished(entry, event, figures)
+        entry.figures = {**results.selections(event.history), "final/train_seconds": event.train_seconds}
+        is_new_teacher = entry.role == "teacher" and entry.config.student not in self.survey.teachers
+        if is_new_teacher:
+            self._store_teacher(entry, event, entry.figures)
         self._set(entry, "finished")
-        shutil.rmtree(self.options.work(entry.signature), ignore_errors=True)
-        self._release(entry)
-        if entry.role == "teacher":
-            self.survey.settle_waiting()
+        self._delivery.put(partial(self._record.finished, entry, event, entry.figures, tracking.now_ms()))
+        self._delivery.put(partial(self._clean_up, entry))
+        if is_new_teacher:
+            self._delivery.ask(self.survey.settle_waiting)
             self._submit_ready()
 
-    def _store_teacher(self, entry: Entry, event: LaneFinished, figures: dict[str, float]) -> None:
+    def _clean_up(self, entry: Entry) -> None:
+        """Delete the files of a run that is over, and unlock it."""
+        assert entry.signature is not None
+        shutil.rmtree(self.options.work(entry.signature), ignore_errors=True)
+        self._release(entry)
+
+    def _store_teacher(self, entry: Entry, event: LaneFinished, figures: Mapping[str, float]) -> None:
         folder, manifest = teacher_store.store(
             self.options.teachers,
             self.survey.data,
@@ -274,20 +333,19 @@ class Execution:
             epochs=entry.config.recipe.epochs,
             origin="trained",
             signature=entry.signature,
-            mlflow_run=entry.run_id,
+            mlflow_run=self._delivery.ask(lambda: entry.run_id),
         )
         self.survey.use_teacher(entry.config.student, folder, manifest)
         self.view.say(f"{entry.label}: {manifest.test_top1:.2f}% on the test set, stored")
 
     def _failed(self, entry: Entry, event: LaneFailed) -> None:
-        self._record.epochs(entry, event.history)
         self._set(entry, "failed", event.reason)
-        self._record.failed(entry, event)
-        self._release(entry)
+        self._delivery.put(partial(self._record.failed, entry, event, tracking.now_ms()))
+        self._delivery.put(partial(self._release, entry))
         self.problems.append(f"{entry.label}: {event.reason}")
         self.view.say(f"FAILED {entry.label}: {event.reason}")
         if entry.role == "teacher":
-            self.survey.settle_waiting()  # its students fail with it
+            self._delivery.ask(self.survey.settle_waiting)  # its students fail with it
 
     def _ask(self, job: CohortJob, signature: str, row: dict[str, float]) -> None:
         """Pass an epoch to `on_epoch` for every entry that wants the run, and drop the run once no entry does."""
@@ -299,13 +357,10 @@ class Execution:
             self._engine.drop(job, signature)
 
     def _dropped(self, entry: Entry, event: LaneDropped) -> None:
-        assert entry.signature is not None
-        self._record.epochs(entry, event.history)
         reason = f"pruned after epoch {len(event.history)} of {entry.config.recipe.epochs}"
-        self._record.dropped(entry, reason)
         self._set(entry, "dropped", reason)
-        shutil.rmtree(self.options.work(entry.signature), ignore_errors=True)
-        self._release(entry)
+        self._delivery.put(partial(self._record.dropped, entry, event.history, reason, tracking.now_ms()))
+        self._delivery.put(partial(self._clean_up, entry))
 
     def _crashed(self, job: CohortJob, event: CohortCrashed) -> None:
         self.view.say(f"{job.name}: stopped: {event.reason}")
@@ -318,5 +373,5 @@ class Execution:
 
     def _interrupted(self, entry: Entry, reason: str) -> None:
         self._set(entry, "resume", reason)
-        self._record.interrupted(entry, reason)
-        self._release(entry)
+        self._delivery.put(partial(self._record.interrupted, entry, reason))
+        self._delivery.put(partial(self._release, entry))

@@ -26,6 +26,8 @@ class Options:
     force_bf16: bool = False
     #: largest size of a view cache, GB; None: half of the free disk space
     cache_gb: float | None = None
+    #: how long a tracking store may be away before the command ends, seconds
+    patience_s: float = 600.0
 
     @property
     def teachers(self) -> Path:
@@ -44,6 +46,11 @@ class Options:
     def lock_file(self, signature: str) -> Path:
         """Lock that a process holds while it trains a run."""
         return self.runs / "locks" / f"{signature}.lock"
+
+    def known_identity(self) -> str | None:
+        """Name of this runs folder, None while it has none."""
+        path = self.runs / "identity"
+        return path.read_text() if path.exists() else None
 
     def identity(self) -> str:
         """Name of this runs folder, unique among all that share a tracking server; made on first use."""

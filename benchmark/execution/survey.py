@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,9 @@ from benchmark.train import checkpoint, teacher_store
 from benchmark.train.batches import splits
 from benchmark.train.messages import TeacherFile
 
-#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now; `dropped`: ended on request
-#: in this process; the next one starts it again
-State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "elsewhere"]
+#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now, in this runs folder; `remote`:
+#: another runs folder's process does, or did; `dropped`: ended on request in this process; the next one starts it again
+State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "elsewhere", "remote"]
 #: the MLflow tag `failure` of a run that was dropped
 PRUNED = "pruned"
 
@@ -44,6 +44,9 @@ class Entry:
     reason: str = ""
     #: epochs that MLflow has
     logged: set[int] = field(default_factory=set)
+    #: final figures of a finished run, such as `final/last`
+    figures: Mapping[str, float] = field(default_factory=dict)
+    #: held while this process trains the run
     lock: FileLock | None = None
     #: further tags in MLflow, and the run's name there; "" stands for its method and seed
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -65,8 +68,6 @@ class Survey:
         #: teachers that are not stored yet, by model
         self.teacher_entries: dict[str, Entry] = {}
         self.entries = [_entry(run) for run in plan.runs]
-        #: runs that MLflow shows as RUNNING although no process trains them
-        self.killed: list[Tracked] = []
         _check_sizes(plan, data)
 
     def look(self) -> None:
@@ -78,19 +79,36 @@ class Survey:
         tracked = self._tracked()
         self.teacher_entries.clear()
         for model, config in self.plan.teachers.items():
-            found = teacher_store.find(
-                self.options.teachers, self.data, model, config.signature(self.data.digest, None)
-            )
-            if found is not None:
-                self.use_teacher(model, *found)
-                continue
             entry = Entry(config, "teacher", f"teacher {model}", "teachers")
-            self._settle(entry, None, tracked)
-            if entry.state == "finished":  # its weights are gone: train it again, in a new run
-                entry.state, entry.run_id = "new", None
-            self.teacher_entries[model] = entry
+            entry.signature = config.signature(self.data.digest, None)
+            self._look_at_teacher(entry, tracked)
+            # killed between storing its weights and ending its run, which is still to be completed
+            is_to_complete = entry.state == "resume"
+            if model not in self.teachers or is_to_complete:
+                self.teacher_entries[model] = entry
         for entry in self.entries:
             self._settle_if_possible(entry, tracked)
+
+    def look_again(self, entries: Sequence[Entry]) -> None:
+        """Find the state of some runs and teachers, which other processes may have trained since the last look."""
+        tracked = self._tracked_with({entry.signature for entry in entries if entry.signature is not None})
+        for entry in entries:
+            if entry.role == "teacher":
+                self._look_at_teacher(entry, tracked)
+            else:
+                self._settle_if_possible(entry, tracked)
+
+    def _look_at_teacher(self, entry: Entry, tracked: Mapping[str, Tracked]) -> None:
+        """Find the state of a teacher's run, and use its weights when they are stored."""
+        assert entry.signature is not None
+        found = teacher_store.find(self.options.teachers, self.data, entry.config.student, entry.signature)
+        if found is not None:
+            self.use_teacher(entry.config.student, *found)
+        self._settle(entry, None, tracked)
+        if found is not None and (entry.state != "resume" or found[1].signature != entry.signature):
+            entry.state = "finished"
+        elif entry.state == "finished":  # its weights are gone: train it again, in a new run
+            entry.state, entry.run_id = "new", None
 
     def use_teacher(self, model: str, folder: Path, manifest: teacher_store.Manifest) -> None:
         """Use a stored teacher. Raises UserError when its weights are damaged."""
@@ -100,61 +118,64 @@ class Survey:
         self.teacher_accuracy[model] = manifest.test_top1
 
     def settle_waiting(self) -> None:
-        """Set the signature and state of waiting runs whose teacher is now stored."""
-        tracked = self._tracked()
-        for entry in self.entries:
-            if entry.state == "waiting":
-                self._settle_if_possible(entry, tracked)
+        """Set the signature and state of waiting runs whose teacher is now stored, or has failed."""
+        self.look_again([entry for entry in self.entries if entry.state == "waiting"])
 
-    def is_free(self, signature: str) -> bool:
-        """Whether no process trains this run."""
-        return files.is_free(self.options.lock_file(signature))
+    def is_free(self, entry: Entry) -> bool:
+        """Whether no other process trains this run."""
+        assert entry.signature is not None
+        return entry.lock is not None or files.is_free(self.options.lock_file(entry.signature))
 
     def _tracked(self) -> dict[str, Tracked]:
-        """Find the MLflow runs on these images, by signature; those that were killed go to `killed`."""
-        if self.tracker is None:
-            return {}
-        best: dict[str, Tracked] = {}
-        self.killed.clear()
-        for run in self.tracker.runs_on(self.data.digest):
-            if run.status == "RUNNING" and self._is_ours(run) and self.is_free(run.signature):
-                self.killed.append(run)
-            if run.signature not in best or run.status == "FINISHED":
-                best[run.signature] = run
-        return best
+        """Find the MLflow runs on these images, by signature."""
+        return {} if self.tracker is None else _by_signature(self.tracker.runs_on(self.data.digest))
+
+    def _tracked_with(self, signatures: Collection[str]) -> dict[str, Tracked]:
+        """Find the MLflow runs that have these signatures, by signature."""
+        return {} if self.tracker is None else _by_signature(self.tracker.runs_with(signatures))
 
     def _is_ours(self, run: Tracked) -> bool:
         """Whether the run belongs to this runs folder; other folders' processes are unknown here."""
-        path = self.options.runs / "identity"
-        return path.exists() and run.tags.get("runs_folder") == path.read_text()
+        return run.tags.get("runs_folder") == self.options.known_identity()
 
-    def _settle_if_possible(self, entry: Entry, tracked: dict[str, Tracked]) -> None:
+    def _settle_if_possible(self, entry: Entry, tracked: Mapping[str, Tracked]) -> None:
         teacher = entry.config.teacher
         if teacher is None or teacher in self.teachers:
             self._settle(entry, None if teacher is None else self.teachers[teacher].checksum, tracked)
         elif (of_teacher := self.teacher_entries[teacher]).state == "failed":
             entry.state, entry.reason = "failed", f"its teacher {teacher} failed: {of_teacher.reason}"
 
-    def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: dict[str, Tracked]) -> None:
+    def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: Mapping[str, Tracked]) -> None:
         """Set the signature and state of an entry."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
-        entry.state, entry.reason, entry.run_id = "new", "", None
+        entry.state, entry.reason, entry.run_id, entry.figures = "new", "", None, {}
         entry.epochs_done, entry.logged = 0, set()  # a run dropped since the last look left nothing
-        path = self.options.work(entry.signature) / "checkpoint"
         known = tracked.get(entry.signature)
         if known is not None:
             entry.run_id = known.run_id
             if known.status == "FINISHED":
-                entry.state = "finished"
+                entry.state, entry.figures = "finished", known.metrics
             elif known.final_failure and not self.options.retry_failed:
                 entry.state, entry.reason = "failed", known.tags.get("failure_reason", "")
-            elif known.status == "RUNNING" and not (self._is_ours(known) and self.is_free(entry.signature)):
-                entry.state = "elsewhere"
+            elif known.status == "RUNNING" and not self._is_ours(known):
+                entry.state, entry.reason = "remote", f"on {known.tags.get('host', 'another machine')}"
+        if entry.state == "new" and not self.is_free(entry):
+            entry.state = "elsewhere"
+        path = self.options.work(entry.signature) / "checkpoint"
         if entry.state == "new" and path.exists():
             entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
             entry.state = "resume"
         if entry.state == "new" and known is not None and _is_over(known):
             entry.run_id = None  # it starts from scratch, in a new run; the old one stays on record
+
+
+def _by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:
+    """Choose one run per signature: a finished one, or else the newest; `runs` are newest first."""
+    best: dict[str, Tracked] = {}
+    for run in runs:
+        if run.signature not in best or (run.status == "FINISHED" and best[run.signature].status != "FINISHED"):
+            best[run.signature] = run
+    return best
 
 
 def _is_over(run: Tracked) -> bool:

@@ -67,18 +67,9 @@ class Played:
     trained: list[tuple[int, int, int]] = field(default_factory=list)
     tags: list[Mapping[str, str]] = field(default_factory=list)
 
-    @property
-    def tracker(self) -> Played:
-        return self
-
     def has_seen_everything(self, teacher: str) -> bool:
         assert teacher == "resnet8"
         return self.imported
-
-    def metric(self, run_id: str, name: str) -> float:
-        assert name == "final/val"
-        trial, seed, epochs = map(int, run_id.split("/"))
-        return self.score(trial, seed, epochs)
 
     def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: Any) -> list[Entry]:
         entries = []
@@ -96,6 +87,7 @@ class Played:
             if number in self.fails:
                 entry.state, entry.reason = "failed", "the loss was not finite at epoch 1, step 3"
             entry.run_id = f"{number}/{seed}/{epochs}"
+            entry.figures = {"final/val": self.score(number, seed, epochs)}
             self.trained.append((number, seed, epochs))
             entries.append(entry)
         self.was_stopped = self.stops
