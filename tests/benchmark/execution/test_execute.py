@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from benchmark.datasets.base import DataSet
-from benchmark.execution import engines
+from benchmark.errors import UserError
+from benchmark.execution import delivery, engines
 from benchmark.execution.engines.inline import InlineEngine
 from benchmark.execution.estimate import Costs
 from benchmark.execution.execute import Execution
@@ -208,3 +214,171 @@ def test_a_run_that_several_ask_for_fails_for_all(
     assert states(survey) == ["failed", "failed"]
     assert survey.entries[1].reason.startswith("the loss was not finite at epoch 1")
     assert len(HandInHand.trained) == 1
+
+
+def plan_of(folder: Path) -> Plan:
+    return make_plan(suite.load(str(folder / "small.yaml")))
+
+
+@dataclass
+class Folder:
+    """A runs folder with nothing in it, and a plan of a teacher and a student."""
+
+    folder: Path
+    data: DataSet
+
+    def __post_init__(self) -> None:
+        (self.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, "recipe": {"epochs": 1, "batch_size": 32}}))
+        self.options = Options(runs=self.folder / "runs", data_root=self.folder)
+        self.tracker = Tracker(self.options.runs)
+
+    def survey(self) -> Survey:
+        found = Survey(plan_of(self.folder), self.options, self.data, self.tracker)
+        found.look()
+        return found
+
+    def train(self, survey: Survey) -> list[str]:
+        """Train what the survey found, and return what was said."""
+        said: list[str] = []
+        view = Quiet()
+        view.say = said.append  # type: ignore[method-assign]
+        Execution(survey, self.tracker, Measured(self.data, torch.device("cpu"), 1), view).run()
+        return said
+
+    def statuses(self) -> dict[str, str]:
+        """Status of every run by name, those of pairs included; fails when a name is there twice."""
+        found = self.tracker.client.search_runs(self.tracker._experiment_ids())
+        names = [run.info.run_name for run in found]
+        assert len(names) == len(set(names)), names
+        return {run.info.run_name: run.info.status for run in found}
+
+
+#: every run of the plan, and the runs they are nested in
+DONE = dict.fromkeys(("teachers", "teacher resnet8", "resnet8 -> resnet8_half", "kd seed 1"), "FINISHED")
+
+
+def test_whoever_locks_a_run_looks_again(tmp_path: Path, digits: DataSet, hand_in_hand: None) -> None:
+    here = Folder(tmp_path, digits)
+    early, late = here.survey(), here.survey()
+    here.train(early)
+    assert len(HandInHand.trained) == 2
+    checksum = early.teachers["resnet8"].checksum
+    here.train(late)
+    assert len(HandInHand.trained) == 2
+    assert states(late) == ["finished"]
+    assert late.entries[0].run_id == early.entries[0].run_id
+    assert late.teachers["resnet8"].checksum == checksum
+    assert here.statuses() == DONE
+
+
+@pytest.mark.parametrize("held", ["teacher", "student"])
+def test_what_another_process_leaves_is_waited_for_and_taken_over(
+    held: str, tmp_path: Path, digits: DataSet, hand_in_hand: None
+) -> None:
+    here = Folder(tmp_path, digits)
+    if held == "student":
+        survey = here.survey()
+        here.train(survey)  # the teacher is there ...
+        here.tracker.client.delete_run(str(survey.entries[0].run_id))  # ... and the student to be trained again
+        HandInHand.trained.clear()
+    survey = here.survey()
+    entry = survey.teacher_entries["resnet8"] if held == "teacher" else survey.entries[0]
+    lock = FileLock(here.options.lock_file(str(entry.signature)), thread_local=False)
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
+    timer = threading.Timer(0.5, lock.release)
+    timer.start()
+    said = here.train(survey)
+    timer.join()
+    assert said[0] == f"{entry.label}: another process is training it; waiting for it"
+    assert len(HandInHand.trained) == (2 if held == "teacher" else 1)
+    assert states(survey) == ["finished"]
+    assert here.statuses() == DONE
+
+
+def test_a_teacher_that_was_stored_but_not_recorded_is_completed(
+    tmp_path: Path, digits: DataSet, hand_in_hand: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Folder(tmp_path, digits)
+
+    def killed(*_: object) -> None:
+        raise UserError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "summarise", killed)
+        with pytest.raises(UserError, match="killed here"):
+            here.train(here.survey())
+    survey = here.survey()
+    before = survey.teachers["resnet8"].path.stat().st_mtime_ns
+    entry = survey.teacher_entries["resnet8"]
+    assert (entry.state, entry.epochs_done) == ("resume", 1)
+    assert here.statuses()["teacher resnet8"] == "RUNNING"
+    here.train(survey)
+    assert survey.teachers["resnet8"].path.stat().st_mtime_ns == before
+    assert here.statuses() == DONE
+    assert "final/last" in here.tracker.client.get_run(entry.run_id).data.metrics
+    assert {file.path for file in here.tracker.client.list_artifacts(entry.run_id)} >= {"student.safetensors"}
+    assert not list((here.options.runs / "work").iterdir())
+
+
+def test_a_start_puts_right_what_killed_processes_left(tmp_path: Path, digits: DataSet, hand_in_hand: None) -> None:
+    here = Folder(tmp_path, digits)
+    survey = here.survey()
+    here.train(survey)
+    client, run_id = here.tracker.client, str(survey.entries[0].run_id)
+    parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
+    # killed after the run was ended, before its files were deleted and its parent was ended
+    client.update_run(parent, status="RUNNING")
+    leftover = here.options.work(str(survey.entries[0].signature))
+    leftover.mkdir(parents=True)
+    # killed while it trained, by another plan than this one
+    config = survey.entries[0].config.model_copy(update={"repetition": 7})
+    about = {"role": "student", "name": "kd seed 7", "parent": parent, "tags": {"runs_folder": here.options.identity()}}
+    cut = here.tracker.start(here.tracker.experiment("small", {}), config, "7" * 16, digits, **about)  # type: ignore[arg-type]
+    unfinished = here.options.work("7" * 16)
+    unfinished.mkdir()
+    for name in ("checkpoint", "checkpoint.partial"):
+        (unfinished / name).write_bytes(b"")
+    # trained on now
+    busy = here.tracker.start(
+        here.tracker.experiment("small", {}), config, "8" * 16, digits, **{**about, "parent": None}
+    )  # type: ignore[arg-type]
+    with FileLock(here.options.lock_file("8" * 16)):
+        here.train(here.survey())
+    assert client.get_run(parent).info.status == "FINISHED"
+    assert client.get_run(cut).info.status == "KILLED"
+    assert client.get_run(busy).info.status == "RUNNING"
+    assert not leftover.exists()
+    assert [file.name for file in unfinished.iterdir()] == ["checkpoint"]
+
+
+def test_a_store_that_is_away_for_a_while_loses_nothing(
+    tmp_path: Path, digits: DataSet, hand_in_hand: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", 0.01)
+    here = Folder(tmp_path, digits)
+    calls: Counter[str] = Counter()
+
+    def flaky(name: str) -> Callable[..., Any]:
+        made = getattr(Tracker, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            calls[name] += 1
+            if calls[name] % 2:  # every other call is carried out, but its answer is lost
+                made(*given, **named)
+                raise MlflowException("connection lost", TEMPORARILY_UNAVAILABLE)
+            return made(*given, **named)
+
+        return call
+
+    names = ("start", "log_epochs", "summarise", "artifacts", "end", "experiment", "parent", "unended", "runs_with")
+    for name in names:
+        monkeypatch.setattr(Tracker, name, flaky(name))
+    survey = here.survey()
+    here.train(survey)
+    monkeypatch.undo()
+    assert all(calls[name] for name in names)
+    assert here.statuses() == DONE
+    for run_id in (survey.entries[0].run_id, survey.teacher_entries["resnet8"].run_id):
+        assert len(here.tracker.client.get_metric_history(run_id, "lr")) == 1
+        assert len(here.tracker.client.get_metric_history(run_id, "final/last")) == 1
