@@ -342,7 +342,12 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         "--default-artifact-root",
         str(tracker.runs / "artifacts"),
     ]
-    return subprocess.run(command, env=variables, check=False).returncode
+    with subprocess.Popen(command, env=variables) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()  # Ctrl-C in a terminal reaches the server too, SIGTERM does not
+            raise
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -216,7 +217,11 @@ def default_workers(device: str, threads: int) -> int:
 
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
-    """Run a command's main function; a UserError is printed as one line and exits with code 2, without a traceback."""
+    """Run a command's main function; a UserError is printed as one line and exits with code 2, without a traceback.
+
+    SIGTERM is treated like Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(markup=False, highlight=False)  # names such as cub200[50 classes] are not markup
     if not console.is_terminal:
         console.width = 140  # tables in logs and pipes must not be folded to 80 columns

@@ -23,7 +23,7 @@ from studies import questions, tables
 from studies.base import Study
 from studies.search import Search, slug
 from studies.trials import VAL_FRACTION, Ground, StudyExecution, TrialBatch, confirm
-from studies.workers import watch
+from studies.workers import END_WITH_STDIN, end_with_stdin, watch
 
 
 def parser() -> command_line.Parser:
@@ -60,6 +60,7 @@ def parser() -> command_line.Parser:
     )
     made.add_argument("--show", action="store_true", help="print the trials and how many are left; train nothing")
     made.add_argument("--join", action="store_true", help="run trials only; skip figures and confirmation")
+    made.add_argument(END_WITH_STDIN, action="store_true", help=argparse.SUPPRESS)
     command_line.add_places(made)
     command_line.add_device(made)
     command_line.add_cache_limit(made)
@@ -75,6 +76,8 @@ def _count(text: str) -> int:
 def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
+    if given.end_with_stdin:
+        end_with_stdin()
     if given.study is None:
         return list_studies(console)
     definition = questions.registry.get(given.study)()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from studies.search import ENDED, Search, slug
 from studies.tables import words_of
 
 POLL_SECONDS = 1.0
+#: option of a process that is to end with the process that started it
+END_WITH_STDIN = "--end-with-stdin"
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,24 @@ class _Process:
     log: Path
 
 
+def end_with_stdin() -> None:
+    """Stop this process as SIGTERM does, once the process that holds the other end of its stdin is gone."""
+
+    def wait() -> None:
+        with open(0, "rb", closefd=False) as stdin:
+            stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def watch(arguments: Sequence[str] | None, search: Search, processes: int, workers: int, console: Console) -> bool:
     """Run the study in processes of `workers` workers each, and print every trial that ends; True when stopped.
 
     A process that dies is reported: its trials are re-queued and taken by the others, or by this process in the end.
     """
     own = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--fresh"]
-    command = [sys.executable, "-m", "benchmark.study", *own, "--workers", str(workers), "--join"]
+    command = [sys.executable, "-m", "benchmark.study", *own, "--workers", str(workers), "--join", END_WITH_STDIN]
     seen = {trial.number for trial in search.trials() if trial.state in ENDED}
     stopped = False
     with contextlib.ExitStack() as held:
@@ -48,7 +63,7 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, worke
                 stopped = True
                 console.print("Stopping: every student is saved, running trials are re-queued ...")
                 for process in running:
-                    process.popen.send_signal(signal.SIGINT)
+                    process.popen.terminate()
             _print_ended(search, seen, console)
             running = [process for process in running if _is_running(process, console)]
     return stopped
@@ -57,7 +72,10 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, worke
 def _started(number: int, command: Sequence[str], search: Search, held: contextlib.ExitStack) -> _Process:
     log = search.folder / f"{slug(search.title)}-worker-{number}.log"
     output = held.enter_context(log.open("wb"))
-    popen = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    # a group of its own: Ctrl-C in a terminal reaches this process alone, which passes it on, once
+    popen = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
     held.callback(_end, popen)
     return _Process(number, popen, log)
 
@@ -78,7 +96,7 @@ def _is_running(process: _Process, console: Console) -> bool:
     if code == command_line.EXIT_USER_ERROR:
         said = process.log.read_text().strip().splitlines() or ["it printed nothing"]
         raise UserError(f"worker {process.number}: {said[-1].removeprefix('error: ')}")
-    if code not in (0, 130):
+    if code not in (0, 130, -signal.SIGTERM):  # stopped: at its work, or before it had begun
         console.print(
             f"worker {process.number} ended with {code}: its trials are re-queued ({process.log})", soft_wrap=True
         )
@@ -86,7 +104,7 @@ def _is_running(process: _Process, console: Console) -> bool:
 
 
 def _end(popen: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process that still runs, so that it saves its students and re-queues its trials; wait for it."""
+    """Stop a process that still runs, so that it saves its students and re-queues its trials; wait for it."""
     if popen.poll() is None:
-        popen.send_signal(signal.SIGINT)
+        popen.terminate()
         popen.wait()
