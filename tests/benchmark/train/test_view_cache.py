@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -134,12 +135,28 @@ def test_another_key_is_another_cache(opened: Callable[..., CachedTeacher], digi
     assert len(folders) == 4
 
 
-def test_a_damaged_row_is_computed_again_and_said(opened: Callable[..., CachedTeacher], digits: DataSet) -> None:
+def flip_a_bit(cells_NX: NDArray[np.uint16], row: int, other: int) -> None:
+    cells_NX[row, 7] ^= 1
+
+
+def swap_words(cells_NX: NDArray[np.uint16], row: int, other: int) -> None:
+    cells_NX[row, :2] = cells_NX[row, 1::-1]
+
+
+def move_a_row(cells_NX: NDArray[np.uint16], row: int, other: int) -> None:
+    cells_NX[row] = cells_NX[other]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, swap_words, move_a_row])
+def test_a_damaged_row_is_computed_again_and_said(
+    damage: Callable[[NDArray[np.uint16], int, int], None], opened: Callable[..., CachedTeacher], digits: DataSet
+) -> None:
     expected = cells_of(opened(), digits)
-    folder = opened().caches[0].folder
-    content = np.memmap(folder / "cells.bin", np.uint16, "r+")
-    places = np.flatnonzero(content)
-    content[places[7]] ^= 1
+    cache = opened().caches[0]
+    folder, size = cache.folder, cache.shape.num_cells * cache.shape.num_classes
+    content = np.memmap(folder / "cells.bin", np.uint16, "r+", shape=(cache.shape.num_rows, size))
+    row, other = np.flatnonzero(content.any(axis=1))[:2]
+    damage(content, row, other)
     content.flush()
     said: list[str] = []
     mended = opened(said.append)
