@@ -163,7 +163,7 @@ class Survey:
             entry.state = "elsewhere"
         path = self.options.work(entry.signature) / "checkpoint"
         if entry.state == "new" and path.exists():
-            entry.epochs_done = int(checkpoint.load(path)["epochs_done"])
+            entry.epochs_done = int(checkpoint.load(path, files.say)["epochs_done"])
             entry.state = "resume"
         if entry.state == "new" and known is not None and _is_over(known):
             entry.run_id = None  # it starts from scratch, in a new run; the old one stays on record

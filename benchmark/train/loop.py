@@ -211,7 +211,7 @@ class _Cohort:
             if self.device.type == "cuda":  # steps that were launched still use what is freed here
                 torch.cuda.synchronize(self.device)
             self._remove(run)
-            run.job.checkpoint.unlink(missing_ok=True)
+            checkpoint.delete(run.job.checkpoint)
             self.report(LaneDropped(run.job.signature, run.lane.history))
 
     def _remove(self, run: _Running) -> None:
@@ -270,10 +270,17 @@ class _Cohort:
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
     lane = Lane(job.config, data.num_classes, data.image_size, device)
     if job.checkpoint.exists():
-        state = checkpoint.load(job.checkpoint)
+        # the damaged one must not become the one before, which it would at the next save
+        state = checkpoint.load(job.checkpoint, lambda fault: checkpoint.restore(job.checkpoint))
         if state["signature"] != job.signature:
             raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
-        lane.load_state(state)
+        try:
+            lane.load_state(state)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"checkpoint {job.checkpoint} does not fit its run ({type(error).__name__}: {error}); delete it to"
+                " start this run again"
+            ) from error
     return _Running(job, lane)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import resource
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +28,16 @@ def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def state(epochs_done: int, weights: torch.Tensor) -> dict[str, Any]:
+    return {"signature": "s", "epochs_done": epochs_done, "weights": weights}
+
+
 def save_past_a_limit(path: Path, said: Connection) -> None:
     """Write a checkpoint that is larger than the kernel allows."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     try:
-        checkpoint.save(path, {"epochs_done": 2, "weights": torch.ones(100_000)})
+        checkpoint.save(path, state(2, torch.ones(100_000)))
     except UserError as error:
         said.send(str(error))
 
@@ -38,7 +46,7 @@ def save_past_a_limit(path: Path, said: Connection) -> None:
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     """The kernel itself refuses to write past a limit, as a full disk does."""
     path = tmp_path / "checkpoint"
-    checkpoint.save(path, {"epochs_done": 1, "weights": torch.ones(10)})
+    checkpoint.save(path, state(1, torch.ones(10)))
     ours, theirs = pipe()
     process = start(save_past_a_limit, path, theirs)
     assert exit_code(process) == 0
@@ -47,7 +55,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert "the file that was there is untouched" in message
     assert "--runs" in message
     assert checkpoint.load(path)["epochs_done"] == 1
-    assert list(tmp_path.iterdir()) == [path]
+    assert set(tmp_path.iterdir()) == {path, checkpoint.previous(path)}
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -56,28 +64,50 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         files.write(tmp_path / "file" / "inside", b"")
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "foreign"])
-def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "checkpoint"
-    checkpoint.save(path, {"weights": torch.arange(100)})
-    content = bytearray(path.read_bytes())
-    if damage == "truncate":
-        content = content[:-1]
-    elif damage == "flip":
-        content[len(content) // 2] ^= 1
-    elif damage == "empty":
-        content = bytearray()
-    else:
-        content = bytearray(b"PK\x03\x04 something else")
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="damaged or truncated"):
+def with_checksum(content: dict[str, Any] | list[int]) -> bytes:
+    """A file as a checkpoint is written, of any content."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
+    return b"distillation checkpoint 1\n" + digest + b"\n" + buffer.getvalue()
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "truncated": (lambda content: content[:-1], "damaged or truncated"),
+    "flipped": (lambda content: content[:500] + bytes([content[500] ^ 1]) + content[501:], "damaged or truncated"),
+    "empty": (lambda content: b"", "damaged or truncated"),
+    "foreign": (lambda content: b"PK\x03\x04 something else", "damaged or truncated"),
+    "later": (lambda content: content.replace(b"checkpoint 1\n", b"checkpoint 2\n", 1), "is of version 2, and this"),
+    "no dict": (lambda content: with_checksum([1, 2]), "does not hold what it should"),
+    "no epochs": (lambda content: with_checksum({"signature": "s"}), "does not hold what it should .KeyError"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoints_are_refused_or_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+    path, (changed, reason) = tmp_path / "checkpoint", DAMAGES[damage]
+    checkpoint.save(path, state(1, torch.arange(100)))
+    only = changed(path.read_bytes())
+    path.write_bytes(only)
+    with pytest.raises(UserError, match=f"{reason}.*delete it to start"):
         checkpoint.load(path)
-    assert path.read_bytes() == bytes(content)
+    assert path.read_bytes() == only
+    path.unlink()
+    for epoch in (1, 2, 3):
+        checkpoint.save(path, state(epoch, torch.arange(100)))
+    path.write_bytes(changed(path.read_bytes()))
+    said: list[str] = []
+    assert checkpoint.load(path, said.append)["epochs_done"] == 2
+    assert len(said) == 1
+    assert said[0].endswith("; the one before it is used, after epoch 2")
+    checkpoint.previous(path).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{reason}.*, and checkpoint .*previous is damaged"):
+        checkpoint.load(path)
 
 
 def test_checkpoints_keep_every_bit(tmp_path: Path) -> None:
-    state = {"a": torch.tensor([0.1, float("nan"), -0.0]), "history": [{"lr": 0.1}], "epochs_done": 3}
-    checkpoint.save(tmp_path / "c", state)
+    weights = torch.tensor([0.1, float("nan"), -0.0])
+    checkpoint.save(tmp_path / "c", {**state(3, weights), "history": [{"lr": 0.1}]})
     found = checkpoint.load(tmp_path / "c")
-    assert found["a"].numpy().tobytes() == state["a"].numpy().tobytes()  # type: ignore[attr-defined]
-    assert (found["history"], found["epochs_done"]) == (state["history"], 3)
+    assert found["weights"].numpy().tobytes() == weights.numpy().tobytes()
+    assert (found["history"], found["epochs_done"]) == ([{"lr": 0.1}], 3)

@@ -203,10 +203,33 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path: Path, digits: 
     run(job, digits)
     path = job.lanes[0].checkpoint
     path.write_bytes(path.read_bytes()[:-100])
+    checkpoint.previous(path).unlink(missing_ok=True)
     before = path.read_bytes()
     with pytest.raises(UserError, match="damaged or truncated"):
         run(job, digits)
     assert path.read_bytes() == before
+
+
+def test_from_the_checkpoint_before_a_damaged_one_the_same_weights_come_out(
+    tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    run(job, digits)
+    path, expected = job.lanes[0].checkpoint, job.lanes[0].weights.read_bytes()
+    assert checkpoint.load(checkpoint.previous(path))["epochs_done"] == 1
+    path.write_bytes(path.read_bytes()[:-100])
+    job.lanes[0].weights.unlink()
+    run(job, digits)
+    assert job.lanes[0].weights.read_bytes() == expected
+    assert [checkpoint.load(one)["epochs_done"] for one in (path, checkpoint.previous(path))] == [2, 1]
+
+
+def test_a_checkpoint_that_does_not_fit_its_run_is_refused(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    checkpoint.save(job.lanes[0].checkpoint, {"signature": "vanilla", "epochs_done": 1, "network": {}})
+    with pytest.raises(UserError, match=r"does not fit its run \(RuntimeError"):
+        run(job, digits)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, digits: DataSet) -> None:
