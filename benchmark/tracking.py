@@ -11,8 +11,9 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,12 +25,12 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from benchmark import machine
+from benchmark import known_runs, machine
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -47,6 +48,10 @@ Role = Literal["student", "teacher"]
 _BATCH = 900
 #: errors of SQLite that trying again does not mend
 _LASTING = {"SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN"}
+#: ids in one query: MLflow parses a list of some thousands slowly, or not at all
+_MAX_IDS = 500
+#: new runs that are read one by one; when there are more, asking by signature costs less
+_MAX_NEW = 500
 
 
 @dataclass(frozen=True)
@@ -146,45 +151,114 @@ class Tracker:
             return run_id
         return str(self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"}).info.run_id)
 
-    def runs_on(self, data_digest: str) -> list[Tracked]:
-        """All training runs on exactly these images, of any experiment, newest first."""
-        # filtered by the store, not here: it may hold ten thousand runs
-        return self.runs_in(self._experiment_ids(), data_digest)
+    def runs_with(self, signatures: Iterable[str]) -> list[Tracked]:
+        """All training runs with these signatures, of any experiment, newest first, as the store has them now.
 
-    def _experiment_ids(self) -> list[str]:
-        return [str(experiment.experiment_id) for experiment in self.client.search_experiments()]
-
-    def runs_in(self, experiments: Sequence[str], data_digest: str | None = None) -> list[Tracked]:
-        """All training runs of the experiments, newest first."""
-        query = "" if data_digest is None else f"tags.data_digest = '{data_digest}'"
+        The time does not depend on how many runs the store holds, but for a signature's first time in this runs folder.
+        """
+        wanted = list(dict.fromkeys(signatures))
+        if not wanted:
+            return []
+        path = self.runs / "known-runs.json"
+        everywhere = self._experiments(ViewType.ALL)  # a run that was deleted may be restored
+        known = known_runs.load(path, self._identity(everywhere), now_ms())
+        before = deepcopy(known)
+        experiments = [str(one.experiment_id) for one in everywhere]
+        new = self._new_runs(known, experiments)
+        if len(new) >= _MAX_NEW:
+            known.runs.clear()
+        seen = [(str(one.info.run_id), one.data.tags.get("signature"), int(one.info.start_time)) for one in new]
+        known.see(seen, now=now_ms())
+        for signature in known.unknown(wanted):
+            query = f"tags.signature = '{signature}'"
+            known.runs[signature] = [str(one.info.run_id) for one in self._search(experiments, query, ViewType.ALL)]
+        if known != before:
+            known.save(path)
+        ids = known.ids(wanted)
+        active = [str(one.experiment_id) for one in everywhere if one.lifecycle_stage == "active"]
         found: list[Tracked] = []
+        for start in range(0, len(ids), _MAX_IDS):
+            found += self._training_runs(active, f"attributes.run_id IN ({_quoted(ids[start : start + _MAX_IDS])})")
+        return sorted(found, key=lambda run: -run.start_time)
+
+    def _new_runs(self, known: known_runs.KnownRuns, experiments: Sequence[str]) -> list[Run]:
+        """Runs that may have started since the store was last looked at; no more than _MAX_NEW of them."""
+        query = f"attributes.start_time >= {known.since}"
+        ids = list(known.recent)[-2 * _MAX_IDS :]
+        query += f" and attributes.run_id NOT IN ({_quoted(ids)})" if ids else ""
+        newest_first = ["attributes.start_time DESC"]
+        return list(self.client.search_runs(experiments, query, ViewType.ALL, _MAX_NEW, newest_first))
+
+    def _identity(self, experiments: Sequence[Experiment]) -> str:
+        """Name of the store, from its first experiment: another database in the same place has another."""
+        first = min(((int(one.creation_time or 0), str(one.experiment_id)) for one in experiments), default=(0, ""))
+        return f"{'' if self.is_local else self.uri} {first[0]} {first[1]}".strip()
+
+    def running(self) -> list[Tracked]:
+        """All training runs that the store shows as running."""
+        return self._training_runs(self._experiment_ids(), "attributes.status = 'RUNNING'")
+
+    def runs_on(self, data_digest: str, query: str = "", limit: int | None = None) -> list[Tracked]:
+        """Training runs on exactly these images, of any experiment, newest first: all, or the first `limit`.
+
+        `query` narrows them, in MLflow's language; whatever is left is read whole, at some milliseconds a run.
+        """
+        return self._training_runs(self._experiment_ids(), _and(f"tags.data_digest = '{data_digest}'", query), limit)
+
+    def runs_in(self, experiments: Sequence[str], query: str = "") -> list[Tracked]:
+        """All training runs of the experiments, newest first; `query` narrows them, in MLflow's language."""
+        return self._training_runs(experiments, query)
+
+    def values(self, tag: str, experiments: Sequence[str] | None = None, query: str = "") -> list[str]:
+        """Distinct values of a tag among the runs of some experiments (default: all), the newest run's first."""
+        within = self._experiment_ids() if experiments is None else experiments
+        found: list[str] = []
+        while True:  # a query per value, instead of reading every run
+            others = [f"tags.`{tag}` != '{value}'" for value in ["", *found]]
+            runs = self._search(within, _and(query, *others), limit=1)
+            if not runs:
+                return found
+            found.append(runs[0].data.tags[tag])
+
+    def _experiments(self, view: int = ViewType.ACTIVE_ONLY) -> list[Experiment]:
+        found: list[Experiment] = []
         token: str | None = None
         while True:
-            page = self.client.search_runs(
-                list(experiments), query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
-            )
-            found += [_tracked(run) for run in page if "signature" in run.data.tags]
+            page = self.client.search_experiments(view, page_token=token)
+            found += page
             token = page.token
             if not token:
                 return found
 
-    def runs_with(self, signatures: Collection[str]) -> list[Tracked]:
-        """All training runs that have one of these signatures, newest first."""
-        everywhere = self._experiment_ids()
-        found: list[Tracked] = []
-        for signature in sorted(set(signatures)):
-            page = self.client.search_runs(everywhere, f"tags.signature = '{signature}'")
-            found += [_tracked(run) for run in page]
-        return sorted(found, key=lambda run: -run.start_time)
+    def _experiment_ids(self) -> list[str]:
+        return [str(experiment.experiment_id) for experiment in self._experiments()]
+
+    def _training_runs(self, experiments: Sequence[str], query: str, limit: int | None = None) -> list[Tracked]:
+        return [_tracked(run) for run in self._search(experiments, query, limit=limit) if "signature" in run.data.tags]
+
+    def _search(
+        self, experiments: Sequence[str], query: str, view: int = ViewType.ACTIVE_ONLY, limit: int | None = None
+    ) -> list[Run]:
+        """Runs that match a query, newest first: all, or the first `limit`."""
+        found: list[Run] = []
+        token: str | None = None
+        while experiments:
+            size = min(1000, limit - len(found)) if limit else 1000
+            page = self.client.search_runs(
+                list(experiments), query, view, size, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token or len(found) == limit:
+                break
+        return found
 
     def unended(self, runs_folder: str) -> list[Unended]:
         """Runs of a runs folder that stand as RUNNING, those of pairs and studies included, newest first."""
-        found = self.client.search_runs(
-            self._experiment_ids(), f"attributes.status = 'RUNNING' and tags.runs_folder = '{runs_folder}'"
-        )
+        query = f"attributes.status = 'RUNNING' and tags.runs_folder = '{runs_folder}'"
         return [
             Unended(str(run.info.run_id), run.data.tags.get("signature"), run.data.tags.get("mlflow.parentRunId"))
-            for run in found
+            for run in self._search(self._experiment_ids(), query)
         ]
 
     def is_running(self, run_id: str) -> bool:
@@ -305,8 +379,8 @@ class Tracker:
 
     def experiments(self) -> dict[str, str]:
         """Ids of this project's experiments by name, newest first."""
-        found = self.client.search_experiments(order_by=["last_update_time DESC"])
-        return {e.name: str(e.experiment_id) for e in found if "suite" in e.tags}
+        found = sorted(self._experiments(), key=lambda one: -int(one.last_update_time or 0))
+        return {one.name: str(one.experiment_id) for one in found if "suite" in one.tags}
 
 
 def now_ms() -> int:
@@ -335,6 +409,14 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def _and(*conditions: str) -> str:
+    return " and ".join(condition for condition in conditions if condition)
+
+
+def _quoted(ids: Sequence[str]) -> str:
+    return ", ".join(f"'{one}'" for one in ids)
 
 
 def _tracked(run: Run) -> Tracked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from benchmark.plan import suite
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, checkout, linker, newest
+from reports.gather import readable
 from reports.pdf import Link, Part
 
 #: (teacher, student, method); the teacher is "" where there is none
@@ -91,11 +92,21 @@ def _commit_side(context: Context, commit: str) -> Side:
 
     Signatures of another version may differ for the same settings, so parameters decide here.
     """
-    of_suite = [run for run in context.tracked if run.tags.get("suite") == context.plan.suite.name]
-    mine = [run for run in of_suite if "study" not in run.tags]
-    known = sorted({run.tags.get("git_commit", "") for run in mine} - {""})
+    of_suite = f"tags.suite = '{context.plan.suite.name}'"
+    tracker, known = context.tracker, list[str]()
+    if tracker is not None:
+        with tracker.named_errors():
+            known = sorted(
+                tracker.values("git_commit", query=f"tags.data_digest = '{context.data_digest}' and {of_suite}")
+            )
     fits = [full for full in known if full.startswith(commit)]
-    if len(commit) < 4 or not fits:
+    mine: list[Tracked] = []
+    if tracker is not None and len(commit) >= 4:
+        with tracker.named_errors():
+            queries = [f"{of_suite} and tags.git_commit = '{full}'" for full in fits]
+            found = [run for query in queries for run in tracker.runs_on(context.data_digest, query)]
+        mine = [run for run in readable(found, []) if "study" not in run.tags]
+    if not mine:
         raise UserError(
             f"--compare {commit}: neither a suite nor a commit with runs of {context.plan.name}"
             f"{among(commit, [*suite.names(), *(full[:12] for full in known)])}"
@@ -109,13 +120,11 @@ def _commit_side(context: Context, commit: str) -> Side:
     rows = [
         _row(run)
         for run in mine
-        if run.tags.get("git_commit") in fits
-        and run.status == "FINISHED"
-        and _agrees(run, settings.get((_key(run), int(run.tags["seed"]))))
+        if run.status == "FINISHED" and _agrees(run, settings.get((_key(run), int(run.tags["seed"]))))
     ]
     frame = pd.DataFrame(rows, columns=["teacher", "student", "method", "repetition", "status", "run_id", "last"])
     about = f"commit {fits[0][:12]}, {len(frame)} runs of {context.plan.name}"
-    return Side(fits[0][:12], about, _by_key(frame), linker(context), newest(context.tracked), ())
+    return Side(fits[0][:12], about, _by_key(frame), linker(replace(context, tracked=mine)), newest(mine), ())
 
 
 def _key(run: Tracked) -> Key:

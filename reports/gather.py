@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from benchmark import datasets, results
 from benchmark.errors import UserError
 from benchmark.plan.resolve import Plan, PlannedRun
-from benchmark.tracking import Tracked, Tracker
+from benchmark.tracking import Tracked, Tracker, flat
 from benchmark.train import teacher_store
 from benchmark.train.teacher_store import Manifest
 from reports import scores
@@ -21,17 +20,23 @@ from reports.base import Context
 
 #: problems that are listed; a database may hold hundreds of bad runs: the rest are counted
 _MAX_PROBLEMS = 20
+#: runs beside the plan's own that a report reads for its ablations, at some milliseconds each
+_MAX_OTHERS = 500
+#: parameters that all runs of an ablation share with the plan
+_SHARED = ("data.num_train", "recipe.epochs", "recipe.lr")
 #: figures that every finished run should have
 _HEADLINE = ("last", "best_test")
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A plan on one set of images: the signatures of its runs, and the runs tracked on the images."""
+    """A plan on one set of images: the signatures of its runs, and those of them that are tracked."""
 
     plan: Plan
     digest: str
     tracked: Sequence[Tracked]
+    #: the newest of all runs on these images
+    newest: Tracked | None
     manifests: Mapping[str, Manifest]
     planned: tuple[tuple[PlannedRun, str | None], ...]
 
@@ -58,28 +63,29 @@ def gather(
     problems: list[str] = []
     plan = plans[0]
     known = _manifests(runs / "teachers", problems)
-    matches = [_match(plan, "", (), known)]
+    matches = [_match(plan, "", None, known, problems)]
     digests: list[str] = []
-    # stored teachers name the images; asking every run of the suite takes seconds when there are thousands
+    # stored teachers name the images, without a question to the store
     for of_teachers in (True, False):
         found = _digests(plan, known) if of_teachers else _digests_of_runs(tracker, plan)
         new = [digest for digest in dict.fromkeys(found) if digest and digest not in digests]
         digests += new
         for digest in new:
-            tracked = _tracked_on(tracker, digest, problems)
-            matches += [_match(one, digest, tracked, known) for one in plans]
+            matches += [_match(one, digest, tracker, known, problems) for one in plans]
         if any(match.num_found for match in matches):
             break
     # the first of equals: known images before unknown ones, then the newest
-    best = max(matches, key=lambda match: (match.num_found, bool(match.tracked), bool(match.digest)))
+    best = max(matches, key=lambda match: (match.num_found, match.newest is not None, bool(match.digest)))
     if tracker is None:
         problems.append(f"Nothing is tracked under {runs}: no run was made here yet, or --runs names another folder.")
     elif not best.digest:
         problems.append(f"The tracking store holds no run of {plan.name}, and there is no teacher of it.")
     elif not best.num_found:
         problems.append(
-            f"None of the {len(best.tracked)} runs on these images has the settings of this plan: they were made under"
-            " other settings or by an older version."
+            "None of the runs on these images has the settings of this plan: they were made under other settings or by"
+            " an older version."
+            if best.newest is not None
+            else "There is no run on these images yet."
         )
     others = {match.digest for match in matches if match.num_found} - {best.digest}
     if others:
@@ -89,10 +95,12 @@ def gather(
         )
     problems += _missing_data(best.plan, data_root, runs)
     frame = _frame(best, problems)
+    mine = {run.run_id for run in best.tracked}
+    also = [run for run in _others(tracker, best, problems) if run.run_id not in mine]
     return Context(
         plan=best.plan,
         dataset=_dataset(best),
-        tracked=tuple(best.tracked),
+        tracked=tuple(sorted([*best.tracked, *also], key=lambda run: -run.start_time)),
         frame=frame,
         teachers=best.manifests,
         runs=runs,
@@ -112,18 +120,30 @@ def _digests_of_runs(tracker: Tracker | None, plan: Plan) -> list[str]:
         return []
     with tracker.named_errors():
         experiment = tracker.experiments().get(plan.experiment_name)
-        runs = tracker.runs_in([experiment]) if experiment is not None else []
-    return [run.tags.get("data_digest", "") for run in runs]
+        return tracker.values("data_digest", [experiment]) if experiment is not None else []
 
 
-def _tracked_on(tracker: Tracker | None, digest: str, problems: list[str]) -> list[Tracked]:
-    if tracker is None:
+def _others(tracker: Tracker | None, match: _Match, problems: list[str]) -> list[Tracked]:
+    """Finished runs on the plan's images that may belong to an ablation: of other hyperparameters, all else equal."""
+    if tracker is None or match.newest is None:
         return []
+    planned = [flat(run.config.model_dump(mode="json")) for run in match.plan.runs]
+    conditions = ["attributes.status = 'FINISHED'", "params.tuning = 'False'"]
+    for name in _SHARED:
+        if len(values := {str(fields[name]) for fields in planned}) == 1:
+            conditions.append(f"params.`{name}` = '{values.pop()}'")
+    if len(match.plan.pairs) == 1:
+        conditions.append(f"tags.teacher = '{match.plan.pairs[0].teacher}'")
+        conditions.append(f"tags.student = '{match.plan.pairs[0].student}'")
+    limit = len(match.tracked) + _MAX_OTHERS
     with tracker.named_errors():
-        return _readable(tracker.runs_on(digest), problems)
+        found = tracker.runs_on(match.digest, " and ".join(conditions), limit)
+    if len(found) == limit:
+        problems.append(f"Ablations are of the newest {limit} runs on these images: --pairs narrows them.")
+    return readable(found, problems)
 
 
-def _readable(tracked: Sequence[Tracked], problems: list[str]) -> list[Tracked]:
+def readable(tracked: Sequence[Tracked], problems: list[str]) -> list[Tracked]:
     """Keep the runs that this project made; a run of another origin may have any tags."""
     kept = []
     for run in tracked:
@@ -154,31 +174,56 @@ def _digests(plan: Plan, manifests: Sequence[Manifest]) -> list[str]:
     return [manifest.data_digest for manifest in usable]
 
 
-def _match(plan: Plan, digest: str, tracked: Sequence[Tracked], manifests: Sequence[Manifest]) -> _Match:
+def _match(
+    plan: Plan, digest: str, tracker: Tracker | None, manifests: Sequence[Manifest], problems: list[str]
+) -> _Match:
     on_these = [manifest for manifest in manifests if digest and manifest.data_digest == digest]
+    candidates = {model: _checksums(plan, model, digest, on_these, tracker) for model in plan.teachers}
+    tracked: list[Tracked] = []
+    newest = None
+    if tracker is not None and digest:
+        # with any candidate, whichever teacher the run has
+        possible = {signature for run in plan.runs for signature in _signatures(run, digest, candidates)}
+        with tracker.named_errors():
+            tracked = readable(tracker.runs_with(possible), problems)
+            newest = next(iter(tracker.runs_on(digest, limit=1)), None)
     known = {run.signature for run in tracked}
-    checksums = {model: _checksum(plan, model, digest, on_these, tracked, known) for model in plan.teachers}
+    checksums = {model: _most_used(plan, model, digest, those, known) for model, those in candidates.items()}
     planned = tuple((run, _signature(run, digest, checksums)) for run in plan.runs)
+    wanted = {signature for _, signature in planned}
     stored = {one.model: one for one in on_these if one.checksum == checksums.get(one.model)}
-    return _Match(plan, digest, tracked, stored, planned)
+    mine = [run for run in tracked if run.signature in wanted]
+    return _Match(plan, digest, mine, newest, stored, planned)
 
 
-def _checksum(
-    plan: Plan, model: str, digest: str, manifests: Sequence[Manifest], tracked: Sequence[Tracked], known: set[str]
-) -> str | None:
-    """Checksum of the teacher that the plan's runs had: the stored one, or the one that most runs name."""
+def _checksums(
+    plan: Plan, model: str, digest: str, manifests: Sequence[Manifest], tracker: Tracker | None
+) -> list[str]:
+    """Checksums of the teacher that the plan's runs may have had: of the stored one, or of all that runs name."""
     own = plan.teachers[model].signature(digest, None) if digest else ""
     chosen = teacher_store.choose(manifests, model, digest, own)
     if chosen is not None:
-        return chosen.checksum
-    tagged = Counter(run.tags.get("teacher_checksum") for run in tracked if run.tags.get("teacher") == model)
-    candidates = [checksum for checksum, _ in tagged.most_common() if checksum]
+        return [chosen.checksum]
+    if tracker is None or not digest:
+        return []
+    with tracker.named_errors():
+        return tracker.values("teacher_checksum", query=f"tags.data_digest = '{digest}' and tags.teacher = '{model}'")
+
+
+def _most_used(plan: Plan, model: str, digest: str, checksums: Sequence[str], known: set[str]) -> str | None:
+    """The checksum that most of the plan's tracked runs had; the first of equals."""
 
     def num_found(checksum: str) -> int:
         mine = (run for run in plan.runs if run.config.teacher == model)
         return sum(run.config.signature(digest, checksum) in known for run in mine)
 
-    return max(candidates, key=num_found) if candidates else None
+    return max(checksums, key=num_found) if checksums else None
+
+
+def _signatures(run: PlannedRun, digest: str, checksums: Mapping[str, Sequence[str]]) -> list[str]:
+    teacher = run.config.teacher
+    of_teacher: Sequence[str | None] = [None] if teacher is None else checksums[teacher]
+    return [run.config.signature(digest, checksum) for checksum in of_teacher]
 
 
 def _signature(run: PlannedRun, digest: str, checksums: Mapping[str, str | None]) -> str | None:
@@ -189,17 +234,15 @@ def _signature(run: PlannedRun, digest: str, checksums: Mapping[str, str | None]
 
 
 def _dataset(match: _Match) -> str:
-    wanted = {signature for _, signature in match.planned}
-    of_plan = [run.tags["dataset"] for run in match.tracked if run.signature in wanted and "dataset" in run.tags]
-    named = of_plan or [run.tags["dataset"] for run in match.tracked if "dataset" in run.tags]
+    tracked = [*match.tracked, *([match.newest] if match.newest is not None else [])]
+    named = [run.tags["dataset"] for run in tracked if "dataset" in run.tags]
     named += [manifest.dataset for manifest in match.manifests.values()]
     return named[0] if named else match.plan.data.name
 
 
 def _frame(match: _Match, problems: list[str]) -> pd.DataFrame:
     """One row per run of the plan with its parameters; non-finite values become NaN and are reported as problems."""
-    signatures = {signature for _, signature in match.planned if signature is not None}
-    frame = results.frame(match.tracked, signatures)
+    frame = results.frame(match.tracked)
     for name in ("last", "best_test", "best_val", "train_seconds"):
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
         frame.loc[~frame[name].map(math.isfinite), name] = math.nan

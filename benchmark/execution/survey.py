@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -76,7 +76,7 @@ class Survey:
         Raises:
             UserError: for a damaged checkpoint, teacher or manifest, before anything is trained or overwritten.
         """
-        tracked = self._tracked()
+        tracked = self._tracked(self._signatures())
         self.teacher_entries.clear()
         for model, config in self.plan.teachers.items():
             entry = Entry(config, "teacher", f"teacher {model}", "teachers")
@@ -91,7 +91,7 @@ class Survey:
 
     def look_again(self, entries: Sequence[Entry]) -> None:
         """Find the state of some runs and teachers, which other processes may have trained since the last look."""
-        tracked = self._tracked_with({entry.signature for entry in entries if entry.signature is not None})
+        tracked = self._tracked({entry.signature for entry in entries if entry.signature is not None})
         for entry in entries:
             if entry.role == "teacher":
                 self._look_at_teacher(entry, tracked)
@@ -126,13 +126,21 @@ class Survey:
         assert entry.signature is not None
         return entry.lock is not None or files.is_free(self.options.lock_file(entry.signature))
 
-    def _tracked(self) -> dict[str, Tracked]:
-        """Find the MLflow runs on these images, by signature."""
-        return {} if self.tracker is None else _by_signature(self.tracker.runs_on(self.data.digest))
-
-    def _tracked_with(self, signatures: Collection[str]) -> dict[str, Tracked]:
+    def _tracked(self, signatures: Iterable[str]) -> dict[str, Tracked]:
         """Find the MLflow runs that have these signatures, by signature."""
         return {} if self.tracker is None else _by_signature(self.tracker.runs_with(signatures))
+
+    def _signatures(self) -> Iterator[str]:
+        """Signatures of the plan's teachers, and of the students whose teacher is stored."""
+        checksums: dict[str | None, str | None] = {None: None}
+        for model, config in self.plan.teachers.items():
+            signature = config.signature(self.data.digest, None)
+            yield signature
+            if (found := teacher_store.find(self.options.teachers, self.data, model, signature)) is not None:
+                checksums[model] = found[1].checksum
+        for entry in self.entries:
+            if entry.config.teacher in checksums:
+                yield entry.config.signature(self.data.digest, checksums[entry.config.teacher])
 
     def _is_ours(self, run: Tracked) -> bool:
         """Whether the run belongs to this runs folder; other folders' processes are unknown here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,94 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pyt
 def test_looking_makes_no_database(tmp_path: Path) -> None:
     assert tracking.open_existing(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_found_by_signature_as_the_store_has_them_now(runs_folder: Path, digits: DataSet) -> None:
+    tracker, elsewhere = tracking.Tracker(runs_folder), tracking.Tracker(runs_folder)
+
+    def found(*signatures: str) -> list[tuple[str, str]]:
+        return [(run.run_id, run.status) for run in tracker.runs_with(signatures)]
+
+    one = start(tracker, digits, "a1")
+    start(tracker, digits, "foreign")
+    assert found("a1", "b1", "a1") == [(one, "RUNNING")]
+    assert found() == []
+    tracker.end(one, "FINISHED")
+    two = start(elsewhere, digits, "b1")  # what another process wrote since
+    again = start(elsewhere, digits, "a1")
+    assert sorted(found("a1", "b1")) == sorted([(one, "FINISHED"), (two, "RUNNING"), (again, "RUNNING")])
+    tracker.client.delete_run(one)
+    assert found("a1") == [(again, "RUNNING")]
+    tracker.client.restore_run(one)
+    assert sorted(found("a1")) == sorted([(one, "FINISHED"), (again, "RUNNING")])
+    tracker.client.delete_run(two)
+    (runs_folder / "known-runs.json").unlink()
+    assert found("b1") == []
+    tracker.client.restore_run(two)  # one that was deleted when its signature was first asked for
+    assert found("b1") == [(two, "RUNNING")]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"store": 1}', b"\xff", b'{"store": "x", "newest": 1, "recent": 1, "runs": 1}']
+)
+def test_what_is_remembered_may_be_lost_or_damaged(runs_folder: Path, digits: DataSet, content: bytes) -> None:
+    tracker = tracking.Tracker(runs_folder)
+    run = start(tracker, digits, "a1")
+    assert [one.run_id for one in tracker.runs_with(["a1"])] == [run]
+    (runs_folder / "known-runs.json").write_bytes(content)
+    assert [one.run_id for one in tracker.runs_with(["a1"])] == [run]
+
+
+def test_what_another_store_has_is_not_remembered(runs_folder: Path, tmp_path: Path, digits: DataSet) -> None:
+    (tmp_path / "b").mkdir()
+    tracker, other = tracking.Tracker(runs_folder), tracking.Tracker(tmp_path / "b")
+    assert tracker.runs_with(["a1"]) == []
+    run = start(other, digits, "a1")
+    (runs_folder / "mlflow.db").write_bytes((tmp_path / "b" / "mlflow.db").read_bytes())
+    assert [one.run_id for one in tracking.Tracker(runs_folder).runs_with(["a1"])] == [run]
+
+
+def test_a_store_is_asked_for_a_signature_once(
+    tracker: tracking.Tracker, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    search = tracker.client.search_runs
+
+    def counted(experiments: list[str], query: str, *more: object, **named: object) -> object:
+        asked.append(query)
+        return search(experiments, query, *more, **named)
+
+    monkeypatch.setattr(tracker.client, "search_runs", counted)
+    wanted = [f"s{number}" for number in range(20)]
+    for signature in wanted[:3]:
+        start(tracker, digits, signature)
+    asked.clear()
+    assert len(tracker.runs_with(wanted)) == 3
+    assert len(asked) == len(wanted) + 2
+    asked.clear()
+    assert len(tracker.runs_with(wanted)) == 3
+    assert len(asked) == 2  # what is new, and the runs by their ids
+    # more new runs than are read one by one: their signatures are asked for again
+    monkeypatch.setattr(tracking, "_MAX_NEW", 2)
+    for _ in range(3):
+        start(tracker, digits, "s19")
+    assert len(tracker.runs_with(wanted)) == 6
+    assert len(tracker.runs_with(wanted)) == 6
+
+
+def test_clocks_that_are_ahead_hide_nothing(tracker: tracking.Tracker, digits: DataSet) -> None:
+    experiment = tracker.experiment("small", {"suite": "small"})
+    day = 24 * 3600 * 1000
+    tags = {"signature": "early"}
+    tracker.client.create_run(experiment, start_time=int(time.time() * 1000) + day, tags=tags)
+    assert len(tracker.runs_with(["early", "late"])) == 1
+    start(tracker, digits, "late")
+    assert [run.signature for run in tracker.runs_with(["early", "late"])] == ["early", "late"]
+
+
+def test_values_of_a_tag_that_of_the_newest_run_first(tracker: tracking.Tracker, digits: DataSet) -> None:
+    for signature, teacher in [("1", "a"), ("2", "b"), ("3", "a"), ("4", "")]:
+        start(tracker, digits, signature, teacher=teacher)
+    assert sorted(tracker.values("teacher")) == ["a", "b"]
+    assert tracker.values("teacher", query="tags.signature != '3' and tags.signature != '1'") == ["b"]
+    assert tracker.values("teacher", experiments=["0"]) == []

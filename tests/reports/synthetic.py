@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,18 @@ class Store:
     def experiments(self) -> dict[str, str]:
         return {self.experiment: "1"}
 
-    def runs_in(self, experiments: Sequence[str]) -> list[Tracked]:
-        return self.held
+    def runs_with(self, signatures: Collection[str]) -> list[Tracked]:
+        return [run for run in self.held if run.signature in signatures]
 
-    def runs_on(self, digest: str) -> list[Tracked]:
-        return [run for run in self.held if run.tags.get("data_digest") == digest]
+    def runs_on(self, digest: str, query: str = "", limit: int | None = None) -> list[Tracked]:
+        return self._with_tags(f"tags.data_digest = '{digest}' and {query}")[:limit]
+
+    def values(self, tag: str, experiments: Sequence[str] | None = None, query: str = "") -> list[str]:
+        return list(dict.fromkeys(run.tags[tag] for run in self._with_tags(query) if run.tags.get(tag)))
+
+    def _with_tags(self, query: str) -> list[Tracked]:
+        wanted = dict(re.findall(r"tags\.(\w+) = '([^']*)'", query)).items()
+        return [run for run in self.held if wanted <= run.tags.items()]
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         return [(1, 50.0), (2, 60.0)]
