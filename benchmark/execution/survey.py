@@ -128,7 +128,10 @@ class Survey:
 
     def _tracked(self, signatures: Iterable[str]) -> dict[str, Tracked]:
         """Find the MLflow runs that have these signatures, by signature."""
-        return {} if self.tracker is None else _by_signature(self.tracker.runs_with(signatures))
+        if self.tracker is None:
+            return {}
+        with self.tracker.named_errors():
+            return _by_signature(self.tracker.runs_with(signatures))
 
     def _signatures(self) -> Iterator[str]:
         """Signatures of the plan's teachers, and of the students whose teacher is stored."""

@@ -357,6 +357,7 @@ def test_a_store_that_is_away_for_a_while_loses_nothing(
 ) -> None:
     monkeypatch.setattr(delivery, "RETRY_SECONDS", 0.01)
     here = Folder(tmp_path, digits)
+    survey = here.survey()
     calls: Counter[str] = Counter()
 
     def flaky(name: str) -> Callable[..., Any]:
@@ -374,7 +375,6 @@ def test_a_store_that_is_away_for_a_while_loses_nothing(
     names = ("start", "log_epochs", "summarise", "artifacts", "end", "experiment", "parent", "unended", "runs_with")
     for name in names:
         monkeypatch.setattr(Tracker, name, flaky(name))
-    survey = here.survey()
     here.train(survey)
     monkeypatch.undo()
     assert all(calls[name] for name in names)
