@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
@@ -61,7 +60,7 @@ def parser() -> command_line.Parser:
     making.add_argument("--device", default="auto", help="device that runs the teacher of --cache")
     making.add_argument(
         "--threads",
-        type=command_line.positive,
+        type=command_line.parallel,
         default=machine.available_cores(),
         metavar="N",
         help="CPU threads used by --cache",
@@ -70,18 +69,20 @@ def parser() -> command_line.Parser:
 
     stored = commands.add_parser("teachers", help="list stored teachers, or import published checkpoints")
     stored.add_argument("action", choices=("list", "import"), nargs="?", default="list")
-    stored.add_argument("folder", type=Path, nargs="?", help="import: folder with <network>_vanilla/ckpt_epoch_240.pth")
+    stored.add_argument(
+        "folder", type=command_line.folder, nargs="?", help="import: folder with <network>_vanilla/ckpt_epoch_240.pth"
+    )
     stored.add_argument("--device", default="auto", help="import: device that measures their accuracy")
     stored.add_argument("--dataset", default="cifar100", help="import: data set that the checkpoints were trained on")
     command_line.add_places(stored)
 
     export = commands.add_parser("export", help="copy tracked runs to a folder that can be moved: CSV and artifacts")
-    export.add_argument("to", type=Path)
+    export.add_argument("to", type=command_line.folder)
     export.add_argument("--suite", help="only this experiment, e.g. digits or digits-smoke")
     command_line.add_places(export)
 
     browse = commands.add_parser("ui", help="browse every run in MLflow")
-    browse.add_argument("--port", type=int, default=5000)
+    browse.add_argument("--port", type=command_line.whole(1, 65535), default=5000)
     command_line.add_places(browse)
     return made
 

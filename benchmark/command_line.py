@@ -14,10 +14,13 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 
 from benchmark import machine
-from benchmark.errors import UserError, among, nearest
+from benchmark.config import MAX_SEEDS
+from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
 
 EXIT_USER_ERROR = 2
+#: bytes of a file's name on every usual file system
+MAX_FILE_NAME_BYTES = 255
 
 
 class Choices(Protocol):
@@ -44,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             word = message.split("invalid choice: '")[1].split("'")[0]
             known = [str(choice) for action in self._actions for choice in action.choices or ()]
             message = f"unknown word '{word}'{among(word, known)}"
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {one_line(message)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
     def options(self) -> set[str]:
@@ -60,15 +63,15 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     """Add the options for folders: `--runs` and `--data`."""
     parser.add_argument(
         "--runs",
-        type=Path,
-        default=Path(os.environ.get("BENCH_RUNS", "runs")),
+        type=folder,
+        default=os.environ.get("BENCH_RUNS", "runs"),
         metavar="DIR",
         help="folder for all outputs (default: runs)",
     )
     parser.add_argument(
         "--data",
-        type=Path,
-        default=Path(os.environ.get("BENCH_DATA", "data")),
+        type=folder,
+        default=os.environ.get("BENCH_DATA", "data"),
         metavar="DIR",
         help="folder that holds the data sets (default: data)",
     )
@@ -79,7 +82,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", nargs="?", default="digits", help="a suite's name or a path to its .yaml")
     parser.add_argument("--pairs", type=words, default=[], metavar="T:S,...", help="teacher:student pairs")
     parser.add_argument("--methods", type=words, default=[], metavar="M,...", help="distillers")
-    parser.add_argument("--seeds", type=positive, metavar="N", help="repetitions per method")
+    parser.add_argument("--seeds", type=seeds, metavar="N", help="repetitions per method")
     parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
     parser.add_argument(
         "--set",
@@ -117,20 +120,10 @@ def add_cache_limit(parser: argparse.ArgumentParser) -> None:
     """Add the option that bounds view caches."""
     parser.add_argument(
         "--cache-gb",
-        type=_size,
+        type=amount("gigabytes"),
         metavar="GB",
         help="largest size of a teacher's view cache (default: half of the free disk space)",
     )
-
-
-def _size(text: str) -> float:
-    try:
-        size = float(text)
-    except ValueError:
-        size = math.nan
-    if not size >= 0:
-        raise argparse.ArgumentTypeError(f"must be a number of gigabytes, got '{text}'")
-    return size
 
 
 def words(text: str) -> list[str]:
@@ -138,10 +131,56 @@ def words(text: str) -> list[str]:
     return [word for word in text.replace(",", " ").split() if word]
 
 
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
-    return int(text)
+def folder(text: str) -> Path:
+    """Read an argument that names a folder; it need not exist, but must be able to."""
+    try:
+        path = Path(text)
+        places = [path.resolve(), *path.resolve().parents]
+        there = next(place for place in places if place.exists())
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, links in a circle, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a folder: {reason}") from error
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{shown(text)}: {there} is a file, not a folder")
+    if fault := unprintable(str(places[0])):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: its name {fault}")
+    for place in places:
+        if len(os.fsencode(place.name)) > MAX_FILE_NAME_BYTES:
+            raise argparse.ArgumentTypeError(f"{shown(text)}: a name has over {MAX_FILE_NAME_BYTES} bytes")
+    return path
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Make the type of an argument that is a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        digits = text.lstrip("0") or "0" if text.isascii() and text.isdigit() else ""
+        # longer numbers are not converted: Python refuses thousands of digits
+        if not digits or len(digits) > 18 or not low <= int(digits) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low:,} to {high:,}, got {shown(text)}")
+        return int(digits)
+
+    return read
+
+
+def amount(unit: str) -> Callable[[str], float]:
+    """Make the type of an argument that is a finite amount, 0 or more, of a unit."""
+
+    def read(text: str) -> float:
+        try:
+            size = float(text)
+        except ValueError:
+            size = math.nan
+        if not 0 <= size < math.inf:
+            raise argparse.ArgumentTypeError(f"must be a number of {unit}, 0 or more, got {shown(text)}")
+        return size
+
+    return read
+
+
+#: processes and threads: more than any machine has
+parallel = whole(1, 1024)
+seeds = whole(1, MAX_SEEDS)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -151,13 +190,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--workers",
-        type=positive,
+        type=parallel,
         metavar="N",
         help="cohorts that train at the same time (default: one per core on a CPU, one on a GPU)",
     )
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=parallel,
         default=1,
         metavar="N",
         help="threads per worker; numbers are bit-equal at equal threads (default: 1)",
@@ -228,7 +267,7 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
     try:
         code = main(None, console)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

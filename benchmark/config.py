@@ -7,6 +7,7 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,15 +21,35 @@ from pydantic import (
 )
 
 import distillers
-from benchmark.errors import UserError, among
+from benchmark.errors import UserError, among, name_fault, shown
 from benchmark.randomness import stream_seed
 
 #: increase it whenever a change of the harness changes a run's numbers: it is part of every signature
 NUMERICS_VERSION = 2
 
+#: most repetitions of a method
+MAX_SEEDS = 1000
+
 Precision = Literal["fp32", "bf16"]
 #: format that the teacher's outputs for the weak view are rounded to, so that a view cache can hold them
 Storage = Literal["none", "fp16", "fp32"]
+
+
+#: a training is not longer, and its batches are not larger: a typing error would train for years, or fill all memory
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
+#: repetitions of a method
+Seeds = Annotated[int, Field(ge=1, le=MAX_SEEDS)]
+
+
+def _named(name: str) -> str:
+    if fault := name_fault(name):
+        raise ValueError(f"a name that {fault}")
+    return name
+
+
+#: a name that becomes a part of file names, experiments and tables
+Name = Annotated[str, AfterValidator(_named)]
 
 
 class Frozen(BaseModel):
@@ -40,13 +61,13 @@ class Frozen(BaseModel):
 class Recipe(Frozen):
     """The training recipe of a network: SGD with step decay, as in every published table of this field."""
 
-    epochs: PositiveInt = 240
-    batch_size: PositiveInt = 64
+    epochs: Epochs = 240
+    batch_size: BatchSize = 64
     lr: PositiveFloat = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 5e-4
     #: the learning rate is multiplied by `decay` after each of these epochs
-    milestones: tuple[PositiveInt, ...] = (150, 180, 210)
+    milestones: tuple[Epochs, ...] = (150, 180, 210)
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     #: global gradient norm is clipped at this value; None: no clipping
     clip_norm: PositiveFloat | None = None
@@ -97,7 +118,7 @@ class RunConfig(Frozen):
     teacher_cache: Storage = "none"
     compile: bool = False
     #: evaluate after every this many epochs, and always after the last
-    eval_every: PositiveInt = 1
+    eval_every: Epochs = 1
     #: rank the run on the validation split and never evaluate it on the test set
     tuning: bool = False
 
@@ -162,4 +183,4 @@ def explain(error: ValidationError, model: type[Frozen], path: str = "") -> str:
     where = ".".join([*([path] if path else []), *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key{among(str(first['loc'][-1]), model.model_fields)}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ').lower()} (got {first['input']!r})"
+    return f"{where}: {first['msg'].removeprefix('Value error, ').lower()} (got {shown(first['input'])})"

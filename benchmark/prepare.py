@@ -26,9 +26,10 @@ def prepare(given: argparse.Namespace, console: Console) -> int:
     if name not in datasets.names() and name in suite.names():
         name = str(suite.load(name).data["name"])
     changes = parse_assignments(given.assignments)
-    config: Data = data_config({"name": name, **changes.pop("data", {})})
-    if changes:
-        raise UserError(f"--set {next(iter(changes))}: only data.* fields make sense here")
+    fields = changes.pop("data", {})
+    if changes or not isinstance(fields, dict):
+        raise UserError(f"--set {next(iter(changes), 'data')}: only data.FIELD=VALUE makes sense here")
+    config: Data = data_config({"name": name, **fields})
     options = command_line.options_of(given)
     data = datasets.load(config, options.data_root, options.cache, download=True)
     console.print(

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, nearest, shown
 from benchmark.registry import import_modules
 from distillers.base import Convention, Distiller, Outputs, Parameters, registry
 
@@ -52,7 +52,7 @@ def _validate(
     group: str, parameters: type[Parameters], preset: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Parameters:
     if not isinstance(given, Mapping):
-        raise UserError(f"{group}: takes fields by name ({', '.join(parameters.model_fields)}), got {given!r}")
+        raise UserError(f"{group}: takes fields by name ({', '.join(parameters.model_fields)}), got {shown(given)}")
     try:
         return parameters(**{**preset, **given})
     except ValidationError as refusal:
@@ -66,4 +66,5 @@ def _explain(group: str, parameters: type[Parameters], error: Mapping[str, Any])
         known = parameters.model_fields
         return f"{path}: unknown{nearest(field, known) or ';'} {group} has {', '.join(known)}"
     reason = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{path}: {reason if reason.startswith(('must', 'cannot')) else f'must be {reason}'}, got {error['input']!r}"
+    rule = reason if reason.startswith(("must", "cannot")) else f"must be {reason}"
+    return f"{path}: {rule}, got {shown(error['input'])}"

@@ -20,7 +20,7 @@ Grids = Literal["map", "from_4x4"]
 Convention = Literal["code", "paper"]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Epochs = Annotated[int, Field(ge=0)]
+Epochs = Annotated[int, Field(ge=0, le=100_000)]
 
 #: a loss per sample: (student_NK, teacher_NK, target_N) -> (N,)
 PerSample = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -34,7 +34,9 @@ def parser() -> command_line.Parser:
     )
     made.add_argument("--open", action="store_true", help="show the PDF when it is made")
     made.add_argument("--server", metavar="URL", help="address of the tracking UI that numbers link to")
-    made.add_argument("--out", type=Path, metavar="DIR", help="folder for reports (default: RUNS/reports)")
+    made.add_argument(
+        "--out", type=command_line.folder, metavar="DIR", help="folder for reports (default: RUNS/reports)"
+    )
     return made
 
 

@@ -15,10 +15,11 @@ from optuna.trial import FixedTrial
 from rich.console import Console
 
 from benchmark import command_line, datasets, files, machine, tracking
+from benchmark.config import MAX_SEEDS
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
 from benchmark.execution.options import Options
-from benchmark.plan.suite import load
+from benchmark.plan.suite import load, small_form
 from studies import questions, tables
 from studies.base import Study
 from studies.search import Search, slug
@@ -42,12 +43,17 @@ def parser() -> command_line.Parser:
         help="change a field, as in benchmark.run",
     )
     made.add_argument(
-        "--trials", type=command_line.positive, metavar="N", help="number of trials of a sampler (a grid has its own)"
+        "--trials",
+        type=command_line.whole(1, 100_000),
+        metavar="N",
+        help="number of trials of a sampler (a grid has its own)",
     )
-    made.add_argument("--timeout", type=float, metavar="SECONDS", help="start no more trials after this time")
+    made.add_argument(
+        "--timeout", type=command_line.amount("seconds"), metavar="SECONDS", help="start no more trials after this time"
+    )
     made.add_argument(
         "--confirm",
-        type=_count,
+        type=command_line.whole(0, MAX_SEEDS),
         default=3,
         metavar="N",
         help="seeds of the confirmation (default: 3; 0: no confirmation)",
@@ -65,12 +71,6 @@ def parser() -> command_line.Parser:
     command_line.add_device(made)
     command_line.add_cache_limit(made)
     return made
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'")
-    return int(text)
 
 
 def main(arguments: Sequence[str] | None, console: Console) -> int:
@@ -122,6 +122,7 @@ def list_studies(console: Console) -> int:
 def ground_of(given: argparse.Namespace) -> Ground:
     """Resolve the suite, pair and settings of a study. Raises UserError for an unknown suite or pair."""
     suite = load(given.suite)
+    small_form(suite, given.profile)
     known = [pair.name for pair in suite.pairs]
     pair = given.pair or known[0]
     if ":" not in pair:

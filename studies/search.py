@@ -42,6 +42,8 @@ HEARTBEAT_SECONDS = 60.0
 #: seeds that WilcoxonPruner needs before it prunes
 WILCOXON_SEEDS = 4
 
+#: characters of a title in file names, which end at 255
+LONGEST_SLUG = 150
 _DEFINITION = "definition"
 #: user attribute of a failed trial whose point was re-queued; the word in existing storages
 _RETRIED = "lost"
@@ -302,7 +304,10 @@ def pruner_of(kind: Pruner, warmup_steps: int) -> BasePruner:
 
 def slug(title: str) -> str:
     """Turn a title into a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", title).strip("-")
+    made = re.sub(r"[^A-Za-z0-9_.-]+", "-", title).strip("-")
+    if len(made) <= LONGEST_SLUG:
+        return made
+    return f"{made[:LONGEST_SLUG]}-{hashlib.sha256(title.encode()).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import Data
 from benchmark.datasets.base import CHOOSES_IMAGES, DataSet, registry
-from benchmark.errors import UserError, among
+from benchmark.errors import UserError, among, shown, unprintable
 from benchmark.registry import import_modules
 
 import_modules(__name__, list(__path__))
@@ -39,7 +39,7 @@ def names(pattern: str = "*") -> list[str]:
 def options(name: str) -> dict[str, Any]:
     """Options of a data set and their types, e.g. `path` of `folder`."""
     factory = registry.get(name)
-    hints = get_type_hints(factory)
+    hints = get_type_hints(factory, include_extras=True)  # with their bounds
     return {key: hints[key] for key in inspect.signature(factory).parameters if key not in ("root", "download")}
 
 
@@ -63,7 +63,9 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked[key] = TypeAdapter(known[key]).validate_python(value)
         except ValidationError as error:
-            raise UserError(f"data.{key}: {error.errors()[0]['msg'].lower()} (got {value!r})") from error
+            raise UserError(f"data.{key}: {error.errors()[0]['msg'].lower()} (got {shown(value)})") from error
+        if isinstance(checked[key], str | Path) and (fault := unprintable(str(checked[key]))):
+            raise UserError(f"data.{key}: {shown(value)} {fault}; rename it")
     return checked
 
 

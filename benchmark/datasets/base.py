@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from benchmark.randomness import generator
@@ -21,6 +22,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: marks an option that selects a data set's images, `path: Annotated[Path, CHOOSES_IMAGES]`: a command that sets it
 #: chooses images as it chooses pairs, which does not change the suite
 CHOOSES_IMAGES = "chooses images"
+
+
+#: memory for decoded images, and processes that decode them
+Gigabytes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NumWorkers = Annotated[int, Field(ge=0, le=1024)]
 
 
 class Images(Protocol):

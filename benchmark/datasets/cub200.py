@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, registry
+from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, Gigabytes, NumWorkers, registry
 from benchmark.datasets.download import Archive
 from benchmark.datasets.image_files import digest_of_splits, images_from_files
 from benchmark.errors import UserError
@@ -31,8 +31,8 @@ def cub200(
     root: Path,
     download: bool = False,
     cache: str | Path | None = None,
-    memory_gb: float | None = None,
-    num_workers: int | None = None,
+    memory_gb: Gigabytes | None = None,
+    num_workers: NumWorkers | None = None,
 ) -> DataSet:
     """Load CUB-200-2011 from `<root>/CUB_200_2011`, `<root>/cub200/CUB_200_2011` or its archive under `root`.
 

@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from benchmark.datasets.base import CHOOSES_IMAGES, IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, registry
+from benchmark.datasets.base import (
+    CHOOSES_IMAGES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    DataSet,
+    Gigabytes,
+    NumWorkers,
+    registry,
+)
 from benchmark.datasets.image_files import digest_of_splits, images_from_files
 from benchmark.errors import UserError
 
@@ -20,10 +30,10 @@ LAYOUT = "expected are <path>/train/<class>/*.jpg and <path>/test/<class>/*.jpg 
 def folder(
     root: Path,
     path: Annotated[str | Path | None, CHOOSES_IMAGES] = None,
-    image_size: int = 224,
+    image_size: Annotated[int, Field(ge=8, le=4096)] = 224,
     cache: str | Path | None = None,
-    memory_gb: float | None = None,
-    num_workers: int | None = None,
+    memory_gb: Gigabytes | None = None,
+    num_workers: NumWorkers | None = None,
 ) -> DataSet:
     """Load the images under `path` (relative to `root`), e.g. `folder[birds]`: decoded at 256/224 of `image_size`.
 

@@ -31,10 +31,16 @@ def parser() -> command_line.Parser:
         metavar="NAME,...",
         help="only these measurements, from: " + ", ".join(one.name for one in measurements.in_order()),
     )
-    made.add_argument("--threads", type=int, metavar="N", help="threads of both loops (default: all cores)")
+    made.add_argument(
+        "--threads", type=command_line.parallel, metavar="N", help="threads of both loops (default: all cores)"
+    )
     made.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
     made.add_argument(
-        "--out", type=Path, default=Path("runs/perf"), metavar="DIR", help="folder of the results (default: runs/perf)"
+        "--out",
+        type=command_line.folder,
+        default="runs/perf",
+        metavar="DIR",
+        help="folder of the results (default: runs/perf)",
     )
     return made
 
@@ -45,8 +51,6 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     chosen = selected(given.only)
     device = torch.device(command_line.resolve_device(given.device))
     threads = machine.available_cores() if given.threads is None else given.threads
-    if threads < 1:
-        raise UserError(f"--threads {threads}: must be at least 1")
     writable(given.out)
     slowdown = machine.bf16_slowdown() if device.type == "cpu" else 0.0
     precisions: tuple[Precision, ...] = ("fp32",) if slowdown > machine.SLOW_BF16 else ("fp32", "bf16")

@@ -13,20 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 import distillers
 import models
-from benchmark import datasets, machine
+from benchmark import datasets, machine, plain_yaml
 from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
 from benchmark.datasets import views
-from benchmark.errors import UserError, among, nearest
-from benchmark.plan.suite import Pair, Profile, Settings, Suite
+from benchmark.errors import UserError, among, nearest, shown
+from benchmark.plan.suite import Pair, Profile, Settings, Suite, small_form
 
 #: recipe fields set by a convention; the distillers themselves set the methods' hyperparameters
 CONVENTION_RECIPE: dict[str, Settings] = {"code": {"clip_norm": 40.0}, "paper": {"clip_norm": None}}
 TEACHER_REPETITION = 0
+#: runs of one plan; every one is a folder, a lock and a row in MLflow
+MAX_RUNS = 20_000
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def make_plan(
         UserError: for an unknown method, pair, model, profile or key, and for values out of their range; for `tuning`
             without a validation split.
     """
-    small = _profile(suite, profile)
+    small = small_form(suite, profile)
     written = tuple(assignments)
     changes = parse_assignments(written)
     top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
@@ -139,6 +140,8 @@ def make_plan(
     if suite.teacher_precision is None:
         suite = suite.model_copy(update={"teacher_precision": _teacher_precision(suite, device)})
     num_seeds = seeds or small.seeds or suite.seeds
+    if (num_runs := len(chosen_pairs) * len(chosen_methods) * num_seeds) > MAX_RUNS:
+        raise UserError(f"{num_runs:,} runs are planned, at most {MAX_RUNS:,} can be: choose fewer seeds or methods")
     _check_groups(changes, chosen_methods)
     data = data_config({**suite.data, **small.data, **changes.get("data", {})})
     changed = tuple(assignment for assignment in written if not assignment.startswith(_no_changes(data.name)))
@@ -208,18 +211,11 @@ def parse_assignments(assignments: Iterable[str]) -> Settings:
             if not isinstance(node, dict):
                 raise UserError(f"--set {assignment}: '{part}' was already set to a value")
         try:
-            node[parts[-1]] = yaml.safe_load(f"[{text}]" if "," in text and not text.startswith(("[", "{")) else text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment}: the value is not valid YAML") from error
+            is_list = "," in text and not text.startswith(("[", "{"))
+            node[parts[-1]] = plain_yaml.parse(f"[{text}]" if is_list else text)
+        except UserError as error:
+            raise UserError(f"--set {shown(assignment)}: the value is {error}") from error
     return settings
-
-
-def _profile(suite: Suite, profile: str | None) -> Profile:
-    if profile is None:
-        return Profile()
-    if profile not in suite.profiles:
-        raise UserError(f"suite '{suite.name}' has no profile '{profile}'{among(profile, suite.profiles)}")
-    return suite.profiles[profile]
 
 
 def _choose_methods(suite: Suite, chosen: Sequence[str]) -> tuple[str, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, ValidationError
 
 import distillers
 import models
-from benchmark.config import Frozen, Precision, Recipe, Storage, explain
+from benchmark import plain_yaml
+from benchmark.config import Epochs, Frozen, Name, Precision, Recipe, Seeds, Storage, explain
 from benchmark.errors import UserError, among
 
 Settings = dict[str, Any]
@@ -40,7 +40,7 @@ class Pair(Frozen):
 class Profile(Frozen):
     """A smaller form of a suite, for a first look; everything it writes carries its name."""
 
-    seeds: PositiveInt | None = None
+    seeds: Seeds | None = None
     recipe: Settings = {}
     data: Settings = {}
 
@@ -48,8 +48,8 @@ class Profile(Frozen):
 class Suite(Frozen):
     """A suite as its YAML file describes it."""
 
-    name: str
-    title: str
+    name: Name
+    title: Annotated[str, Field(max_length=500)]
     #: published tables that the suite rebuilds
     rebuilds: list[str] = []
     data: Settings
@@ -59,9 +59,9 @@ class Suite(Frozen):
     teacher_precision: Precision | None = None
     teacher_cache: Storage = "none"
     compile: bool = False
-    eval_every: PositiveInt = 1
+    eval_every: Epochs = 1
     base_seed: int = 0
-    seeds: PositiveInt = 3
+    seeds: Seeds = 3
     recipe: Settings = {}
     #: recipe of teachers, over the suite's
     teacher_recipe: Settings = {}
@@ -70,7 +70,16 @@ class Suite(Frozen):
     #: methods in the table's order, each with `recipe` and hyperparameter groups
     methods: dict[str, dict[str, Settings]] = Field(min_length=1)
     pairs: list[Pair] = Field(min_length=1)
-    profiles: dict[str, Profile] = {}
+    profiles: dict[Name, Profile] = {}
+
+
+def small_form(suite: Suite, profile: str | None) -> Profile:
+    """Look up a suite's profile; without one, a profile that changes nothing. Raises UserError for an unknown name."""
+    if profile is None:
+        return Profile()
+    if profile not in suite.profiles:
+        raise UserError(f"suite '{suite.name}' has no profile '{profile}'{among(profile, suite.profiles)}")
+    return suite.profiles[profile]
 
 
 def names() -> list[str]:
@@ -87,24 +96,17 @@ def load(name: str) -> Suite:
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not path.exists():
-            raise UserError(f"suite file {path} does not exist")
-        text = path.read_text()
     elif name in names():
-        path = Path(f"{name}.yaml")
-        text = (resources.files("benchmark.plan") / "suites" / f"{name}.yaml").read_text()
+        path = Path(str(resources.files("benchmark.plan") / "suites")) / f"{name}.yaml"
     else:
         raise UserError(
             f"unknown suite '{name}'{among(name, names())}"
             " (list them with `python -m benchmark list suites`; a path to a .yaml file works too)"
         )
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"suite {path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"suite {path}: must hold fields by name, e.g. `title: ...`")
-    try:
+        content = plain_yaml.read(path)
+        if not isinstance(content, dict):
+            raise UserError("must hold fields by name, e.g. `title: ...`")
         suite = Suite(**{"name": path.stem, **content})
         _check_keys(suite)
     except ValidationError as error:

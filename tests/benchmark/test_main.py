@@ -156,7 +156,7 @@ def test_the_ui_needs_something_to_show(tmp_path: Path) -> None:
         (["lst"], "unknown word 'lst'; did you mean 'list'?"),
         (["list", "model"], "unknown word 'model'; did you mean 'models'?"),
         (["status", "--mthods", "kd"], "unknown argument '--mthods'; did you mean '--methods'?"),
-        (["prepare", "digits", "--threads", "0"], "--threads: must be a whole number of at least 1, got '0'"),
+        (["prepare", "digits", "--threads", "0"], "--threads: must be a whole number from 1 to 1,024, got '0'"),
     ],
 )
 def test_mistyped_words_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark/datasets",),
     ("benchmark/config.py", "benchmark/known_runs.py"),
     ("distillers", "models"),
-    ("benchmark/registry.py", "benchmark/files.py", "benchmark/machine.py", "benchmark/randomness.py"),
+    (
+        "benchmark/registry.py",
+        "benchmark/files.py",
+        "benchmark/machine.py",
+        "benchmark/plain_yaml.py",
+        "benchmark/randomness.py",
+    ),
     ("benchmark/errors.py", "benchmark/__init__.py"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

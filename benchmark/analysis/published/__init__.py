@@ -13,15 +13,15 @@ from functools import cache
 from importlib import resources
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 import distillers
+from benchmark import plain_yaml
 from benchmark.analysis.published.entry import VANILLA, Confidence, Published, method_key
 from benchmark.analysis.published.repeated import PublishedRuns, RunsRow, Spread
 from benchmark.analysis.published.series import PublishedSeries, SeriesRow
 from benchmark.analysis.published.tables import PublishedTable, PublishedValue
-from benchmark.errors import UserError, among
+from benchmark.errors import UserError, among, shown
 
 __all__ = [
     "VANILLA",
@@ -104,11 +104,24 @@ def runs(name: str) -> PublishedRuns:
     return _get("collection of runs", name, _of(PublishedRuns))
 
 
-def parse(name: str, content: Mapping[str, Any]) -> Published:
+def parse_file(paper: str, text: str) -> dict[str, Published]:
+    """Parse the YAML of one paper: its entries by id. Raises UserError, in one line, that names the entry and row."""
+    try:
+        content = plain_yaml.parse(text)
+    except UserError as error:
+        raise UserError(f"published numbers {paper}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"published numbers {paper}: must hold entries by name, e.g. `table2: ...`")
+    return {f"{paper}/{name}": parse(f"{paper}/{name}", entry) for name, entry in content.items()}
+
+
+def parse(name: str, content: Any) -> Published:
     """Parse an entry from its YAML content. Raises UserError, in one line, that names the entry and the row."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"published entry {name}: must hold fields by name, e.g. `title: ...`")
     kind = content.get("kind", "table")
-    if kind not in _KINDS:
-        raise UserError(f"published entry {name}: kind: '{kind}' must be one of {', '.join(_KINDS)}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise UserError(f"published entry {name}: kind: {shown(kind)} must be one of {', '.join(_KINDS)}")
     try:
         return _KINDS[kind](**{**content, "id": name})
     except ValidationError as refusal:
@@ -130,12 +143,11 @@ def _titles() -> tuple[tuple[str, str], ...]:
 # which rows have a key depends on the registered distillers: when one is added, the entries are read again
 @cache
 def _read(titles: tuple[tuple[str, str], ...]) -> dict[str, Published]:
-    found = {}
+    found: dict[str, Published] = {}
     for file in (resources.files("benchmark.analysis") / "published").iterdir():
         if file.name.endswith(".yaml"):
             paper = file.name.removesuffix(".yaml")
-            for name, content in yaml.safe_load(file.read_text(encoding="utf-8")).items():
-                found[f"{paper}/{name}"] = parse(f"{paper}/{name}", content)
+            found |= parse_file(paper, file.read_text(encoding="utf-8"))
     return dict(sorted(found.items()))
 
 

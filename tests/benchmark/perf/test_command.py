@@ -62,8 +62,8 @@ def command(*arguments: str) -> tuple[int, str]:
     [
         (["--only", "losses,stp"], "error: --only: no measurement 'stp'; did you mean 'step'? known: "),
         (["--only", ","], "error: --only: name one or more of losses, head"),
-        (["--threads", "0"], "error: --threads 0: must be at least 1"),
-        (["--threads", "two"], "error: argument --threads: invalid int value: 'two'"),
+        (["--threads", "0"], "error: argument --threads: must be a whole number from 1 to 1,024"),
+        (["--threads", "two"], "error: argument --threads: must be a whole number"),
         (["--device", "tpu"], "error: --device tpu: no such device"),
         (["--quik"], "error: unknown argument '--quik'; did you mean '--quick'?"),
         (["--out", "/proc/perf"], "error: --out /proc/perf: "),

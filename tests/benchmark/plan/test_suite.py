@@ -17,7 +17,12 @@ from tests.conftest import SMALL_SUITE as SMALL
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": 0}, r"seeds: input should be greater than 0 \(got 0\)"),
+        ({"seeds": 0}, r"seeds: input should be greater than or equal to 1 \(got 0\)"),
+        ({"seeds": 10**17}, r"seeds: input should be less than or equal to 1000 \(got 1"),
+        ({"name": "../up"}, r"name: a name that starts with '.' or '-'.* \(got '../up'\)"),
+        ({"name": "a/b"}, r"name: a name that has a slash"),
+        ({"name": "x" * 300}, r"name: a name that has 300 bytes; at most 80"),
+        ({"profiles": {"../up": {}}}, r"profiles.../up.*: a name that starts with '.'"),
         ({"sedes": 3}, r"sedes: unknown key; did you mean 'seeds'\?"),
         ({"pairs": []}, "pairs: list should have at least 1 item"),
         ({"pairs": [{"teacher": "resnet8"}]}, r"pairs.0.student: field required"),
