@@ -58,7 +58,10 @@ def cifar100(root: Path, cache: str | Path | None = None, download: bool = False
 
 def _split(root: Path, cache: Path, split: str) -> tuple[tuple[str, ...], MemoryImages]:
     pixels_NCHW, about = mapped(
-        cache / f"cifar100-{split}-{MD5[split][:16]}.npy", MD5[split], lambda: _content(root, split)
+        cache / f"cifar100-{split}-{MD5[split][:16]}.npy",
+        MD5[split],
+        lambda: _content(root, split),
+        {"classes": str, "targets": int},
     )
     return tuple(about["classes"]), MemoryImages(pixels_NCHW, torch.tensor(about["targets"]))
 

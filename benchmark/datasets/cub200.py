@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, Gigabytes, NumWorkers, registry
 from benchmark.datasets.download import Archive
 from benchmark.datasets.image_files import digest_of_splits, images_from_files
-from benchmark.errors import UserError
+from benchmark.errors import UserError, shown
 
 NUM_CLASSES, NUM_IMAGES = 200, 11788
 ARCHIVE = Archive(
@@ -81,11 +81,11 @@ def _read(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], Te
         if unknown := table.rows.keys() - images.rows.keys():
             raise table.fault(min(unknown), f"image {min(unknown)} is not in {images.path.name}")
     for image, (label, _) in labels.rows.items():
-        if not label.isdigit() or int(label) not in classes.rows:
-            raise labels.fault(image, f"class {label} is not in {classes.path.name}")
+        if not _is_id(label) or int(label) not in classes.rows:
+            raise labels.fault(image, f"class {label[:40]} is not in {classes.path.name}")
     for image, (flag, _) in in_train.rows.items():
         if flag not in ("0", "1"):
-            raise in_train.fault(image, f"'{flag}' is neither 0 (test) nor 1 (train)")
+            raise in_train.fault(image, f"{shown(flag)} is neither 0 (test) nor 1 (train)")
     present = sorted({int(label) for label, _ in labels.rows.values()})
     index = {label: number for number, label in enumerate(present)}
     splits = {}
@@ -96,6 +96,11 @@ def _read(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], Te
         paths = [folder / "images" / images.rows[image][0] for image in members]
         splits[split] = paths, torch.tensor([index[int(labels.rows[image][0])] for image in members])
     return tuple(classes.rows[label][0] for label in present), splits
+
+
+def _is_id(text: str) -> bool:
+    """Whether a text is a whole number that Python converts: not a superscript, nor thousands of digits."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ class _Table:
         table = cls(path, {})
         for number, line in enumerate(lines, start=1):
             key, _, value = line.strip().partition(" ")
-            if not key.isdigit() or not value:
-                raise UserError(f"{path}, line {number}: '{line}' is not an id and a value; unpack the data again")
+            if not _is_id(key) or not value:
+                raise UserError(f"{path}, line {number}: {shown(line)} is not an id and a value; unpack the data again")
             if int(key) in table.rows:
                 raise UserError(f"{path}, line {number}: id {key} was on line {table.rows[int(key)][1]} already")
             table.rows[int(key)] = value, number

@@ -65,7 +65,7 @@ def _rendered(split: str, cache: str | Path | None, may_write: bool) -> MemoryIm
         about = {"targets": images.targets.tolist()}
         return Content(pixels_NCHW.shape, lambda: [pixels_NCHW], about, f"rendering the {split} images of digits once")
 
-    pixels_NCHW, about = mapped(path, version, content)
+    pixels_NCHW, about = mapped(path, version, content, {"targets": int})
     return MemoryImages(pixels_NCHW, torch.tensor(about["targets"]))
 
 

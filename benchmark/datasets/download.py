@@ -17,13 +17,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from benchmark.errors import UserError
 from benchmark.files import locked, say, written_whole
 
+#: a tar archive of images, unpacked, is about as large as packed; one that grows more is a trap
+MOST_GROWTH = 50
+
 
 def check(path: Path, md5: str, way_out: str) -> None:
     """Raise UserError when the file is missing or its md5 differs, naming the file and the way out."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {way_out}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, _md5).hexdigest()
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is missing: {way_out}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, _md5).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from error
     if found != md5:
         raise UserError(f"{path} is damaged (md5 {found}, expected {md5}): {way_out}")
 
@@ -115,10 +121,37 @@ class Archive:
         say(f"unpacking {archive}")
         try:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{self.folder}.partial-") as partial:
-                with tarfile.open(archive) as tar:
-                    # Pythons before 3.11.4 have no filter; the archive's checksum was verified anyway
-                    tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
-                    tar.extractall(partial)
+                extract(archive, Path(partial))
+                if not (Path(partial) / self.folder).is_dir():
+                    raise UserError(f"cannot unpack {archive}: it has no folder {self.folder}")
                 (Path(partial) / self.folder).rename(folder)
-        except (OSError, tarfile.TarError) as error:
+        except OSError as error:
             raise UserError(f"cannot unpack {archive} ({error}): free some space, or unpack it by hand") from error
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive into a folder, and nowhere else.
+
+    Raises:
+        UserError: for a damaged archive, for members that leave the folder or are neither files nor folders nor links
+            inside it, and for one that grows beyond all measure; what was unpacked until then stays.
+    """
+    limit, seen = MOST_GROWTH * archive.stat().st_size + (1 << 20), 0
+
+    def checked(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal seen
+        seen += 512 + member.size
+        if seen > limit:
+            raise UserError(f"cannot unpack {archive}: it grows to over {MOST_GROWTH} times its size")
+        # Pythons before 3.11.4 have no filter; every archive's checksum was verified anyway
+        return tarfile.data_filter(member, path) if hasattr(tarfile, "data_filter") else member
+
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extraction_filter = checked
+            tar.extractall(folder)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # tarfile, gzip, bz2, lzma and zlib each raise errors of their own
+        reason = str(error) or type(error).__name__
+        raise UserError(f"cannot unpack {archive}: it is damaged ({reason})") from error

@@ -145,7 +145,7 @@ def cached(paths: Sequence[Path], targets: Tensor, side: int, cache_folder: Path
         about={"pillow": PIL.__version__},
         doing=f"decoding {len(paths)} images once",
     )
-    pixels_NCHW, _ = mapped(cache_folder / f"{name}-{side}-{source[:16]}.npy", source, lambda: made)
+    pixels_NCHW, _ = mapped(cache_folder / f"{name}-{side}-{source[:16]}.npy", source, lambda: made, shape=made.shape)
     return MemoryImages(pixels_NCHW, targets, source)
 
 

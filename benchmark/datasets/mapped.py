@@ -11,8 +11,9 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -38,15 +39,24 @@ class Content(NamedTuple):
     doing: str
 
 
-def mapped(cache: Path, source: str, make: Callable[[], Content]) -> tuple[Tensor, dict[str, Any]]:
-    """Map the pixels of a cache into memory and read its manifest; `make` is called when the cache must be made.
+def mapped(
+    cache: Path,
+    source: str,
+    make: Callable[[], Content],
+    lists: Mapping[str, type] = MappingProxyType({}),
+    shape: tuple[int, ...] | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Map the (N, 3, H, W) pixels of a cache into memory and read its manifest; `make` is called to make the cache.
+
+    A cache is made again unless its pixels have this `shape` (None: any), and its manifest these `lists` of one type;
+    lists of whole numbers have one per image.
 
     Raises:
         UserError: when the cache cannot be written.
     """
-    if _fault(cache, source) is not None:
+    if _fault(cache, source, lists, shape) is not None:
         with locked(cache, OTHER_PLACE):
-            if fault := _fault(cache, source):  # another process may have made it meanwhile
+            if fault := _fault(cache, source, lists, shape):  # another process may have made it meanwhile
                 if cache.exists():
                     say(f"{cache} {fault}; making it again")
                 _build(cache, source, make())
@@ -54,7 +64,7 @@ def mapped(cache: Path, source: str, make: Callable[[], Content]) -> tuple[Tenso
     return torch.from_numpy(pixels), json.loads(cache.with_suffix(".json").read_text())
 
 
-def _fault(cache: Path, source: str) -> str | None:
+def _fault(cache: Path, source: str, lists: Mapping[str, type], shape: tuple[int, ...] | None) -> str | None:
     """Explain why the cache cannot be used; None when every byte is as it was written."""
     try:
         manifest, size = json.loads(cache.with_suffix(".json").read_text()), cache.stat().st_size
@@ -65,8 +75,21 @@ def _fault(cache: Path, source: str) -> str | None:
         with cache.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
                 return "is damaged: its sha256 is not the one in its manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"has no readable manifest ({error})"
+        return _content_fault(np.load(cache, mmap_mode="r"), manifest, lists, shape)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError) as error:
+        return f"is damaged or has no readable manifest ({error})"
+
+
+def _content_fault(
+    pixels: NDArray[Any], manifest: dict[str, Any], lists: Mapping[str, type], shape: tuple[int, ...] | None
+) -> str | None:
+    """Explain which part of a cache with the right checksum is not what it was made for."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or shape not in (None, pixels.shape):
+        return f"is damaged: {pixels.dtype} {pixels.shape} are no such images"
+    for key, kind in lists.items():
+        values = manifest[key]
+        if not all(type(value) is kind for value in values) or (kind is int and len(values) != len(pixels)):
+            return f"is damaged: the {key} of its manifest are not those of {len(pixels)} images"
     return None
 
 

@@ -75,7 +75,7 @@ def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
             yield path.parent, Manifest.model_validate_json(path.read_text())
         except (ValueError, OSError) as error:  # not JSON, wrong fields, or not even text
             raise UserError(
-                f"teacher manifest {path} cannot be read: {str(error).splitlines()[0]}; delete it and its"
+                f"teacher manifest {path} cannot be read: {_first_line(error)}; delete it and its"
                 " .safetensors, and the next run trains the teacher again"
             ) from error
 
@@ -133,8 +133,8 @@ def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: 
         network = models.create(model, data.num_classes, data.image_size)
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
+    except Exception as error:  # of torch, by the kind of misfit
+        first = [*str(error).splitlines(), "", ""][1].strip() or _first_line(error)
         raise UserError(
             f"weights {source} do not fit {model} with {data.num_classes} classes at {data.image_size} pixels: {first}"
         ) from error
@@ -209,18 +209,33 @@ def _model_of(path: Path) -> str | None:
 
 
 def _import(path: Path, model: str, teachers: Path, data: DataSet, device: torch.device) -> Manifest:
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f'checkpoint {path} holds no weights under the key "model"')
-    network = network_with(
-        model, {name.removeprefix("module."): value for name, value in state.items()}, data, str(path)
-    )
+    network = network_with(model, _published_weights(path), data, str(path))
     weights = weights_of(network)
     top1 = measure(network, data, device)
     described = machine.describe_device(device)
     _, manifest = store(teachers, data, model, weights, test_top1=top1, device=described, origin=str(path))
     return manifest
+
+
+def _published_weights(path: Path) -> dict[str, Tensor]:
+    """Read a published checkpoint; nothing in it is executed. Raises UserError for one that is not weights by name."""
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise UserError(f"checkpoint {path} cannot be read: it is not a file")
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise UserError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f'checkpoint {path} holds no weights under the key "model"')
+    weights = {str(name).removeprefix("module."): value for name, value in state.items()}
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+            raise UserError(f"checkpoint {path}: {name} is no plain tensor of numbers ({value.dtype}, {value.layout})")
+        if not value.isfinite().all():
+            raise UserError(f"checkpoint {path}: {name} has values that are not finite")
+    return weights
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,45 @@ def test_checkpoints_that_do_not_fit_or_are_damaged_are_refused(tmp_path: Path, 
     with pytest.raises(UserError, match="no published checkpoint under"):
         teacher_store.import_folder(tmp_path / "nothing", tmp_path / "store", digits, CPU)
     assert not (tmp_path / "store").exists()
+
+
+class Runs:
+    """A pickle that would run a command."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch was_run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {"conv1.weight": Runs()}}, "cannot be read: Weights only load failed"),
+        ({"model": {}}, "holds no weights"),
+        ({"model": {"conv1.weight": [1.0]}}, "holds no weights"),
+        ([1, 2], "holds no weights"),
+        ({"model": {1: torch.zeros(1)}}, "do not fit resnet8"),
+        ({"model": {"conv1.weight": torch.zeros(16, 3, 3, 3).to_sparse()}}, "conv1.weight is no plain tensor"),
+        ({"model": {"conv1.weight": torch.zeros(1, dtype=torch.complex64)}}, "conv1.weight is no plain tensor"),
+        ({"model": {"conv1.weight": torch.tensor([float("nan")])}}, "conv1.weight has values that are not finite"),
+        (b"", "cannot be read: EOFError|cannot be read: Ran out of input"),
+        (b"PK\3\4 no archive", "cannot be read: "),
+        (b"\x80\x02" + b"]" * 100, "cannot be read: "),
+        (None, "is not a file"),
+    ],
+    ids=range(12),
+)
+def test_hostile_checkpoints_are_refused(
+    tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch, content: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "published" / "resnet8_vanilla" / "ckpt_epoch_240.pth"
+    path.parent.mkdir(parents=True)
+    if content is None:
+        os.mkfifo(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        teacher_store.import_folder(tmp_path / "published", tmp_path / "store", digits, CPU)
+    assert [one.name for one in tmp_path.iterdir()] == ["published"]
