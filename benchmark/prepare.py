@@ -66,7 +66,13 @@ def _fill_view_caches(chosen: str, options: Options, data: datasets.DataSet, con
         wanted = [Request(STORED_VIEW, STORED_SCALES, "map")]
         network = teacher_store.load_network(file, data)
         teacher = BatchTeacher(network, wanted, device, precision, data.image_size, "fp16")
-        cached = open_caches(teacher, file, data, len(data.train), options.cache, options.cache_gb, console.print)
+        try:
+            cached = open_caches(teacher, file, data, len(data.train), options.cache, options.cache_gb, console.print)
+        except OSError as error:
+            raise UserError(
+                f"--cache: the view cache of {model} under {options.cache} cannot be opened for writing"
+                f" ({error.strerror or error}): make it writable, or name another folder with --runs"
+            ) from error
         before = cached.num_stored()
         console.print(f"{model}: {before:,} of {cached.num_rows:,} views are stored")
         with Progress(console=console) as progress:

@@ -107,6 +107,13 @@ def test_prepare_fills_view_caches_and_goes_on(
     with pytest.raises(UserError, match=r"takes 0\.000656 GB .*--cache-gb allows 0\.0001"):
         command("prepare", "few", "--cache", "--cache-gb", "0.0001", "--runs", str(tmp_path))
 
+    def read_only(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.prepare, "open_caches", read_only)
+    with pytest.raises(UserError, match="--cache: the view cache .* Permission denied.*: make it writable"):
+        command("prepare", "few", "--cache", "--runs", str(tmp_path))
+
 
 def test_teachers_are_imported_and_listed(tmp_path: Path) -> None:
     runs = ["--runs", str(tmp_path / "runs")]
