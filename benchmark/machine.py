@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import shlex
@@ -151,6 +152,11 @@ def _cpu_model() -> str:
 def available_cores() -> int:
     """Number of cores that this process may use (not the number that the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_main() -> bool:
+    """Whether this process is the command's own, not a worker's: what is worth saying is said once."""
+    return multiprocessing.parent_process() is None
 
 
 @contextlib.contextmanager

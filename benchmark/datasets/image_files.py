@@ -1,6 +1,19 @@
 """Images in files: decoded once into a verified, memory-mapped cache, or streamed when they are too many.
 
 The cache is `<name>-<side>-<key>.npy`, whose key names the source: relative path and size of every file.
+
+Every image becomes 8-bit RGB:
+
+| image | pixels |
+| --- | --- |
+| grey, 1 bit, palette | the same value or the palette's colour in all three channels |
+| 16 bits per channel | 0 to 65,535 becomes 0 to 255 |
+| CMYK, also as Adobe inverts it, and YCbCr | converted to RGB; colour profiles are ignored |
+| transparent (RGBA, grey with alpha, a palette's or one colour) | laid on white |
+| turned or mirrored by EXIF | upright, as viewers show it |
+| animated or of several pages | the first frame or page |
+| 32-bit integers, floats, CIELAB | refused: their range or colour is not known |
+| over 89 million pixels; empty; a pipe, device or folder | refused |
 """
 
 from __future__ import annotations
@@ -8,6 +21,8 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,11 +45,30 @@ from benchmark.files import say
 from benchmark.machine import available_cores
 
 #: raise it whenever decoding changes, so that older caches are not used
-DECODER = 2
+DECODER = 3
 #: how loader processes start, where this is known: they compute nothing on a device
 _FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+REPLACE = "replace this file from the source of the data set"
 #: images decoded between two writes, few enough to take little memory
 CHUNK = 256
+
+
+#: formats that Pillow may try, whatever a file is called; among its others are some that start programs
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
+#: more pixels are taken for a decompression bomb: Pillow's own limit, at which it warns
+MAX_PIXELS = 89_478_485
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # an error of ours
+_ORIENTATION = 0x0112
+#: EXIF's orientations, and what sets them upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
@@ -44,17 +78,68 @@ def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
     takes half of Pillow's time; their pixels differ by one level at most.
 
     Raises:
-        UserError: naming the file, when it is missing, truncated or not an image.
+        UserError: naming the file, when it is missing, truncated, not an image, or of pixels without a known range.
     """
     from torchvision.transforms.v2.functional import resize  # slow to import
 
     try:
-        with Image.open(path) as image:
-            pixels_HWC = np.array(image.convert("RGB"))
+        size_of(path)
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                shape = f"{image.width:,} x {image.height:,}"
+                raise UserError(f"{path} has {shape} pixels, more than {MAX_PIXELS:,} in all: make it smaller")
+            pixels_HWC = rgb(image)
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller") from error
+    except PermissionError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): make it readable") from error
     except Exception as error:  # every decoder raises exceptions of its own
-        raise UserError(f"cannot decode {path} ({error}): replace this file from the source of the data set") from error
+        reason = str(error).replace(str(path), "it") or type(error).__name__
+        raise UserError(
+            f"cannot decode {path} ({reason}): replace this file from the source of the data set"
+        ) from error
     resized: Tensor = resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), [side, side], antialias=True)
     return resized.contiguous().numpy()
+
+
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Convert an open image to uint8 (H, W, 3), as the table above says. Raises ValueError for an unknown range."""
+    image.load()
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF: Pillow's parser raises errors of many kinds, and viewers show the image as it is
+        turn = None
+    if turn is not None:
+        image = image.transpose(turn)
+    # 16-bit PGM arrives as 32-bit integers, 16-bit PNG does in older versions of Pillow
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
+        grey_HW = (np.asarray(image).astype(np.int64) + 128) // 257
+        return np.repeat(grey_HW.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floats"
+        raise ValueError(f"its pixels are {kind}, whose range is not known: convert them to 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return np.array(image.convert("RGB"))
+
+
+def size_of(path: str | Path) -> int:
+    """Size of a regular file in bytes.
+
+    Raises:
+        UserError: for a file that is empty, and for a pipe, a device or a folder: opening it could wait for ever.
+        OSError: when there is none.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a regular file: take it out of the folder")
+    if not status.st_size:
+        raise UserError(f"{path} is empty: {REPLACE}")
+    return status.st_size
 
 
 def fingerprint(paths: Sequence[Path], side: int) -> str:
@@ -67,7 +152,7 @@ def fingerprint(paths: Sequence[Path], side: int) -> str:
     missing = []
     for path in paths:
         try:
-            size = path.stat().st_size
+            size = size_of(path)
         except OSError:
             missing.append(path)
             continue
@@ -75,6 +160,39 @@ def fingerprint(paths: Sequence[Path], side: int) -> str:
     if missing:
         raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images are): unpack the data again")
     return total.hexdigest()
+
+
+def shared(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Find the files of `second` whose bytes a file of `first` has too, as (of first, of second).
+
+    Files are told apart by size, then by their last 4 kB; only the others are read whole. Files that cannot be read
+    are left to the decoder.
+    """
+
+    def size(path: Path) -> object:
+        return path.stat().st_size
+
+    def tail(path: Path) -> object:
+        with path.open("rb") as file:
+            file.seek(-min(4096, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read()
+
+    def whole(path: Path) -> object:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    sides: tuple[dict[Path, tuple[object, ...]], ...] = (dict.fromkeys(first, ()), dict.fromkeys(second, ()))
+    for mark in (size, tail, whole):
+        for side in sides:
+            for path in list(side):
+                try:
+                    side[path] = (*side[path], mark(path))
+                except OSError:
+                    del side[path]
+        both = set(sides[0].values()) & set(sides[1].values())
+        sides = tuple({path: marks for path, marks in side.items() if marks in both} for side in sides)
+    of_marks = {marks: path for path, marks in reversed(sides[0].items())}
+    return [(of_marks[marks], path) for path, marks in sides[1].items()]
 
 
 class FileImages:

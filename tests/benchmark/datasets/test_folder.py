@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from benchmark.errors import UserError
 
 def write(path: Path, test: str = "test", classes: tuple[str, ...] = ("crow", "duck"), count: int = 3) -> None:
     """Write a tree of small images."""
-    rng = np.random.RandomState(0)
-    for split in ("train", test):
+    for number_of_split, split in enumerate(("train", test)):
+        rng = np.random.RandomState(number_of_split)
         for name in classes:
             (path / split / name).mkdir(parents=True)
             for number in range(count):
@@ -65,4 +67,92 @@ def test_empty_classes_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "birds" / "train" / "duck").iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"train: no image .* in duck"):
+        create("folder", tmp_path, path="birds")
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "birds", classes=("crow",))
+    with pytest.raises(UserError, match="has one class only, crow"):
+        create("folder", tmp_path, path="birds")
+
+
+@pytest.mark.parametrize("name", [b"cr\xffw", b"two\nlines", b"es\x1b[31mc"])
+def test_names_that_no_table_can_show_are_refused_at_once(tmp_path: Path, name: bytes) -> None:
+    """The traceback came after all training was done."""
+    write(tmp_path / "birds", classes=("duck", os.fsdecode(name)))
+    with pytest.raises(UserError, match=r"train: the name of the class folder '.*' (is not|has a).*: rename it"):
+        create("folder", tmp_path, path="birds")
+    (tmp_path / "birds").rename(tmp_path / os.fsdecode(name))
+    with pytest.raises(UserError, match=r"data.path: the name of the folder '.*' (is not|has a).*: rename it"):
+        create("folder", tmp_path, path=os.fsdecode(name))
+
+
+@pytest.mark.parametrize("path", ["n" * 300, "n" * 90, "a\0b", "loop"])
+def test_paths_that_cannot_be_are_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"data\.path: "):
+        create("folder", tmp_path, path=path)
+
+
+def test_train_and_test_are_different_folders(tmp_path: Path) -> None:
+    write(tmp_path / "birds")
+    shutil.rmtree(tmp_path / "birds" / "test")
+    (tmp_path / "birds" / "test").symlink_to("train")
+    with pytest.raises(UserError, match="train and test are the same folder"):
+        create("folder", tmp_path, path="birds")
+    (tmp_path / "birds" / "test").unlink()
+    shutil.copytree(tmp_path / "birds" / "train", tmp_path / "birds" / "test")
+    with pytest.raises(UserError, match=r"6 of 6 test images are in train too, byte for byte \(test/crow/0\.png is"):
+        create("folder", tmp_path, path="birds")
+
+
+def test_some_leaked_images_are_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "birds")
+    for name in ("0.png", "2.png"):
+        shutil.copy(tmp_path / "birds" / "train" / "crow" / name, tmp_path / "birds" / "test" / "duck" / name)
+    data = create("folder", tmp_path, path="birds", image_size=28)
+    said = "2 of 6 test images are in train too, byte for byte"
+    assert f"WARNING: {tmp_path / 'birds'}: {said}" in capsys.readouterr().err
+    assert data.source == f"{tmp_path / 'birds'}; {said}"
+
+
+def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "birds")
+    (tmp_path / "birds" / "train" / "crow" / "more").symlink_to("..")
+    with pytest.raises(UserError, match=r"more/crow is .*crow again, by a link"):
+        create("folder", tmp_path, path="birds")
+
+
+def test_debris_and_other_files_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "birds")
+    for split in ("train", "test"):  # images differ between the splits
+        for path in (tmp_path / "birds" / split).rglob("*.png"):
+            path.write_bytes(path.read_bytes() + split.encode())
+    crow = tmp_path / "birds" / "train" / "crow"
+    plain = create("folder", tmp_path, path="birds", image_size=28)
+    assert "left out" not in capsys.readouterr().err
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "desktop.ini", ".hidden/0.png"):
+        (crow / name).parent.mkdir(exist_ok=True)
+        (crow / name).write_bytes(b"debris")
+    assert create("folder", tmp_path, path="birds", image_size=28).digest == plain.digest
+    assert "left out" not in capsys.readouterr().err
+    (crow / "notes.txt").touch()
+    (crow / "0.png").rename(crow / "line\nend.PNG")
+    assert len(create("folder", tmp_path, path="birds", image_size=28).train) == 6
+    assert "train: left out, since their ending is no image's: 1 .txt" in capsys.readouterr().err
+
+
+def test_files_that_are_no_files_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "birds")
+    bad = tmp_path / "birds" / "train" / "crow" / "x.jpg"
+    os.mkfifo(bad)
+    with pytest.raises(UserError, match=r"x\.jpg is not a regular file"):
+        create("folder", tmp_path, path="birds")
+    bad.unlink()
+    bad.touch()
+    with pytest.raises(UserError, match=r"x\.jpg is empty"):
+        create("folder", tmp_path, path="birds")
+    bad.unlink()
+    bad.symlink_to("x.jpg")
+    with pytest.raises(UserError, match=r"x\.jpg is missing"):
         create("folder", tmp_path, path="birds")
