@@ -12,7 +12,7 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard report status ui teachers perf test lint clean
+.PHONY: help install bench study dashboard report status ui teachers perf test fuzz lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ perf: install  ## time the released training loop against ours, side by side
 
 test: install  ## run the tests (offline, two cores, under five minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+fuzz: install  ## give N fuzzed inputs (SEED) to everything that reads what people write: no traceback, no write outside
+	@$(BIN)/python -m tests.fuzz --inputs $(or $(N),10000) --seed $(or $(SEED),0) $(ARGS)
 
 lint: install  ## run ruff and mypy --strict
 	@$(BIN)/ruff format --check .

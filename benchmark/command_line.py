@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit with code 2."""
         prefix = "unrecognized arguments: "
         if message.startswith(prefix):
-            word = message.removeprefix(prefix).split()[0]
+            word = message.removeprefix(prefix).partition(" ")[0]  # empty for an empty argument
             message = f"unknown argument '{word}'{nearest(word, self.options())} (`{self.prog} --help` lists them)"
         elif "invalid choice: '" in message:
             word = message.split("invalid choice: '")[1].split("'")[0]

@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -21,7 +22,7 @@ from pydantic import (
 )
 
 import distillers
-from benchmark.errors import UserError, among, name_fault, shown
+from benchmark.errors import UserError, among, name_fault, shown, unprintable
 from benchmark.randomness import stream_seed
 
 #: increase it whenever a change of the harness changes a run's numbers: it is part of every signature
@@ -48,6 +49,14 @@ def _named(name: str) -> str:
     return name
 
 
+def _one_line(text: str) -> str:
+    if fault := unprintable(text):
+        raise ValueError(f"a text that {fault}")
+    return text
+
+
+#: one line of text, for tables and experiments
+Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), AfterValidator(_one_line)]
 #: a name that becomes a part of file names, experiments and tables
 Name = Annotated[str, AfterValidator(_named)]
 

@@ -307,7 +307,7 @@ def slug(title: str) -> str:
     made = re.sub(r"[^A-Za-z0-9_.-]+", "-", title).strip("-")
     if len(made) <= LONGEST_SLUG:
         return made
-    return f"{made[:LONGEST_SLUG]}-{hashlib.sha256(title.encode()).hexdigest()[:8]}"
+    return f"{made[:LONGEST_SLUG]}-{hashlib.sha256(title.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -96,7 +96,11 @@ class Table:
 
     def to_csv(self) -> str:
         """Write tidy CSV: one line per row, every number in its own field, missing numbers empty."""
-        rows = [row.fields for section in self.sections for row in section.rows]
+        rows = [
+            {name: _flat(value) if isinstance(value, str) else value for name, value in row.fields.items()}
+            for section in self.sections
+            for row in section.rows
+        ]
         names = list(dict.fromkeys(name for fields in rows for name in fields))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -170,6 +174,11 @@ class Table:
         }
 
 
+def _flat(text: str) -> str:
+    """Put a text on one line: a line end would end the row of a table."""
+    return " ".join(text.splitlines())
+
+
 def _markdown(cell: Cell) -> str:
     text = f"<u>{cell.text}</u>" if cell.underlined else cell.text
     return f"**{text}**" if cell.bold else text
@@ -185,7 +194,7 @@ def _style(cell: Cell) -> str:
 
 
 def _markdown_row(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
+    return "| " + " | ".join(_flat(text).replace("|", r"\|") for text in texts) + " |"
 
 
 def _latex_row(texts: Iterable[str]) -> str:

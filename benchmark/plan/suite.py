@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 import distillers
 import models
 from benchmark import plain_yaml
-from benchmark.config import Epochs, Frozen, Name, Precision, Recipe, Seeds, Storage, explain
+from benchmark.config import Epochs, Frozen, Name, Precision, Recipe, Seeds, Storage, Title, explain
 from benchmark.errors import UserError, among
 
 Settings = dict[str, Any]
@@ -49,7 +49,7 @@ class Suite(Frozen):
     """A suite as its YAML file describes it."""
 
     name: Name
-    title: Annotated[str, Field(max_length=500)]
+    title: Title
     #: published tables that the suite rebuilds
     rebuilds: list[str] = []
     data: Settings

@@ -91,6 +91,11 @@ def test_more_runs_than_anybody_waits_for_are_refused() -> None:
     assert re.search(r"[\d,]+ runs are planned, at most 20,000 can be", said), said
 
 
+def test_an_empty_argument_is_an_unknown_one() -> None:
+    """Found by fuzzing: it ended in an IndexError."""
+    assert refusal(reports.main, "digits", "").startswith("unknown argument ''")
+
+
 def test_the_line_is_one_line_for_names_of_any_bytes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from tests.conftest import SMALL_SUITE as SMALL
         ({"seeds": 0}, r"seeds: input should be greater than or equal to 1 \(got 0\)"),
         ({"seeds": 10**17}, r"seeds: input should be less than or equal to 1000 \(got 1"),
         ({"name": "../up"}, r"name: a name that starts with '.' or '-'.* \(got '../up'\)"),
+        ({"title": "two\nlines"}, r"title: a text that has a line end"),
         ({"name": "a/b"}, r"name: a name that has a slash"),
         ({"name": "x" * 300}, r"name: a name that has 300 bytes; at most 80"),
         ({"profiles": {"../up": {}}}, r"profiles.../up.*: a name that starts with '.'"),
