@@ -267,6 +267,7 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
             raise UserError("teachers import: name the folder that holds <network>_vanilla/ckpt_epoch_240.pth")
         import torch
 
+        files.check_writable(options.teachers)
         data = datasets.load(Data(name=given.dataset), options.data_root, options.cache)
         device = torch.device(options.device)
         for manifest in teacher_store.import_folder(given.folder, options.teachers, data, device):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +44,26 @@ def is_free(lock_file: Path) -> bool:
     """Whether no process holds the lock of this file; a missing file counts as free."""
     if not lock_file.exists():
         return True
-    lock = filelock.FileLock(lock_file)
+    # as filelock does it, but for reading: the folder may be another user's, or on a disk that cannot be written
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        with lock_file.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         return False
-    lock.release()
     return True
+
+
+def check_writable(folder: Path, way_out: str = "name another folder for what is new with --runs") -> None:
+    """Make a folder. Raises UserError when nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; what is there can be listed and reported on:"
+            f" {way_out}"
+        ) from error
 
 
 @contextmanager

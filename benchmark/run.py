@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     given = parser().parse_args(arguments)
     options = command_line.options_of(given)
     plan = plan_of(given, options.device)
+    if not given.dry_run:
+        files.check_writable(options.runs)
     survey = look(plan, options, download=not given.no_download and not given.dry_run)
     console.print(describe(survey))
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])

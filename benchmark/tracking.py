@@ -88,9 +88,7 @@ class Tracker:
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri(self.runs)
         self.is_local = self.uri.startswith("sqlite:")
         try:
-            self.runs.mkdir(parents=True, exist_ok=True)
-            # processes that open a new database at the same time corrupt it for good
-            with FileLock(self.runs / "mlflow.lock"):
+            with self._guarded():
                 self.client = MlflowClient(self.uri)
                 self.client.search_experiments(max_results=1)
         except OSError as error:
@@ -100,6 +98,31 @@ class Tracker:
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot open the tracking store {self.uri}: {reason}") from error
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Hold the lock of the database: processes that open a new one at the same time corrupt it for good."""
+        lock = FileLock(self.runs / "mlflow.lock")
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError:  # a folder that can only be read: nobody makes a database there
+            if self.is_local and not self._database.exists():
+                raise
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def _database(self) -> Path:
+        return Path(self.uri.removeprefix("sqlite:///"))
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the store is a file that can be read, but not written."""
+        places = (self._database, self._database.parent) if self.is_local else ()  # SQLite's journal lies beside it
+        return not all(os.access(place, os.W_OK, effective_ids=True) for place in places)
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:

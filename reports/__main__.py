@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmark import command_line, tracking
+from benchmark import command_line, files, tracking
 from benchmark.plan.resolve import Plan, make_plan
 from benchmark.plan.suite import load
 from reports import build, sections
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         return 0
     chosen = build.chosen_sections(given.sections)
     runs, out = given.runs.resolve(), (given.out or given.runs / "reports").resolve()
+    files.check_writable(out, "name another folder for the report with --out")
     tracker = tracking.open_existing(runs)
 
     def context_of(suite: str) -> Context:

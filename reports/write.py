@@ -94,6 +94,8 @@ def log(context: Context, path: Path) -> str | None:
     if context.tracker is None:
         return None
     tracker = context.tracker
+    if tracker.is_read_only:
+        return f"The report was written, but not logged to MLflow: {tracker.uri} can only be read."
     try:
         with tracker.named_errors():
             experiment = tracker.experiments().get(context.plan.experiment_name)

@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     if given.show and given.storage is None and not (folder / f"{slug(title)}.journal").exists():
         raise UserError(f"study '{title}' was not started under {options.runs}: leave out --show to start it")
     check(definition, ground)
+    files.check_writable(options.runs)
     recipe = ground.plan(definition.baselines()[0], 1, tuning=True).runs[0].config.recipe
     search = Search(
         definition,

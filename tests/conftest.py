@@ -103,6 +103,22 @@ def runs_folder(tmp_path: Path, _tracking_store: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Obey the permissions of files, also as root."""
+    from tests import capabilities
+
+    if os.geteuid() != 0:
+        yield
+        return
+    before = capabilities.effective()
+    capabilities.set_effective(before & ~capabilities.PAST_PERMISSIONS)
+    try:
+        yield
+    finally:
+        capabilities.set_effective(before)
+
+
 def make_config(method: str = "vanilla", *, student: str = "resnet8_half", **changes: Any) -> RunConfig:
     """A run of two epochs on 80 digits."""
     recipe = {"epochs": 2, "batch_size": 32, "clip_norm": 40.0, "milestones": (1,), **changes.pop("recipe", {})}

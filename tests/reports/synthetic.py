@@ -20,6 +20,7 @@ class Store:
     """What the reports ask of a tracker, over a list of runs."""
 
     is_local = True
+    is_read_only = False
     uri = "sqlite:///nowhere"
 
     def __init__(self, runs: Sequence[Tracked], experiment: str) -> None:
