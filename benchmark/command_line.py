@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol
 
 from rich.console import Console
 
-from benchmark import machine
+from benchmark import logs, machine
 from benchmark.config import MAX_SEEDS
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
@@ -261,7 +261,7 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
     SIGTERM is treated like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(markup=False, highlight=False)  # names such as cub200[50 classes] are not markup
+    console = logs.LoggedConsole(markup=False, highlight=False)  # names such as cub200[50 classes] are not markup
     if not console.is_terminal:
         console.width = 140  # tables in logs and pipes must not be folded to 80 columns
     try:

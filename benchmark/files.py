@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from benchmark.errors import UserError
 def say(line: str) -> None:
     """Print a line about a long step to stderr, where it does not mix with results."""
     print(line, file=sys.stderr, flush=True)
+    logging.getLogger(__name__).info(line)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmark import command_line, datasets, files, machine, results, tracking
+from benchmark import command_line, datasets, files, logs, machine, results, tracking
 from benchmark.analysis.comparison import comparison
 from benchmark.analysis.table import Table
 from benchmark.errors import UserError
@@ -41,9 +42,16 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     options = command_line.options_of(given)
+    if given.dry_run:
+        return run(given, options, console)
+    files.check_writable(options.runs)
+    with logs.kept(options.runs, "run", console):
+        return run(given, options, console)
+
+
+def run(given: argparse.Namespace, options: Options, console: Console) -> int:
+    """Train what is left of the chosen plan, or only show it; return the command's exit code."""
     plan = plan_of(given, options.device)
-    if not given.dry_run:
-        files.check_writable(options.runs)
     survey = look(plan, options, download=not given.no_download and not given.dry_run)
     console.print(describe(survey))
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])

@@ -14,7 +14,7 @@ import pandas as pd
 from optuna.trial import FixedTrial
 from rich.console import Console
 
-from benchmark import command_line, datasets, files, machine, tracking
+from benchmark import command_line, datasets, files, logs, machine, tracking
 from benchmark.config import MAX_SEEDS
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
             console.print(tables.leaderboard(search).to_rich())
             console.print(tables.left_words(search))
             return 0
-        return run(given, arguments, search, ground, options, console)
+        with logs.kept(options.runs, "study", console):
+            return run(given, arguments, search, ground, options, console)
     finally:
         search.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -202,6 +203,7 @@ class _Cohort:
             return
         run.save()
         place = traceback.extract_tb(error.__traceback__)[-1]
+        logging.getLogger(__name__).error(f"run {run.job.signature} failed", exc_info=error)
         reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
         self.report(LaneFailed(run.job.signature, reason, final=False, history=run.lane.history))
 

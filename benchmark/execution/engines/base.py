@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 from benchmark.errors import UserError
 from benchmark.registry import Registry
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
+
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -60,4 +63,5 @@ def train_and_report(
     except UserError as error:
         report(CohortCrashed(str(error), is_user_error=True))
     except Exception:
+        log.exception(f"cohort {job.name} crashed")
         report(CohortCrashed(traceback.format_exc(limit=-3).strip(), is_user_error=False))

@@ -18,7 +18,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmark import machine
+from benchmark import logs, machine
 from benchmark.execution.engines.base import registry, train_and_report
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
 
@@ -188,6 +188,7 @@ def _work(channel: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     machine.keep_freed_memory()
+    logs.join()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     while True:
