@@ -12,10 +12,10 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard report status ui teachers perf test fuzz lint clean
+.PHONY: help install bench study dashboard report status ui teachers perf test fuzz test-faults lint clean
 
 help:  ## list the targets and their variables
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo '  variables of bench, report and status: DATASET=digits|cifar100|cub|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
 	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder ARGS="--dry-run ..."'
@@ -63,6 +63,9 @@ test: install  ## run the tests (offline, two cores, under five minutes)
 
 fuzz: install  ## give N fuzzed inputs (SEED) to everything that reads what people write: no traceback, no write outside
 	@$(BIN)/python -m tests.fuzz --inputs $(or $(N),10000) --seed $(or $(SEED),0) $(ARGS)
+
+test-faults: install  ## break commands at every point, run them again, and check that nothing was lost (half an hour)
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 lint: install  ## run ruff and mypy --strict
 	@$(BIN)/ruff format --check .

@@ -212,6 +212,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="where cohorts train: worker processes of this machine (local) or this process (inline); default: local",
     )
+    parser.add_argument(
+        "--patience",
+        dest="patience_s",
+        type=amount("seconds"),
+        default=600.0,
+        metavar="SECONDS",
+        help="training goes on while the tracking store is away for as long (default: 600)",
+    )
 
 
 def options_of(given: argparse.Namespace) -> Options:
@@ -222,7 +230,7 @@ def options_of(given: argparse.Namespace) -> Options:
     """
     named = vars(given)
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
-    others = {name: named[name] for name in ("engine", "retry_failed", "force_bf16", "cache_gb") if name in named}
+    others = {name: named[name] for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s") if name in named}
     return Options(
         runs=given.runs.resolve(),
         data_root=given.data.resolve(),

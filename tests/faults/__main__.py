@@ -60,6 +60,7 @@ def words(command: Command, suite: Path, runs: Path) -> list[str]:
     places = ["--runs", str(runs)]
     return {
         "run": ["benchmark.run", str(suite), *places, "--workers", "1"],
+        "inline run": ["benchmark.run", str(suite), *places, "--engine", "inline"],
         "cached run": ["benchmark.run", str(suite), *places, "--workers", "1", "--cache"],
         "report": ["reports", str(suite), *places],
         "study": ["benchmark.study", "sdd_beta", "--suite", str(suite), *places, "--workers", "1", "--confirm", "1"],
@@ -83,11 +84,11 @@ class Ground:
         if command in self.reference:
             return
         runs = self.folder / f"reference {command}"
-        first = "run" if command == "report" else command
-        if command == "report" and "run" in self.reference:
+        if command in ("inline run", "report"):  # compared with, or made of, runs that worker processes trained
+            self.prepare("run")
             runs = self.reference["run"]
         else:
-            done = self.execute(words(first, self.suite, runs), "reference")
+            done = self.execute(words(command, self.suite, runs), "reference")
             if done.returncode:
                 raise SystemExit(f"the undisturbed {command} failed:\n{done.stdout}")
         self.reference[command] = runs
@@ -192,7 +193,7 @@ def faulty(runs: Path, reference: Path, command: Command) -> Iterator[str]:
     stray += list((runs / "work").glob("*"))
     if stray:
         yield f"stray files: {sorted(str(path.relative_to(runs)) for path in stray)}"
-    if command == "run" and accuracies(runs) != accuracies(reference):
+    if command in ("run", "inline run") and accuracies(runs) != accuracies(reference):
         yield "the table differs from an undisturbed run's"
 
 
@@ -356,8 +357,6 @@ def main() -> int:
     ground, outcomes = Ground(folder), []
     for command in sorted({fault.command for fault in chosen} | ({"run"} if others else set())):
         ground.prepare(command)
-    if "report" in ground.reference and "run" not in ground.reference:
-        ground.reference["run"] = ground.reference["report"]
 
     def tell(outcome: Outcome) -> None:
         outcomes.append(outcome)
