@@ -230,7 +230,11 @@ def options_of(given: argparse.Namespace) -> Options:
     """
     named = vars(given)
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
-    others = {name: named[name] for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s") if name in named}
+    others = {
+        name: named[name]
+        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s")
+        if name in named
+    }
     return Options(
         runs=given.runs.resolve(),
         data_root=given.data.resolve(),
