@@ -75,6 +75,8 @@ class _Loader(yaml.SafeLoader):
             ) from error
         if isinstance(value, int) and abs(value) > MAX_WHOLE:
             raise _refusal("a whole number of more than 18 digits", node.start_mark)
+        if isinstance(value, str) and any(one == "\0" or "\ud800" <= one <= "\udfff" for one in value):
+            raise _refusal("an escape for half a character, or for none", node.start_mark)
         return value
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -35,10 +35,26 @@ class MLKD(Parameters):
     strong_relations: bool = False
 
 
+#: from this many classes on, the K x K matrices of the class relation are not formed
+MANY_CLASSES = 4096
+
+
 def class_relation(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
     """Row sums of (P_t^T P_t - P_s^T P_s)^2 with P = softmax(z / T), (K,). Jin, Wang, Lin, CVPR 2023."""
     student, teacher = (log_softmax(z, temperature).exp() for z in (student_NK, teacher_NK))
+    if student.shape[1] >= MANY_CLASSES:
+        return gram_difference(teacher, student)
     return (teacher.T @ teacher - student.T @ student).square().sum(1)
+
+
+def gram_difference(a_NK: Tensor, b_NK: Tensor) -> Tensor:
+    """Row sums of (A^T A - B^T B)^2, (K,), from N x N matrices: memory N K where the K x K matrices take K^2.
+
+    With U = A - B and V = A + B the matrix is (U^T V + V^T U) / 2, whose squares, summed over a row, are quadratic
+    forms of U's and V's columns. Every term holds U, so that nothing cancels where A and B are close.
+    """
+    u, v = a_NK - b_NK, a_NK + b_NK
+    return 0.25 * (u * (v @ v.T @ u) + 2 * u * (v @ u.T @ v) + v * (u @ u.T @ v)).sum(0)
 
 
 def batch_relation(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from models.base import Network
 
+#: sides that networks are made for
+USUAL_SIZES = (16, 32, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 448, 512)
+
 
 def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> Network:
     """Check that `network` gives the logits of `original`, set its `linear_head` by trial, and return it.
@@ -17,7 +20,8 @@ def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> 
     Copies of both are tried in float64 and eval mode, on two random images: `classify(mean(map))` must equal the
     original's logits. Weights, batch-norm statistics and torch's global RNG stay as they are.
 
-    Raises UserError with the reason when the original cannot take such images or its head does not fit.
+    Raises UserError with the reason when the original cannot take such images, with a size that it takes, or its head
+    does not fit.
     """
     trial, reference = copy.deepcopy((network, original))
     trial.cpu().double().eval()
@@ -28,7 +32,11 @@ def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> 
         try:
             own_BK: Tensor = reference(x_BCHW)
         except Exception as error:
-            raise UserError(f"model '{name}' cannot take {image_size}x{image_size} images: {_line(error)}") from error
+            other = _other_size(original, image_size)
+            takes = f"; it takes {other}x{other}" if other else ""
+            raise UserError(
+                f"model '{name}' cannot take {image_size}x{image_size} images: {_line(error)}{takes}"
+            ) from error
         try:
             map_BDHW = trial.forward_features(x_BCHW)
             if map_BDHW.dim() != 4:
@@ -47,6 +55,18 @@ def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> 
             )
         network.linear_head = _is_affine(trial, num_features=map_BDHW.shape[1])
     return network
+
+
+def _other_size(network: nn.Module, image_size: int) -> int | None:
+    """Find the usual image side nearest to `image_size` that the network takes, by shapes alone."""
+    trial = copy.deepcopy(network).to("meta").eval()
+    for side in sorted(USUAL_SIZES, key=lambda side: abs(side - image_size)):
+        try:
+            trial(torch.empty(2, 3, side, side, device="meta"))
+        except Exception:  # as many kinds as there are networks
+            continue
+        return side
+    return None
 
 
 def _is_affine(network: Network, num_features: int) -> bool:

@@ -20,7 +20,7 @@ import models
 from benchmark import datasets, machine, plain_yaml
 from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
 from benchmark.datasets import views
-from benchmark.errors import UserError, among, nearest, shown
+from benchmark.errors import UserError, among, nearest, shown, unprintable
 from benchmark.plan.suite import Pair, Profile, Settings, Suite, small_form
 
 #: recipe fields set by a convention; the distillers themselves set the methods' hyperparameters
@@ -204,7 +204,9 @@ def parse_assignments(assignments: Iterable[str]) -> Settings:
         key, equals, text = assignment.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
-            raise UserError(f"--set {assignment}: write it as group.key=value, e.g. --set sdd.beta=4")
+            raise UserError(f"--set {shown(assignment)}: write it as group.key=value, e.g. --set sdd.beta=4")
+        if fault := unprintable(key):
+            raise UserError(f"--set {shown(assignment)}: the key {fault}")
         node = settings
         for part in parts[:-1]:
             node = node.setdefault(part, {})

@@ -51,6 +51,7 @@ COMMANDS = {"run": run.main, "bench": looking.main, "study": study.main, "report
         ("run digits --set recipe.epochs=1000000000", "recipe.epochs: input should be less than or equal to 100000"),
         (f"run digits --set recipe.epochs={'9' * 5000}", "not valid YAML: .*cannot be read as int"),
         ("run digits --set recipe.batch_size=0", "recipe.batch_size: input should be greater than or equal to 1"),
+        ("run digits --set kd.\udcff=1", "--set .*: the key is not text in UTF-8"),
         ("run digits --set recipe.lr=.nan", "recipe.lr: input should be a finite number"),
         ("run digits --set dkd.warmup_epochs=1000000", "dkd.warmup_epochs.*less than or equal to 100000"),
         ("run digits --set dkd.warmup_epochs=[{}]", "dkd.warmup_epochs.*"),

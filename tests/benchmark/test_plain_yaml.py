@@ -43,12 +43,14 @@ def bomb(levels: int) -> str:
         ("a: !!python/object/apply:os.getcwd []", "the tag .*os.getcwd is not read here"),
         ("a: !!map [1]", "the tag .*map is not read here"),
         ("a: !!float abc", "'abc' cannot be read as float"),
+        (r'a: "\ud800"', "an escape for half a character, or for none"),
+        (r'"\0": a', "an escape for half a character, or for none"),
         ("a: *b", "found undefined alias 'b'"),
         ("a: \0", "unacceptable character"),
         ("a: " + "x" * 2_000_000, "more than 1,000,000 characters"),
         ("a\n---\nb", "found another document"),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_surprises_are_refused_in_one_line_and_at_once(text: str, message: str) -> None:
     start = time.process_time()
