@@ -35,7 +35,7 @@ def adopt(name: str, network: Network, original: nn.Module, image_size: int) -> 
             other = _other_size(original, image_size)
             takes = f"; it takes {other}x{other}" if other else ""
             raise UserError(
-                f"model '{name}' cannot take {image_size}x{image_size} images: {_line(error)}{takes}"
+                f"model '{name}' cannot take {image_size}x{image_size} images: {_line(error).rstrip('.!')}{takes}"
             ) from error
         try:
             map_BDHW = trial.forward_features(x_BCHW)
