@@ -12,7 +12,7 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard report status ui teachers perf test fuzz test-faults lint clean
+.PHONY: help install bench study dashboard report status doctor ui teachers perf test fuzz test-faults lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ status: install  ## show a suite's progress: done, to resume, missing, failed
 
 teachers: install  ## list the stored teachers
 	@$(BIN)/python -m benchmark teachers list $(places) $(ARGS)
+
+doctor: install  ## say what is wrong on this machine and in RUNS; ARGS=--fix mends what is safe
+	@$(BIN)/python -m benchmark doctor $(places) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 ui: install  ## browse every run in MLflow
 	@$(BIN)/python -m benchmark ui $(places) $(ARGS)

@@ -1,4 +1,4 @@
-"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,ui}`. benchmark.run trains."""
+"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,doctor,ui}`. No training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 
 import distillers
 import models
-from benchmark import command_line, datasets, files, machine, prepare, results, run, tracking
+from benchmark import command_line, datasets, doctor, files, machine, prepare, results, run, tracking
 from benchmark.config import Data
 from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest
@@ -81,6 +81,10 @@ def parser() -> command_line.Parser:
     export.add_argument("--suite", help="only this experiment, e.g. digits or digits-smoke")
     command_line.add_places(export)
 
+    examined = commands.add_parser("doctor", help="say what is wrong on this machine and in a runs folder")
+    examined.add_argument("--fix", action="store_true", help="mend what is safe to mend, and say what was done")
+    command_line.add_places(examined)
+
     browse = commands.add_parser("ui", help="browse every run in MLflow")
     browse.add_argument("--port", type=command_line.whole(1, 65535), default=5000)
     command_line.add_places(browse)
@@ -97,6 +101,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         "prepare": prepare.prepare,
         "teachers": manage_teachers,
         "export": export_runs,
+        "doctor": examine,
         "ui": serve_ui,
     }
     return commands[given.command](given, console)
@@ -312,6 +317,28 @@ def export_runs(given: argparse.Namespace, console: Console) -> int:
         tracker.download(tracked_run.run_id, given.to / "artifacts" / tracked_run.signature)
     console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}")
     return 0
+
+
+def examine(given: argparse.Namespace, console: Console) -> int:
+    """Print what every check finds, and mend it with --fix; return 1 when something is wrong in the end."""
+    num_wrong = num_mendable = 0
+    for name, finding in doctor.examine(doctor.Places(command_line.options_of(given))):
+        console.print(f"{finding.mark:<5}  {name}: {finding.text}", soft_wrap=True)
+        num_wrong += finding.mark == "wrong"
+        if finding.mend is None:
+            continue
+        if not given.fix:
+            num_mendable += 1
+            continue
+        try:
+            console.print(f"fixed  {name}: {finding.mend()}", soft_wrap=True)
+            num_wrong -= 1
+        except (UserError, OSError) as error:
+            console.print(f"kept   {name}: {error}", soft_wrap=True)
+    if num_mendable:
+        console.print(f"`python -m benchmark doctor --fix` mends {num_mendable} of these.")
+    console.print(f"{num_wrong} wrong." if num_wrong else "Nothing is wrong.")
+    return 1 if num_wrong else 0
 
 
 def serve_ui(given: argparse.Namespace, console: Console) -> int:

@@ -17,7 +17,7 @@ PACKAGES = ("benchmark", "distillers", "models", "reports", "studies")
 #: each other. `benchmark/study.py` is the door: the command's name is fixed, and the machinery is in `studies`
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark/__main__.py", "benchmark/study.py"),
-    ("studies", "reports", "benchmark/run.py", "benchmark/prepare.py", "benchmark/perf"),
+    ("studies", "reports", "benchmark/run.py", "benchmark/prepare.py", "benchmark/perf", "benchmark/doctor"),
     ("benchmark/command_line.py",),
     ("benchmark/execution",),
     ("benchmark/train", "benchmark/analysis", "benchmark/results.py"),
