@@ -217,10 +217,6 @@ class Tracker:
         first = min(((int(one.creation_time or 0), str(one.experiment_id)) for one in experiments), default=(0, ""))
         return f"{'' if self.is_local else self.uri} {first[0]} {first[1]}".strip()
 
-    def running(self) -> list[Tracked]:
-        """All training runs that the store shows as running."""
-        return self._training_runs(self._experiment_ids(), "attributes.status = 'RUNNING'")
-
     def runs_on(self, data_digest: str, query: str = "", limit: int | None = None) -> list[Tracked]:
         """Training runs on exactly these images, of any experiment, newest first: all, or the first `limit`.
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from benchmark import files
 from benchmark.doctor.base import Finding, Places, deleting, size_of, size_text
-from benchmark.tracking import Tracked, Tracker
+from benchmark.errors import UserError
+from benchmark.execution import reconcile
+from benchmark.execution.options import Options
+from benchmark.tracking import Tracker, Unended
 
 
 def locks(places: Places) -> Iterator[Finding]:
@@ -37,38 +40,36 @@ def _holders() -> dict[int, str]:
 
 def killed_runs(places: Places) -> Iterator[Finding]:
     """Runs of this folder that MLflow shows as running although no process trains them."""
-    tracker, identity = places.tracker, places.runs / "identity"
-    if tracker is None or not identity.exists():
+    if (tracker := places.tracker) is None:
         return
     with tracker.named_errors():
-        running = [run for run in tracker.running() if run.tags.get("runs_folder") == identity.read_text()]
-    gone = [run for run in running if files.is_free(places.options.lock_file(run.signature))]
+        gone = reconcile.killed_runs(places.options, tracker)
     for run in gone:
-        name = run.tags.get("mlflow.runName", run.signature)
-        yield Finding("wrong", f"{name} ({run.run_id}) is RUNNING and its process is gone", partial(_end, tracker, run))
+        yield Finding(
+            "wrong", f"run {run.run_id} is RUNNING and its process is gone", partial(_end, places.options, tracker, run)
+        )
     if not gone:
-        yield Finding("ok", f"{len(running)} running, none of them left by a killed process")
+        yield Finding("ok", "none")
 
 
-def _end(tracker: Tracker, run: Tracked) -> str:
+def _end(options: Options, tracker: Tracker, run: Unended) -> str:
     with tracker.named_errors():
-        tracker.end(run.run_id, "KILLED", failure="retry", failure_reason="its process was killed")
+        if not reconcile.end_killed(options, tracker, run):
+            raise UserError(f"{run.run_id} stays: a process has taken it up")
     return f"ended {run.run_id} as KILLED; the same command resumes it"
 
 
 def work(places: Places) -> Iterator[Finding]:
     """Checkpoints of runs that are finished are of no use; those of others resume."""
-    found = {path.name: path for path in sorted((places.runs / "work").glob("*")) if path.is_dir()}
-    finished: set[str] = set()
-    if found and (tracker := places.tracker) is not None:
+    finished: list[Path] = []
+    if (tracker := places.tracker) is not None:
         with tracker.named_errors():
-            finished = {run.signature for run in tracker.runs_with(found) if run.status == "FINISHED"}
-    for signature in sorted(finished):
-        place = found[signature]
-        text = f"work/{signature} is of a finished run, {size_text(size_of(place))}"
-        yield Finding("wrong", text, deleting(places.options.lock_file(signature), place))
-    others = sum(size_of(place) for name, place in found.items() if name not in finished)
-    yield Finding("ok", f"{len(found) - len(finished)} runs to resume, {size_text(others)}")
+            finished = reconcile.finished_work(places.options, tracker)
+    for folder in finished:
+        text = f"{folder.relative_to(places.runs)} is of a finished run, {size_text(size_of(folder))}"
+        yield Finding("wrong", text, deleting(places.options.lock_file(folder.name), folder))
+    others = [path for path in (places.runs / "work").glob("*") if path not in finished]
+    yield Finding("ok", f"{len(others)} runs to resume, {size_text(sum(map(size_of, others)))}")
 
 
 def partial_files(places: Places) -> Iterator[Finding]:

@@ -9,34 +9,39 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from benchmark import files
 from benchmark.execution.options import Options
-from benchmark.tracking import Tracker
+from benchmark.tracking import Tracker, Unended
 
 
-def reconcile(options: Options, tracker: Tracker) -> list[str]:
-    """End the runs and delete the files that killed processes left; return what was done, one line each.
+def reconcile(options: Options, tracker: Tracker) -> None:
+    """End the runs and delete the work folders that killed processes of this runs folder left.
 
-    Only what no process holds a lock on is touched, and only runs of this runs folder. A checkpoint that a run can be
-    resumed from is kept.
+    Nothing is touched that a process holds a lock on, and no checkpoint that a run can be resumed from.
     """
-    return [*end_killed(options, tracker), *delete_leftovers(options, tracker)]
+    for run in killed_runs(options, tracker):
+        end_killed(options, tracker, run)
+    if (identity := options.known_identity()) is not None:
+        end_parents(tracker, identity)
+    for folder in finished_work(options, tracker):
+        delete_work(options, folder)
 
 
-def end_killed(options: Options, tracker: Tracker) -> list[str]:
-    """End, as KILLED, the runs that stand as RUNNING although no process trains them, then their parents."""
+def killed_runs(options: Options, tracker: Tracker) -> list[Unended]:
+    """Runs of this runs folder that stand as RUNNING although no process trains them."""
     identity = options.known_identity()
-    if identity is None:  # nothing was trained here yet
-        return []
-    done = []
-    for run in tracker.unended(identity):
-        if run.signature is None:
-            continue
-        with _held(options.lock_file(run.signature)) as is_held:
-            if is_held and tracker.is_running(run.run_id):  # its process may have ended it since
-                tracker.end(run.run_id, "KILLED", failure="retry", failure_reason="its process was killed")
-                done.append(f"run {run.run_id} stood as RUNNING although its process is gone: ended as KILLED")
-    end_parents(tracker, identity)
-    return done
+    unended = [] if identity is None else tracker.unended(identity)
+    return [run for run in unended if run.signature and files.is_free(options.lock_file(run.signature))]
+
+
+def end_killed(options: Options, tracker: Tracker, run: Unended) -> bool:
+    """End a run whose process is gone, as KILLED; False when a process has taken or ended it meanwhile."""
+    assert run.signature is not None
+    with _held(options.lock_file(run.signature)) as is_held:
+        if not is_held or not tracker.is_running(run.run_id):
+            return False
+        tracker.end(run.run_id, "KILLED", failure="retry", failure_reason="its process was killed")
+        return True
 
 
 def end_parents(tracker: Tracker, identity: str) -> None:
@@ -48,23 +53,19 @@ def end_parents(tracker: Tracker, identity: str) -> None:
             tracker.end(run.run_id, "FINISHED")
 
 
-def delete_leftovers(options: Options, tracker: Tracker) -> list[str]:
-    """Delete the work folders of finished runs, and files that were not written to their end."""
-    done = []
+def finished_work(options: Options, tracker: Tracker) -> list[Path]:
+    """Work folders of finished runs: killed between ending the run and deleting its files."""
     folders = {path.name: path for path in sorted((options.runs / "work").glob("*")) if path.is_dir()}
-    finished = {run.signature for run in tracker.runs_with(folders.keys()) if run.status == "FINISHED"}
-    for signature, folder in folders.items():
-        with _held(options.lock_file(signature)) as is_held:
-            if not is_held:
-                continue
-            if signature in finished:
-                shutil.rmtree(folder, ignore_errors=True)
-                done.append(f"{folder} belonged to a finished run: deleted")
-                continue
-            for partial in folder.glob("*.partial"):
-                partial.unlink(missing_ok=True)
-                done.append(f"{partial} was not written to its end: deleted")
-    return done
+    finished = {run.signature for run in tracker.runs_with(folders) if run.status == "FINISHED"}
+    return [folder for signature, folder in folders.items() if signature in finished]
+
+
+def delete_work(options: Options, folder: Path) -> bool:
+    """Delete the work folder of a finished run; False when a process holds the run's lock."""
+    with _held(options.lock_file(folder.name)) as is_held:
+        if is_held:
+            shutil.rmtree(folder, ignore_errors=True)
+        return is_held
 
 
 @contextmanager

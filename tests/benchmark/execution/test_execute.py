@@ -337,8 +337,7 @@ def test_a_start_puts_right_what_killed_processes_left(tmp_path: Path, digits: D
     cut = here.tracker.start(here.tracker.experiment("small", {}), config, "7" * 16, digits, **about)  # type: ignore[arg-type]
     unfinished = here.options.work("7" * 16)
     unfinished.mkdir()
-    for name in ("checkpoint", "checkpoint.partial"):
-        (unfinished / name).write_bytes(b"")
+    (unfinished / "checkpoint").write_bytes(b"")
     # trained on now
     busy = here.tracker.start(
         here.tracker.experiment("small", {}), config, "8" * 16, digits, **{**about, "parent": None}
