@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,18 @@ def test_an_unknown_engine_is_named_with_the_nearest(capsys: pytest.CaptureFixtu
         run.parser().parse_args(["digits", "--engine", "inlin"])
     assert ended.value.code == command_line.EXIT_USER_ERROR
     assert "unknown word 'inlin'; did you mean 'inline'?" in capsys.readouterr().err
+
+
+def test_sigterm_stops_a_command_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: Sequence[str] | None, console: Console) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            command_line.run(main)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
