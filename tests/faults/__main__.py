@@ -324,13 +324,19 @@ def server_away(ground: Ground, away_s: float = 30.0) -> Outcome:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Write outcomes as a Markdown table."""
-    rows = ["| what broke | what the command did | afterwards |", "| --- | --- | --- |"]
+    """Write outcomes as a Markdown table, one row for what a process does when it breaks, whatever breaks it."""
+    rows: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
-        after = "as undisturbed" if not outcome.problems else "**" + "; ".join(outcome.problems)[:200] + "**"
-        cells = (outcome.name, outcome.broken[:150], after)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(rows) + "\n"
+        command, _, words = outcome.name.partition(": ")
+        action, _, place = words.partition(" of ")
+        ended = outcome.broken.partition(":")[0]
+        problems = f" **{'; '.join(outcome.problems)[:200]}**" if outcome.problems else ""
+        rows.setdefault((command, place or words), []).append(f"{action if place else 'together'} → {ended}{problems}")
+    lines = ["| command | what breaks, and where | how → how the command ended |", "| --- | --- | --- |"]
+    for (command, place), endings in rows.items():
+        cells = (command, place, "; ".join(endings))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
