@@ -38,7 +38,7 @@ class Fault:
 #: (point, place, when, call): what a command does, in the order in which it does it
 COMMAND: tuple[Point, ...] = (
     ("surveying", "benchmark.execution.survey:Survey.look", "after", 1),
-    ("reconciling", "benchmark.execution.reconcile:end_killed", "before", 1),
+    ("reconciling", "benchmark.execution.reconcile:finished_work", "before", 1),
     ("after creating an experiment", "benchmark.tracking:Tracker.experiment", "after", 1),
     ("after creating a parent run", "benchmark.tracking:Tracker.parent", "after", 1),
     ("before creating a run", "benchmark.tracking:Tracker.start", "before", 2),
