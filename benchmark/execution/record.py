@@ -110,7 +110,11 @@ class Record:
         """Log the rest of the metrics, the final figures and the artifacts of a run, and end it."""
         assert entry.run_id is not None
         self.epochs(entry, event.history, when_ms)
-        self.tracker.summarise(entry.run_id, figures, when_ms)
+        # killed between here and the end of the run, it comes here again
+        there = self.tracker.metric_names(entry.run_id)
+        self.tracker.summarise(
+            entry.run_id, {name: value for name, value in figures.items() if name not in there}, when_ms
+        )
         self.tracker.artifacts(
             entry.run_id,
             {

@@ -271,6 +271,26 @@ def test_whoever_locks_a_run_looks_again(tmp_path: Path, digits: DataSet, hand_i
     assert here.statuses() == DONE
 
 
+def test_what_was_logged_before_a_kill_is_not_logged_again(
+    tmp_path: Path, digits: DataSet, hand_in_hand: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Folder(tmp_path, digits)
+
+    def killed(*_: object) -> None:
+        raise UserError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "artifacts", killed)
+        with pytest.raises(UserError, match="killed here"):
+            here.train(here.survey())
+    survey = here.survey()
+    here.train(survey)
+    assert here.statuses() == DONE
+    run_id = survey.teacher_entries["resnet8"].run_id
+    for name in ("final/last", "test/top1", "lr"):
+        assert len(here.tracker.client.get_metric_history(run_id, name)) == 1, name
+
+
 @pytest.mark.parametrize("held", ["teacher", "student"])
 def test_what_another_process_leaves_is_waited_for_and_taken_over(
     held: str, tmp_path: Path, digits: DataSet, hand_in_hand: None
