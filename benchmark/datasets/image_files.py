@@ -166,11 +166,8 @@ def shared(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Pa
     """Find the files of `second` whose bytes a file of `first` has too, as (of first, of second).
 
     Files are told apart by size, then by their last 4 kB; only the others are read whole. Files that cannot be read
-    are left to the decoder.
+    are left to the decoder. Raises UserError for one that is empty or no regular file.
     """
-
-    def size(path: Path) -> object:
-        return path.stat().st_size
 
     def tail(path: Path) -> object:
         with path.open("rb") as file:
@@ -182,7 +179,7 @@ def shared(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Pa
             return hashlib.file_digest(file, "sha256").digest()
 
     sides: tuple[dict[Path, tuple[object, ...]], ...] = (dict.fromkeys(first, ()), dict.fromkeys(second, ()))
-    for mark in (size, tail, whole):
+    for mark in (size_of, tail, whole):
         for side in sides:
             for path in list(side):
                 try:

@@ -146,9 +146,11 @@ def test_files_that_are_no_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "birds")
     bad = tmp_path / "birds" / "train" / "crow" / "x.jpg"
     os.mkfifo(bad)
+    os.mkfifo(tmp_path / "birds" / "test" / "crow" / "y.jpg")  # of equal size: nothing may open one to compare them
     with pytest.raises(UserError, match=r"x\.jpg is not a regular file"):
         create("folder", tmp_path, path="birds")
     bad.unlink()
+    (tmp_path / "birds" / "test" / "crow" / "y.jpg").unlink()
     bad.touch()
     with pytest.raises(UserError, match=r"x\.jpg is empty"):
         create("folder", tmp_path, path="birds")
