@@ -111,10 +111,11 @@ def rgb(image: Image.Image) -> NDArray[np.uint8]:
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF: Pillow's parser raises errors of many kinds, and viewers show the image as it is
         turn = None
+    # 16-bit PGM arrives as 32-bit integers, 16-bit PNG does in older versions of Pillow
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
     if turn is not None:
         image = image.transpose(turn)
-    # 16-bit PGM arrives as 32-bit integers, 16-bit PNG does in older versions of Pillow
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
+    if is_16_bit:
         grey_HW = (np.asarray(image).astype(np.int64) + 128) // 257
         return np.repeat(grey_HW.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):

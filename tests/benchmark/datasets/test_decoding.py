@@ -143,6 +143,13 @@ def test_exif_sets_images_upright(tmp_path: Path, orientation: int, name: str) -
     assert difference.max() <= (100 if name == "a.jpg" else 0)
 
 
+def test_deep_pixels_are_set_upright_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.ascontiguousarray(RAMP[::-1, ::-1])).save(tmp_path / "a.png", exif=exif)
+    assert np.abs(decoded(tmp_path / "a.png") - RAMP[:, :, None] / 257).max() <= 1
+
+
 def test_broken_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decoded(tmp_path / "a.jpg").shape == (SIDE, SIDE, 3)
