@@ -1,4 +1,7 @@
-"""`folder`: any tree `<path>/train/<class>/*.jpg` and `<path>/test/<class>/*.jpg` (or `val`)."""
+"""`folder`: any tree `<path>/train/<class>/*.jpg` and `<path>/test/<class>/*.jpg` (or `val`).
+
+What becomes of deep, grey, transparent, turned or animated images is a table in `benchmark/datasets/image_files.py`.
+"""
 
 from __future__ import annotations
 

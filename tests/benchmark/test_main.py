@@ -111,7 +111,7 @@ def test_prepare_fills_view_caches_and_goes_on(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(module.prepare, "open_caches", read_only)
-    with pytest.raises(UserError, match=r"--cache: the view cache .* Permission denied.*: make it writable"):
+    with pytest.raises(UserError, match=r"--cache: the view cache .*Permission denied.*: make it writable"):
         command("prepare", "few", "--cache", "--runs", str(tmp_path))
 
 

@@ -299,7 +299,7 @@ def test_a_training_set_smaller_than_its_only_batch_is_refused(tmp_path: Path) -
         (["digit"], "unknown suite 'digit'; did you mean 'digits'?"),
         (["digits", "--methods", "kdd"], "unknown distiller 'kdd'; did you mean 'kd'?"),
         (["digits", "--sed", "3"], "unknown argument '--sed'"),
-        (["digits", "--seeds", "0"], "must be a whole number of at least 1"),
+        (["digits", "--seeds", "0"], "must be a whole number from 1 to 1,000"),
         (["digits", "--device", "tpu"], "--device tpu"),
         (["digits", "--device", "cuda:99"], "CUDA devices; use cpu"),
         (["cifar100", "--no-download", "--data", "nowhere"], "cifar-100-python.tar.gz"),

@@ -150,6 +150,7 @@ def test_deep_pixels_are_set_upright_too(tmp_path: Path) -> None:
     assert np.abs(decoded(tmp_path / "a.png") - RAMP[:, :, None] / 257).max() <= 1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_broken_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decoded(tmp_path / "a.jpg").shape == (SIDE, SIDE, 3)
@@ -167,6 +168,7 @@ def test_a_single_pixel_fills_the_image(tmp_path: Path) -> None:
     assert (decoded(tmp_path / "a.png") == [10, 20, 30]).all()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("side", [10_000, 20_000])
 def test_a_decompression_bomb_is_named_and_not_decoded(tmp_path: Path, side: int) -> None:
     """10,000 a side is what Pillow only warns of, and 20,000 what it refuses."""

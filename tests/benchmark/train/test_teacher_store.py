@@ -131,6 +131,7 @@ class Runs:
         return os.system, ("touch was_run",)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
