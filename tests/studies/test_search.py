@@ -22,7 +22,7 @@ from optuna.trial import BaseTrial, TrialState
 
 from benchmark.errors import UserError
 from studies.base import Choice, Study
-from studies.search import Search, frame, is_retried
+from studies.search import Search, frame, is_retried, slug
 from tests.processes import exit_code, heard, pipe, start
 
 
@@ -249,3 +249,11 @@ def test_a_grid_is_trained_once_on_postgresql(tmp_path: Path, postgresql: str) -
     assert points(search) == Counter(range(9))
     assert sum(points(search, TrialState.FAIL).values()) == 2
     assert time.monotonic() - started < 120
+
+
+def test_long_titles_make_short_file_names_that_differ() -> None:
+    """Found by fuzzing: a long title that is no UTF-8 had no file name."""
+    assert slug("sdd_beta on cub smoke a to b") == "sdd_beta-on-cub-smoke-a-to-b"
+    long, other = slug("x" * 500 + "\udcff"), slug("x" * 500)
+    assert long != other
+    assert max(len(long), len(other)) < 170

@@ -307,3 +307,11 @@ def test_rich_takes_text_as_it_is() -> None:
     text = console.export_text()
     for expected in ("A_B", "a:b_1", "gain [95%]", "+1.00 [−0.10, +2.10]", "x|y ‡", "†: few"):
         assert expected in text
+
+
+def test_a_line_end_does_not_break_a_row() -> None:
+    """Found by fuzzing: a carriage return ended the row of a CSV, and a line end that of a Markdown table."""
+    label = "two\nlines\rand | more"
+    table = Table.of_rows("t", "", (Column("label"),), [Row.of(label, label=label, value=1)])
+    assert list(csv.DictReader(io.StringIO(table.to_csv()))) == [{"label": "two lines and | more", "value": "1"}]
+    assert table.to_markdown().splitlines()[-1] == r"| two lines and \| more |"
