@@ -354,7 +354,7 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         return 0
     console.print("Ctrl-C ends the server.")
     # saves two processes of one gigabyte: no background jobs are used here
-    variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [
         sys.executable,
         "-m",
