@@ -13,6 +13,10 @@ from benchmark import command_line, files
 from benchmark.perf.load import steady, stores, writers
 
 
+#: a count of runs, seconds, epochs or cohorts
+_count = command_line.whole(1, 10_000_000)
+
+
 def parser() -> command_line.Parser:
     """Define the commands and their arguments."""
     made = command_line.Parser("python -m benchmark.perf.load", description=__doc__)
@@ -21,17 +25,17 @@ def parser() -> command_line.Parser:
     many.add_argument("--sizes", type=_sizes, default=[1_000, 10_000, 100_000], metavar="N,...")
     _add_out(many)
     logging = commands.add_parser("writers", help="let processes log runs into one store at once; count what arrived")
-    logging.add_argument("--processes", type=command_line.positive, default=8, metavar="N")
-    logging.add_argument("--seconds", type=command_line.positive, default=600, metavar="S")
+    logging.add_argument("--processes", type=command_line.parallel, default=8, metavar="N")
+    logging.add_argument("--seconds", type=_count, default=600, metavar="S")
     growing = commands.add_parser("steady", help="watch memory, files and threads over 240 epochs and 50 cohorts")
-    growing.add_argument("--epochs", type=command_line.positive, default=240, metavar="N")
-    growing.add_argument("--cohorts", type=command_line.positive, default=50, metavar="N")
+    growing.add_argument("--epochs", type=_count, default=240, metavar="N")
+    growing.add_argument("--cohorts", type=_count, default=50, metavar="N")
     _add_out(growing)
     return made
 
 
 def _sizes(text: str) -> list[int]:
-    return [command_line.positive(word) for word in command_line.words(text)]
+    return [_count(word) for word in command_line.words(text)]
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
