@@ -12,7 +12,6 @@ from rich.console import Console
 from benchmark import command_line, files
 from benchmark.perf.load import steady, stores, writers
 
-
 #: a count of runs, seconds, epochs or cohorts
 _count = command_line.whole(1, 10_000_000)
 
