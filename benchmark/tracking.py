@@ -391,7 +391,9 @@ class Tracker:
     def end(self, run_id: str, status: Status, **tags: str) -> None:
         """End a run with a status."""
         if tags:
-            self.tag(run_id, {key: value[:4000] for key, value in tags.items()})
+            # a reason may name a file whose bytes are no UTF-8, which no store takes
+            text = {key: value.encode(errors="backslashreplace").decode()[:4000] for key, value in tags.items()}
+            self.tag(run_id, text)
         self.client.set_terminated(run_id, status)
 
     def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000") -> str:

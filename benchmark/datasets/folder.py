@@ -94,7 +94,7 @@ def _tree(root: Path, path: str | Path) -> Path:
         tree = (root / path).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is too long, a NUL
         raise UserError(f"data.path: {shown(str(path))} cannot be a folder ({error}); {LAYOUT}") from error
-    fault = unprintable(tree.name)
+    fault = unprintable(str(tree))
     if not tree.name or len(os.fsencode(tree.name)) > MAX_NAME_BYTES:
         fault = f"must have 1 to {MAX_NAME_BYTES} bytes"
     if fault:

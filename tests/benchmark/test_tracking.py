@@ -205,3 +205,10 @@ def test_values_of_a_tag_that_of_the_newest_run_first(tracker: tracking.Tracker,
     assert sorted(tracker.values("teacher")) == ["a", "b"]
     assert tracker.values("teacher", query="tags.signature != '3' and tags.signature != '1'") == ["b"]
     assert tracker.values("teacher", experiments=["0"]) == []
+
+
+def test_a_failure_may_name_a_file_of_any_bytes(tracker: tracking.Tracker, digits: DataSet) -> None:
+    """Found by fuzzing: the store refused the reason, and with it the end of the run."""
+    tracker.end(start(tracker, digits, "s1"), "FAILED", failure_reason="cannot decode \udcff.jpg")
+    (run,) = tracker.runs_in(list(tracker.experiments().values()))
+    assert (run.status, run.tags["failure_reason"]) == ("FAILED", r"cannot decode \udcff.jpg")
