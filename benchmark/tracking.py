@@ -173,10 +173,11 @@ class Tracker:
             return run_id
         return str(self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"}).info.run_id)
 
-    def runs_with(self, signatures: Iterable[str]) -> list[Tracked]:
+    def runs_with(self, signatures: Iterable[str], anew: bool = False) -> list[Tracked]:
         """All training runs with these signatures, of any experiment, newest first, as the store has them now.
 
         The time does not depend on how many runs the store holds, but for a signature's first time in this runs folder.
+        Runs that were put into the store with a start of long ago are found `anew` only, by a scan per signature.
         """
         wanted = list(dict.fromkeys(signatures))
         if not wanted:
@@ -191,7 +192,7 @@ class Tracker:
             known.runs.clear()
         seen = [(str(one.info.run_id), one.data.tags.get("signature"), int(one.info.start_time)) for one in new]
         known.see(seen, now=now_ms())
-        for signature in known.unknown(wanted):
+        for signature in wanted if anew else known.unknown(wanted):
             query = f"tags.signature = '{signature}'"
             known.runs[signature] = [str(one.info.run_id) for one in self._search(experiments, query, ViewType.ALL)]
         if known != before:

@@ -163,7 +163,7 @@ class Execution:
         if not left:
             return
         self._delivery.ask(partial(self.survey.look_again, left))
-        self._delivery.ask(self.survey.settle_waiting)
+        self.survey.settle_waiting()
         self._submit_teachers()
         self._submit_ready()
 
@@ -213,7 +213,7 @@ class Execution:
             else:
                 self._release(entry)
         if any(entry.role == "teacher" for entry in locked if entry not in taken):  # another process has stored it
-            self._delivery.ask(self.survey.settle_waiting)
+            self.survey.settle_waiting()
         return taken
 
     def _lock(self, entry: Entry) -> bool:
@@ -312,7 +312,7 @@ class Execution:
         self._delivery.put(partial(self._record.finished, entry, event, entry.figures, tracking.now_ms()))
         self._delivery.put(partial(self._clean_up, entry))
         if is_new_teacher:
-            self._delivery.ask(self.survey.settle_waiting)
+            self.survey.settle_waiting()
             self._submit_ready()
 
     def _clean_up(self, entry: Entry) -> None:
@@ -345,7 +345,7 @@ class Execution:
         self.problems.append(f"{entry.label}: {event.reason}")
         self.view.say(f"FAILED {entry.label}: {event.reason}")
         if entry.role == "teacher":
-            self._delivery.ask(self.survey.settle_waiting)  # its students fail with it
+            self.survey.settle_waiting()  # its students fail with it
 
     def _ask(self, job: CohortJob, signature: str, row: dict[str, float]) -> None:
         """Pass an epoch to `on_epoch` for every entry that wants the run, and drop the run once no entry does."""

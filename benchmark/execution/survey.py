@@ -91,7 +91,7 @@ class Survey:
 
     def look_again(self, entries: Sequence[Entry]) -> None:
         """Find the state of some runs and teachers, which other processes may have trained since the last look."""
-        tracked = self._tracked({entry.signature for entry in entries if entry.signature is not None})
+        tracked = self._tracked({entry.signature for entry in entries if entry.signature is not None}, anew=True)
         for entry in entries:
             if entry.role == "teacher":
                 self._look_at_teacher(entry, tracked)
@@ -118,20 +118,25 @@ class Survey:
         self.teacher_accuracy[model] = manifest.test_top1
 
     def settle_waiting(self) -> None:
-        """Set the signature and state of waiting runs whose teacher is now stored, or has failed."""
-        self.look_again([entry for entry in self.entries if entry.state == "waiting"])
+        """Set the signature of waiting runs whose teacher is now stored, or has failed.
+
+        Whether MLflow has them already is asked once they are locked.
+        """
+        for entry in self.entries:
+            if entry.state == "waiting":
+                self._settle_if_possible(entry, {})
 
     def is_free(self, entry: Entry) -> bool:
         """Whether no other process trains this run."""
         assert entry.signature is not None
         return entry.lock is not None or files.is_free(self.options.lock_file(entry.signature))
 
-    def _tracked(self, signatures: Iterable[str]) -> dict[str, Tracked]:
+    def _tracked(self, signatures: Iterable[str], anew: bool = False) -> dict[str, Tracked]:
         """Find the MLflow runs that have these signatures, by signature."""
         if self.tracker is None:
             return {}
         with self.tracker.named_errors():
-            return _by_signature(self.tracker.runs_with(signatures))
+            return _by_signature(self.tracker.runs_with(signatures, anew))
 
     def _signatures(self) -> Iterator[str]:
         """Signatures of the plan's teachers, and of the students whose teacher is stored."""

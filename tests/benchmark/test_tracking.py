@@ -139,6 +139,11 @@ def test_runs_are_found_by_signature_as_the_store_has_them_now(runs_folder: Path
     assert found("b1") == []
     tracker.client.restore_run(two)  # one that was deleted when its signature was first asked for
     assert found("b1") == [(two, "RUNNING")]
+    (experiment,) = tracker.experiments().values()
+    late = tracker.client.create_run(experiment, start_time=1, tags={"signature": "b1"}).info.run_id
+    assert found("b1") == [(two, "RUNNING")]
+    assert [run.run_id for run in tracker.runs_with(["b1"], anew=True)] == [two, late]
+    assert found("b1") == [(two, "RUNNING"), (late, "RUNNING")]
 
 
 @pytest.mark.parametrize(
