@@ -12,7 +12,7 @@ choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) 
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard report status doctor ui teachers perf test fuzz test-faults lint clean
+.PHONY: help install bench study dashboard report status doctor ui teachers perf test fuzz test-faults audit lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -69,6 +69,9 @@ fuzz: install  ## give N fuzzed inputs (SEED) to everything that reads what peop
 
 test-faults: install  ## break commands at every point, run them again, and check that nothing was lost (half an hour)
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+audit: install  ## check the locked packages for known vulnerabilities, where the package index tells
+	@$(BIN)/python .ci/audit $(BIN)/uv
 
 lint: install  ## run ruff and mypy --strict
 	@$(BIN)/ruff format --check .
