@@ -9,6 +9,7 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
+import resource
 import shlex
 import signal
 import subprocess
@@ -125,6 +126,15 @@ def release_freed_memory() -> None:
     """Give kept memory back to the kernel: between phases with tensors of other sizes it would pile up."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process have `count` open files beside its usual ones, as far as the system's hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, ceiling), hard))
 
 
 def command_line() -> str:

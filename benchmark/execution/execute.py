@@ -117,6 +117,7 @@ class Execution:
 
     def _begin(self) -> None:
         refuse_slow_bf16(self.survey)
+        machine.allow_open_files(len(self.survey.entries))  # every run that is locked keeps a file open
         self._delivery.ask(partial(reconcile, self.options, self.tracker))
         self._delivery.ask(self._record.begin)
         self._submit_teachers()
