@@ -146,7 +146,7 @@ class Execution:
     def _wait_elsewhere(self) -> bool:
         """Wait until another process has left a run; return whether there is something to do again."""
         while waiting := self._elsewhere():
-            if self._should_stop():
+            if self._should_stop() or self.user_error is not None:
                 return False
             self._look_elsewhere()
             if self._elsewhere() != waiting:
@@ -205,16 +205,16 @@ class Execution:
         if not locked:
             return []
         self._delivery.ask(partial(self.survey.look_again, locked))
-        taken = [entry for entry in locked if entry.state in ("new", "resume")]
+        taken = []
         for entry in locked:
             assert entry.signature is not None
             self._set(entry, entry.state, entry.reason)
-            if entry in taken:
+            if entry.state in ("new", "resume"):
                 self._by_signature[entry.signature] = entry
+                taken.append(entry)
             else:
                 self._release(entry)
-        if any(entry.role == "teacher" for entry in locked if entry not in taken):  # another process has stored it
-            self.survey.settle_waiting()
+        self.survey.settle_waiting()  # another process may have stored a teacher meanwhile
         return taken
 
     def _lock(self, entry: Entry) -> bool:
