@@ -191,16 +191,17 @@ def _work(channel: Connection) -> None:
     logs.join()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
-    while True:
-        job = channel.recv()
-        if job == _EXIT:
-            return
-        if not isinstance(job, CohortJob):  # a message to a cohort that has ended
-            continue
-        inbox = _Inbox(channel)
-        train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
-        if inbox.is_exiting:
-            return
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone: there is nobody to report to
+        while True:
+            job = channel.recv()
+            if job == _EXIT:
+                return
+            if not isinstance(job, CohortJob):  # a message to a cohort that has ended
+                continue
+            inbox = _Inbox(channel)
+            train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
+            if inbox.is_exiting:
+                return
 
 
 def _die_with_parent() -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ from benchmark.train.messages import (
 )
 from tests.benchmark.datasets.test_folder import write
 from tests.conftest import make_config, make_job
-from tests.processes import exit_code, start
+from tests.processes import exit_code, pipe, start
 
 FOUR = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
 
@@ -373,3 +374,19 @@ def test_a_worker_that_trains_hears_stop_drop_exit_and_that_its_parent_is_gone()
         end()
         assert inbox.must_stop()
         assert inbox.is_exiting
+
+
+def wait_for_cohorts(channel: Connection, other_end: Connection) -> None:
+    """Be a worker, whose copy of the parent's end is closed."""
+    other_end.close()
+    local._work(channel)
+
+
+@pytest.mark.processes
+def test_a_worker_that_waits_ends_quietly_when_its_parent_is_gone(capfd: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = pipe()
+    process = start(wait_for_cohorts, theirs, ours)
+    theirs.close()
+    ours.close()
+    assert exit_code(process) == 0
+    assert capfd.readouterr().err == ""
