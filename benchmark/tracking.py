@@ -365,9 +365,9 @@ class Tracker:
         for start in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
-    def metric_names(self, run_id: str) -> set[str]:
-        """Names of the metrics that a run has."""
-        return set(self.client.get_run(run_id).data.metrics)
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """Last value of every metric of a run."""
+        return dict(self.client.get_run(run_id).data.metrics)
 
     def epochs_logged(self, run_id: str) -> set[int]:
         """Epochs whose metrics were logged."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from optuna.trial import FixedTrial
@@ -18,6 +19,7 @@ from benchmark import command_line, datasets, files, logs, machine, tracking
 from benchmark.config import MAX_SEEDS
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
+from benchmark.execution.delivery import patiently
 from benchmark.execution.options import Options
 from benchmark.plan.suite import load, small_form
 from studies import questions, tables
@@ -229,7 +231,12 @@ def conclude(
     contents = tables.contents(search, confirmed)
     for name, content in contents.items():
         files.write(place / name, content)
-    tables.log(search, execution, contents)
+    patiently(
+        partial(tables.log, search, execution, contents),
+        execution.tracker,
+        execution.view.say,
+        execution.options.patience_s,
+    )
     for problem in execution.problems:
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     console.print(tables.left_words(search))

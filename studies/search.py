@@ -58,7 +58,11 @@ class Worker:
         self.name, self.host, self._folder = uuid.uuid4().hex[:12], platform.node(), folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._file(self.name))
-        self._lock.acquire()
+        with FileLock(folder / "workers.lock"):  # a lock must not be deleted between its file's making and its taking
+            for left in folder.glob("worker-*.lock"):
+                if files.is_free(left):  # its worker was killed; a lock that is not there is free as well
+                    left.unlink(missing_ok=True)
+            self._lock.acquire()
 
     def close(self) -> None:
         """Release the lock and delete its file."""

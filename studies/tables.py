@@ -159,6 +159,9 @@ def log(search: Search, execution: StudyExecution, contents: dict[str, bytes]) -
     if best is not None:
         about |= {"best_trial": str(best.number), "best_choice": best.user_attrs.get("choice", "")}
         shares = {f"importance/{name}": share for name, share in drawing.importances(search.study).items()}
-        execution.tracker.summarise(execution.run_id, {"study/best_value": best.value or 0.0, **shares})
+        known = execution.tracker.metrics(execution.run_id)  # of an earlier start of the study
+        found = {"study/best_value": best.value or 0.0, **shares}
+        changed = {name: value for name, value in found.items() if known.get(name) != value}
+        execution.tracker.summarise(execution.run_id, changed)
     execution.tracker.tag(execution.run_id, about)
     execution.tracker.artifacts(execution.run_id, contents)

@@ -111,7 +111,7 @@ class Record:
         assert entry.run_id is not None
         self.epochs(entry, event.history, when_ms)
         # killed between here and the end of the run, it comes here again
-        there = self.tracker.metric_names(entry.run_id)
+        there = self.tracker.metrics(entry.run_id)
         self.tracker.summarise(
             entry.run_id, {name: value for name, value in figures.items() if name not in there}, when_ms
         )

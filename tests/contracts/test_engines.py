@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark.datasets.base import DataSet
+from benchmark.errors import UserError
 from benchmark.execution import engines
+from benchmark.execution.engines.base import train_and_report
 from benchmark.train import loop
 from benchmark.train.messages import (
     CohortCrashed,
@@ -91,3 +94,26 @@ def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
 def test_an_unused_engine_has_no_events_and_closes(name: str) -> None:
     with engine(name) as made:
         assert list(made.events()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "is_user_error", "reason"),
+    [
+        (OSError(28, "No space left on device", "cells.bin"), True, "a file could not be read or written: .*cells.bin"),
+        (UserError("the checkpoint is damaged"), True, "the checkpoint is damaged"),
+        (ZeroDivisionError("division by zero"), False, "Traceback.*ZeroDivisionError"),
+    ],
+)
+def test_a_crash_is_the_users_to_mend_or_a_bug(
+    error: Exception, is_user_error: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, "train_cohort", crash)
+    events: list[EngineEvent] = []
+    train_and_report(make_job(tmp_path, {"vanilla": make_config()}), events.append, lambda: False)
+    (ended,) = events
+    assert isinstance(ended, CohortCrashed)
+    assert ended.is_user_error == is_user_error
+    assert re.search(reason, ended.reason, re.DOTALL)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, PlannedRun
 from studies import command as module
 from studies import search as search_module
+from studies import tables
 from studies.base import Choice
 from studies.questions.sdd_terms import SDDTerms
 from studies.search import Search, frame, is_retried
@@ -266,6 +268,9 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
     assert {"answer.png", "history.svg", "confirmed.csv", "trials.csv"} <= {
         one.path for one in tracker.client.list_artifacts(parent.info.run_id)
     }
+    again: Any = SimpleNamespace(run_id=parent.info.run_id, tracker=tracker)  # as a second start does
+    tables.log(search, again, {})
+    assert len(tracker.client.get_metric_history(parent.info.run_id, "study/best_value")) == 1
 
 
 @pytest.mark.processes

@@ -136,6 +136,19 @@ def test_a_grid_is_trained_once_by_three_workers_one_of_which_is_killed(tmp_path
     assert len(instead) == len(set(instead)) == 2
 
 
+def test_locks_of_killed_workers_are_deleted_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "worker-0123456789ab.lock"
+    left.touch()
+    first = opened(tmp_path)
+    second = opened(tmp_path)
+    assert {path.name for path in tmp_path.glob("worker-*.lock")} == {
+        f"worker-{one.worker.name}.lock" for one in (first, second)
+    }
+    second.close()
+    first.close()
+    assert not list(tmp_path.glob("worker-*.lock"))
+
+
 def test_tpe_is_a_function_of_its_history(tmp_path: Path) -> None:
     """Whether the process was started once or for every batch."""
     once = opened(tmp_path / "once", Drawn())

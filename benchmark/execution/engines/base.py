@@ -62,6 +62,11 @@ def train_and_report(
         report(CohortEnded())
     except UserError as error:
         report(CohortCrashed(str(error), is_user_error=True))
+    except ConnectionError:  # the command is gone
+        raise
+    except OSError as error:  # a disk that is full, a folder that cannot be written
+        log.exception(f"cohort {job.name} crashed")
+        report(CohortCrashed(f"a file could not be read or written: {error}", is_user_error=True))
     except Exception:
         log.exception(f"cohort {job.name} crashed")
         report(CohortCrashed(traceback.format_exc(limit=-3).strip(), is_user_error=False))

@@ -25,6 +25,11 @@ from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, Engi
 _STOP, _EXIT = "stop", "exit"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.5
+#: by exit code
+_HINTS = {
+    -signal.SIGKILL: " (out of memory? --workers 1 takes less)",
+    -signal.SIGBUS: " (disk full? a view cache grows as it is filled)",
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class LocalEngine:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        hint = " (out of memory? --workers 1 takes less)" if code == -signal.SIGKILL else ""
+        hint = _HINTS.get(code or 0, "")
         return job, CohortCrashed(f"its worker process ended with {how}{hint}", is_user_error=False)
 
 
