@@ -328,10 +328,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
     rows: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
         command, _, words = outcome.name.partition(": ")
-        action, _, place = words.partition(" of ")
+        action, _, place = words.partition(" of the ")
         ended = outcome.broken.partition(":")[0]
+        how = action if ended == action else f"{action} → {ended}" if place else ended
         problems = f" **{'; '.join(outcome.problems)[:200]}**" if outcome.problems else ""
-        rows.setdefault((command, place or words), []).append(f"{action if place else 'together'} → {ended}{problems}")
+        rows.setdefault((command, place or words), []).append(how + problems)
     lines = ["| command | what breaks, and where | how → how the command ended |", "| --- | --- | --- |"]
     for (command, place), endings in rows.items():
         cells = (command, place, "; ".join(endings))
