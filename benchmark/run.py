@@ -42,16 +42,16 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     options = command_line.options_of(given)
+    plan = plan_of(given, options.device)  # a mistake in the arguments writes nothing
     if given.dry_run:
-        return run(given, options, console)
+        return run(given, plan, options, console)
     files.check_writable(options.runs)
     with logs.kept(options.runs, "run", console):
-        return run(given, options, console)
+        return run(given, plan, options, console)
 
 
-def run(given: argparse.Namespace, options: Options, console: Console) -> int:
-    """Train what is left of the chosen plan, or only show it; return the command's exit code."""
-    plan = plan_of(given, options.device)
+def run(given: argparse.Namespace, plan: Plan, options: Options, console: Console) -> int:
+    """Train what is left of a plan, or only show it; return the command's exit code."""
     survey = look(plan, options, download=not given.no_download and not given.dry_run)
     console.print(describe(survey))
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
