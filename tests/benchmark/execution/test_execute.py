@@ -245,6 +245,17 @@ class Folder:
         Execution(survey, self.tracker, Measured(self.data, torch.device("cpu"), 1), view).run()
         return said
 
+    def train_until(self, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Train until a call of the tracker, which ends the command as a kill would."""
+
+        def killed(*_: object) -> None:
+            raise UserError("killed here")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tracker, call, killed)
+            with pytest.raises(UserError, match="killed here"):
+                self.train(self.survey())
+
     def statuses(self) -> dict[str, str]:
         """Status of every run by name, those of pairs included; fails when a name is there twice."""
         found = self.tracker.client.search_runs(self.tracker._experiment_ids())
@@ -276,13 +287,7 @@ def test_what_was_logged_before_a_kill_is_not_logged_again(
 ) -> None:
     here = Folder(tmp_path, digits)
 
-    def killed(*_: object) -> None:
-        raise UserError("killed here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "artifacts", killed)
-        with pytest.raises(UserError, match="killed here"):
-            here.train(here.survey())
+    here.train_until("artifacts", monkeypatch)
     survey = here.survey()
     here.train(survey)
     assert here.statuses() == DONE
@@ -321,13 +326,7 @@ def test_a_teacher_that_was_stored_but_not_recorded_is_completed(
 ) -> None:
     here = Folder(tmp_path, digits)
 
-    def killed(*_: object) -> None:
-        raise UserError("killed here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "summarise", killed)
-        with pytest.raises(UserError, match="killed here"):
-            here.train(here.survey())
+    here.train_until("summarise", monkeypatch)
     survey = here.survey()
     before = survey.teachers["resnet8"].path.stat().st_mtime_ns
     entry = survey.teacher_entries["resnet8"]
