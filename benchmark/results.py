@@ -41,6 +41,13 @@ def frame(tracked: Iterable[Tracked], signatures: Collection[str] | None = None)
     return pd.concat([rows, pd.DataFrame(metrics, index=rows.index, columns=names, dtype=float)], axis=1)
 
 
+def with_parameters(frame: pd.DataFrame, tracked: Iterable[Tracked]) -> pd.DataFrame:
+    """Add one column per parameter, prefixed `param.`, to a frame of these runs."""
+    of_run = {run.run_id: run.params for run in tracked}
+    params = pd.DataFrame([dict(of_run[run_id]) for run_id in frame["run_id"]], index=frame.index)
+    return pd.concat([frame, params.add_prefix("param.")], axis=1)
+
+
 def _row(run: Tracked) -> dict[str, object]:
     finished = run.metrics if run.status == "FINISHED" else {}
     return {

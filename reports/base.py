@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark import results
+from benchmark.analysis.gains import Gain, gains
 from benchmark.analysis.table import Table
 from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.registry import Registry
@@ -26,6 +28,14 @@ class Text:
     """A paragraph of plain text: never markup."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A shell command to copy, and the sentence that introduces it."""
+
+    text: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Listing:
     table: Table
 
 
-Block = Text | Drawing | Listing
+Block = Text | Command | Drawing | Listing
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +88,16 @@ class Context:
     planned: tuple[tuple[PlannedRun, str | None], ...] = ()
     #: arguments that choose this plan on the command line, the suite first: `cub --profile smoke`
     arguments: tuple[str, ...] = ()
+
+    def command(self, *more: str) -> str:
+        """The shell command that runs the plan, or the part of it that `more` chooses."""
+        suite, *rest = self.arguments or (self.plan.suite.name,)
+        return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])
+
+    @cached_property
+    def gains(self) -> list[Gain]:
+        """Every method's gain over its base on every pair, decided together by the rule."""
+        return gains(self.plan, self.frame, self.dataset)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from benchmark import machine
 from benchmark.errors import UserError, among
 from benchmark.tracking import Tracked
-from reports import pdf, sections
-from reports.base import Block, Context, ReportSection, Text
-from reports.pdf import Part
+from reports import sections
+from reports.base import Block, Command, Context, ReportSection, Text
+from reports.document import Link, Part
 
 #: a cell has no link when more runs are behind it than a page can show side by side; cells.csv names them
 _MAX_LINKED = 20
@@ -29,9 +29,10 @@ class Report:
     subtitle: str
     head: str
     commit: str
-    about: Mapping[str, str]
     parts: tuple[Part, ...]
-    link: pdf.Link
+    #: titles of sections that have nothing to show yet
+    empty: tuple[str, ...]
+    link: Link
     #: start of the newest run in seconds since 1970: the same data has the same time
     timestamp: int
     problems: tuple[str, ...]
@@ -54,22 +55,24 @@ def chosen_sections(names: Sequence[str]) -> list[ReportSection]:
 
 def make(context: Context, chosen: Sequence[ReportSection]) -> Report:
     """Make the report of a suite. A section that fails is replaced by its error, and the others are made."""
-    parts, faults = [], []
+    parts, empty, faults = [], [], []
     unique = _Names()
     for section in chosen:
         blocks, fault = _blocks(section, context)
-        parts.append(Part(section.name, section.title, [unique.named(block) for block in blocks]))
         faults += [fault] if fault else []
+        if blocks:
+            parts.append(Part(section.name, section.title, [unique.named(block) for block in blocks]))
+        else:
+            empty.append(section.title)
     plan = context.plan
-    made_from = checkout()
     return Report(
         slug=plan.file_name,
         title=plan.suite.title,
         subtitle=f"Suite {plan.name} on {context.dataset}: {_counted(context)}",
         head=f"{plan.name}, {context.dataset}",
-        commit=f"report made at {made_from}",
-        about=_about(context, made_from),
+        commit=f"report made at {checkout()}",
         parts=tuple(parts),
+        empty=tuple(empty),
         link=linker(context),
         timestamp=newest(context.tracked),
         problems=context.problems,
@@ -104,7 +107,7 @@ class _Names:
 
     def named(self, block: Block) -> Block:
         """Rename the block to a name that is safe for files and not used before."""
-        if isinstance(block, Text):
+        if isinstance(block, Text | Command):
             return block
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", block.name).strip("-.") or "unnamed"
         self.used[type(block), name] += 1
@@ -117,20 +120,7 @@ def _counted(context: Context) -> str:
     return f"{finished} of {len(context.plan.runs)} planned runs are finished"
 
 
-def _about(context: Context, made_from: str) -> dict[str, str]:
-    commits = sorted({str(commit)[:12] for commit in context.frame["git_commit"].dropna()})
-    few = ", ".join(commits[:4]) + (f" and {len(commits) - 4} more" if len(commits) > 4 else "")
-    return {
-        "Suite": context.plan.name,
-        "Data": context.dataset + (f", digest {context.data_digest[:12]}" if context.data_digest else ""),
-        "Commits of the runs": few or "none",
-        "Commit of the report": made_from,
-        "Runs": _counted(context),
-        "Problems": str(len(context.problems)) if context.problems else "none",
-    }
-
-
-def linker(context: Context) -> pdf.Link:
+def linker(context: Context) -> Link:
     """Make the function that maps runs to their address in the tracking UI."""
     experiments = {run.run_id: run.experiment_id for run in context.tracked}
     server = (context.server or "").rstrip("/")

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from benchmark.analysis import stats
+from benchmark.analysis.decision import Decision, Question, confidence_text, decide, interval_note
 from benchmark.analysis.methods import title_of
-from benchmark.analysis.numbers import MISSING, gain_text, signed, unmarked_spread
+from benchmark.analysis.numbers import MISSING, signed, unmarked_spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.errors import UserError, among
 from benchmark.plan import suite
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, checkout, linker, newest
+from reports.document import Link, Part
 from reports.gather import readable
-from reports.pdf import Link, Part
 
 #: (teacher, student, method); the teacher is "" where there is none
 Key = tuple[str, str, str]
@@ -68,8 +69,8 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         subtitle=f"{sum(len(part.rows) for part in table.sections)} pairs and methods side by side",
         head=title,
         commit=f"report made at {checkout()}",
-        about={"A": sides[0].about, "B": sides[1].about},
         parts=(Part("compare", "Side by side", [text, Listing("compare", table)]),),
+        empty=(),
         link=link,
         timestamp=max(side.timestamp for side in sides),
         problems=tuple(dict.fromkeys(problem for side in sides for problem in side.problems)),
@@ -154,58 +155,69 @@ def _by_key(frame: pd.DataFrame) -> dict[Key, pd.DataFrame]:
 def _table(a: Side, b: Side, paired: bool) -> Table:
     keys = sorted({*a.runs, *b.runs})
     pairs = list(dict.fromkeys(key[:2] for key in keys))
+    decisions: dict[Key, Decision] = {}
+    if paired:  # decided together: all rows are one family
+        asked = [Question(stats.paired_difference(_accuracies(b, key), _accuracies(a, key))) for key in keys]
+        decisions = dict(zip(keys, decide(asked), strict=True))
     sections = tuple(
         Section(
             f"{teacher}:{student}" if teacher else f"{student} alone",
             "",
-            tuple(_rows(a, b, [key for key in keys if key[:2] == (teacher, student)], paired)),
+            tuple(_row_of(a, b, key, decisions.get(key)) for key in keys if key[:2] == (teacher, student)),
         )
         for teacher, student in pairs
     )
-    how = "paired over the seeds that both have" if paired else "of means, on different images"
-    columns = (Column("Method", "left"), Column("A"), Column("n"), Column("B"), Column("n"), Column("B − A [95%]"))
+    made = list(decisions.values())
+    how = (
+        f"paired over the seeds that both have. {interval_note(made)}"
+        if paired
+        else "of means, on different images: without an interval."
+    )
+    header = f"B − A [{confidence_text(made)}]" if paired else "B − A"
+    columns = (Column("Method", "left"), Column("A"), Column("n"), Column("B"), Column("n"), Column(header))
     notes = (
         f"A: {a.about}. B: {b.about}.",
         "Mean ± standard deviation of the accuracy after the last epoch.",
-        f"Difference: {how}; with its 95% t interval from {stats.MIN_SEEDS} seeds on. An interval that"
-        " includes 0 is no evidence of a difference.",
+        f"Difference: {how}",
         f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} shared seeds. {MISSING} no finished run.",
     )
     return Table("Side by side.", "Top-1 accuracy on the test set in percent.", columns, sections, notes)
 
 
-def _rows(a: Side, b: Side, keys: Sequence[Key], paired: bool) -> Iterator[Row]:
-    for key in keys:
-        values, ids, cells = [], [], [Cell(title_of(key[2], alone="Student"))]
-        for side in (a, b):
-            runs = side.runs.get(key)
-            accuracies = pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)
-            values.append(accuracies)
-            ids.append(() if runs is None else tuple(runs["run_id"]))
-            cells += [Cell(unmarked_spread(accuracies.tolist()), ids[-1]), Cell(str(len(accuracies)))]
-        text, difference = _difference(values[0], values[1], paired)
-        cells.append(Cell(text, ids[0] + ids[1] if difference is not None else ()))
-        means = [accuracies.mean() if len(accuracies) else None for accuracies in values]
-        yield Row.of(
-            *cells,
-            teacher=key[0],
-            student=key[1],
-            method=key[2],
-            a=means[0],
-            n_a=len(values[0]),
-            b=means[1],
-            n_b=len(values[1]),
-            difference=difference,
-        )
+def _accuracies(side: Side, key: Key) -> pd.Series[float]:
+    runs = side.runs.get(key)
+    return pd.Series(dtype=float) if runs is None else runs.set_index("repetition")["last"].astype(float)
 
 
-def _difference(a: pd.Series[float], b: pd.Series[float], paired: bool) -> tuple[str, float | None]:
+def _row_of(a: Side, b: Side, key: Key, decision: Decision | None) -> Row:
+    cells, ids, values = [Cell(title_of(key[2], alone="Student"))], list[tuple[str, ...]](), []
+    for side in (a, b):
+        accuracies, runs = _accuracies(side, key), side.runs.get(key)
+        values.append(accuracies)
+        ids.append(() if runs is None else tuple(runs["run_id"]))
+        cells += [Cell(unmarked_spread(accuracies.tolist()), ids[-1]), Cell(str(len(accuracies)))]
+    text, difference = _difference(values[0], values[1], decision)
+    cells.append(Cell(text, ids[0] + ids[1] if difference is not None else ()))
+    means = [accuracies.mean() if len(accuracies) else None for accuracies in values]
+    return Row.of(
+        *cells,
+        teacher=key[0],
+        student=key[1],
+        method=key[2],
+        a=means[0],
+        n_a=len(values[0]),
+        b=means[1],
+        n_b=len(values[1]),
+        difference=difference,
+    )
+
+
+def _difference(a: pd.Series[float], b: pd.Series[float], decision: Decision | None) -> tuple[str, float | None]:
     if not len(a) or not len(b):
         return MISSING, None
-    if not paired:
+    if decision is None:
         mean = float(b.mean() - a.mean())
         return signed(mean), mean
-    gain = stats.paired_difference(b, a)
-    if gain is None:
+    if decision.difference is None:
         return f"{MISSING} (no shared seed)", None
-    return gain_text(gain), gain.mean
+    return decision.text, decision.difference.mean

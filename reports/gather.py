@@ -15,7 +15,6 @@ from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.tracking import Tracked, Tracker, flat
 from benchmark.train import teacher_store
 from benchmark.train.teacher_store import Manifest
-from reports import scores
 from reports.base import Context
 
 #: problems that are listed; a database may hold hundreds of bad runs: the rest are counted
@@ -252,7 +251,7 @@ def _frame(match: _Match, problems: list[str]) -> pd.DataFrame:
             f"Run {row.run_id} ({row.student}, {row.method}, seed {row.repetition}) is finished, but has no number for"
             f" {' and '.join(name for name in _HEADLINE if math.isnan(getattr(row, name)))}: it is not counted there."
         )
-    return scores.with_parameters(frame, match.tracked)
+    return results.with_parameters(frame, match.tracked)
 
 
 def _missing_data(plan: Plan, data_root: Path, runs: Path) -> list[str]:

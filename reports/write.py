@@ -1,4 +1,4 @@
-"""Write a report to files: the PDF, and next to it a folder with its tables, figures, cells and sources."""
+"""Write a report to files: the PDF, the HTML page, and a folder with its tables, figures, cells and sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark import files
 from benchmark.analysis.table import Table
 from benchmark.errors import UserError
-from reports import pdf, style
+from reports import document, html, pdf, style
 from reports.base import Context, Drawing, Listing
 from reports.build import Report
 
@@ -21,7 +21,7 @@ RUN_NAME = "report"
 
 
 def write(report: Report, out: Path) -> Path:
-    """Write the PDF, and next to it a folder with its tables, figures and sources; return the path of the PDF."""
+    """Write the PDF, the HTML page, and a folder with tables, figures and sources; return the path of the PDF."""
     folder = out / report.slug
     contents = dict(_files(report))
     _remove_old(folder, contents)
@@ -29,6 +29,8 @@ def write(report: Report, out: Path) -> Path:
         files.write(folder / name, content)
     path = out / f"{report.slug}.pdf"
     files.write(path, pdf.compiled(folder, report.timestamp))
+    figures = {name: shown for name, shown in contents.items() if name.endswith(".svg")}
+    files.write(path.with_suffix(".html"), html.page(json.loads(contents[pdf.DATA]), figures).encode())
     return path
 
 
@@ -52,8 +54,9 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
                     names.append(f"figures/{block.name}.{ending}")
                     yield names[-1], picture
     yield "cells.csv", cells(tables).encode()
-    content = pdf.content(
-        report.title, report.subtitle, report.head, report.commit, report.about, report.parts, report.link
+    content = document.content(
+        *(report.title, report.subtitle, report.head, report.commit),
+        *(report.parts, report.empty, report.link),
     )
     yield pdf.DATA, (json.dumps({**content, "files": names}, indent=1, ensure_ascii=False) + "\n").encode()
     yield pdf.SOURCE, pdf.template()
@@ -102,7 +105,14 @@ def log(context: Context, path: Path) -> str | None:
             if experiment is None:  # a report without runs creates no experiment
                 return None
             run_id = tracker.parent(experiment, RUN_NAME, {"suite": context.plan.suite.name})
-            tracker.artifacts(run_id, {path.name: path, f"{path.stem}-cells.csv": path.with_suffix("") / "cells.csv"})
+            tracker.artifacts(
+                run_id,
+                {
+                    path.name: path,
+                    path.with_suffix(".html").name: path.with_suffix(".html"),
+                    f"{path.stem}-cells.csv": path.with_suffix("") / "cells.csv",
+                },
+            )
             tracker.end(run_id, "FINISHED")
     except UserError as error:
         return f"The report was written, but not logged to MLflow: {error}"

@@ -10,7 +10,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.analysis import stats
-from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, signed, two_decimals, unmarked_spread
+from benchmark.analysis.decision import Question, confidence_text, decide, interval_note
+from benchmark.analysis.numbers import MISSING, plus_minus, unmarked_spread
 from benchmark.analysis.table import Cell, Column, Row, Table, Value
 from studies import figures as drawing
 from studies.search import Search, frame, is_retried
@@ -79,18 +80,19 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
         str(label): runs.set_index("repetition")["last"] for label, runs in confirmed.groupby("choice", sort=False)
     }
     winner = next(iter(confirmed.loc[confirmed["is_winner"], "choice"]), None)
+    rivals = [label for label in by_choice if winner is not None and label != winner]
+    asked = [Question(stats.paired_difference(by_choice[str(winner)], by_choice[label])) for label in rivals]
+    decisions = dict(zip(rivals, decide(asked), strict=True))
     rows = []
     for label, last in by_choice.items():
         mean, std = stats.mean_std(last.tolist())
-        gain = None
-        if winner is not None and label != winner:
-            gain = stats.paired_difference(by_choice[winner], last)
-        interval = f" {bracketed(gain.interval)}" if gain and gain.interval else ""
+        gain = decisions.get(label)
+        low, high = gain.interval if gain and gain.interval else (None, None)
         cells = (
             Cell(f"{label} (winner)" if label == winner else label),
             Cell(unmarked_spread(last.tolist())),
-            Cell(f"{signed(gain.mean)}{interval}" if gain else MISSING),
-            Cell(two_decimals(gain.detectable if gain else None)),
+            Cell(gain.text if gain else MISSING),
+            Cell(gain.outcome_text if gain else MISSING),
             Cell(str(len(last))),
         )
         fields: dict[str, Value] = {
@@ -98,21 +100,26 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
             "is_winner": label == winner,
             "last_mean": mean,
             "last_std": std,
-            "gain_of_winner": gain.mean if gain else None,
-            "gain_low": gain.interval[0] if gain and gain.interval else None,
-            "gain_high": gain.interval[1] if gain and gain.interval else None,
+            "gain_of_winner": gain.difference.mean if gain and gain.difference else None,
+            "gain_low": low,
+            "gain_high": high,
+            "gain_outcome": gain.word if gain else None,
             "seeds": len(last),
         }
         rows.append(Row(cells, fields))
     notes = [
         "Trained on the whole training set under seeds that no trial saw; top-1 on the test set after the last epoch,"
-        " in percent. Gain: the winner minus this line, paired by seed, with its 95% t interval; an interval that"
-        " includes 0 is no evidence of a difference.",
+        f" in percent. Gain: the winner minus this line, paired by seed. {interval_note(list(decisions.values()))}",
     ]
     if len(by_choice) <= len(search.definition.baselines()):
         notes.append("The winner is one of the baselines, so it is listed once.")
-    headers = ("last", "winner's gain [95%]", "detectable", "seeds")
-    columns = (Column("choice", "left"), *map(Column, headers))
+    columns = (
+        Column("choice", "left"),
+        Column("last"),
+        Column(f"winner's gain [{confidence_text(list(decisions.values()))}]"),
+        Column("outcome", "left"),
+        Column("seeds"),
+    )
     title, question = f"Confirmed: {search.title}", search.definition.question
     return Table.of_rows(title, question, columns, rows, notes)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import pandas as pd
 
 from benchmark.analysis import published, stats
+from benchmark.analysis.decision import Decision, confidence_text, interval_note
+from benchmark.analysis.gains import Best, Gain, best, gains, is_comparable, is_whole
 from benchmark.analysis.methods import base_of, title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, gain_text, rounded, signed, spread, two_decimals
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedValue
 from benchmark.analysis.table import OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.config import RunConfig
@@ -26,60 +27,56 @@ RUN_COLUMNS = (
 
 
 def comparison(
-    plan: Plan, frame: pd.DataFrame, teacher_accuracy: Mapping[str, float], dataset_name: str | None = None
+    plan: Plan,
+    frame: pd.DataFrame,
+    teacher_accuracy: Mapping[str, float],
+    dataset_name: str | None = None,
+    without: Set[str] = frozenset(),
 ) -> Table:
     """Tabulate a plan's results by pair and method, next to the published ones.
 
     `frame` holds this plan's runs, one per row, with the columns `RUN_COLUMNS`, or nothing yet; `teacher_accuracy` our
-    teachers' accuracies by model, in percent; `dataset_name` the name of the loaded images, e.g. `cub200[5 classes]`.
+    teachers' accuracies by model, in percent; `dataset_name` the name of the loaded images, e.g. `cub200[5 classes]`;
+    `without` names columns to leave out: gain, outcome, published, difference.
     """
     name = dataset_name or plan.data.name
     comparable = is_comparable(plan, name)
     runs = frame.reindex(columns=list(RUN_COLUMNS))
     methods = [VANILLA] * (VANILLA in plan.methods) + [method for method in plan.methods if method != VANILLA]
-    by_pair = [(pair, [_line(plan, pair, method, runs) for method in methods]) for pair in plan.pairs]
-    columns = [
-        Column("Method", "left"),
-        Column("last"),
-        Column("best (selected on test)"),
-        Column("gain in last [95%]"),
-        Column("detectable"),
-        Column("published"),
-        Column("best − published" + ("" if comparable else " (not comparable)")),
-        Column("seeds", "left"),
+    decided = {(one.comparison.pair.name, one.comparison.method): one for one in gains(plan, runs, name)}
+    by_pair = [
+        (pair, [_line(plan, pair, method, runs, decided.get((pair.name, method))) for method in methods])
+        for pair in plan.pairs
     ]
-    has_published = any(line.published for _, lines in by_pair for line in lines)
-    hidden = {_PUBLISHED} if not has_published else set()
-    if plan.profile or not has_published:
-        hidden.add(_DIFFERENCE)
+    lines = [line for _, of_pair in by_pair for line in of_pair]
+    decisions = [one.decision for one in decided.values()]
+    columns = {
+        "method": Column("Method", "left"),
+        "last": Column("last"),
+        "best_val": Column("best on validation"),
+        "best_test": Column("best (selected on test)"),
+        "gain": Column(f"gain in last [{confidence_text(decisions)}]"),
+        "outcome": Column("outcome", "left"),
+        "published": Column("published"),
+        "difference": Column("best − published" + ("" if comparable else " (not comparable)")),
+        "seeds": Column("seeds", "left"),
+    }
+    has_published = any(line.published for line in lines)
+    hidden = {*without, *(() if has_published else ("published", "difference"))}
+    hidden |= set() if plan.data.val_fraction else {"best_val"}
+    hidden |= {"difference"} if plan.profile else set()
+    shown = {key: column for key, column in columns.items() if key not in hidden}
+    sections = []
+    for pair, of_pair in by_pair:
+        leader = best(plan, runs, pair, decisions[0].confidence) if decisions else None
+        sections.append(_section(plan, name, tuple(shown), pair, of_pair, teacher_accuracy.get(pair.teacher), leader))
     return Table(
         title=plan.suite.title + (f" — {plan.profile} profile: a small slice, not a result" if plan.profile else ""),
         subtitle=f"Suite {plan.name}, data set {name}, top-1 accuracy in percent.",
-        columns=_shown(columns, hidden),
-        sections=tuple(
-            _section(plan, name, hidden, pair, lines, teacher_accuracy.get(pair.teacher)) for pair, lines in by_pair
-        ),
-        notes=tuple(_notes(plan, name, runs, [line for _, lines in by_pair for line in lines])),
+        columns=tuple(shown.values()),
+        sections=tuple(sections),
+        notes=tuple(_notes(plan, name, runs, lines, decisions if "gain" in shown else None)),
     )
-
-
-def is_comparable(plan: Plan, dataset_name: str) -> bool:
-    """Whether these runs may be compared with published values: the unchanged suite on the whole data set it names."""
-    return plan.profile is None and not plan.changes and _is_whole(plan) and dataset_name == plan.data.name
-
-
-def _is_whole(plan: Plan) -> bool:
-    return plan.data.num_train is None and plan.data.num_test is None
-
-
-#: positions of cells in a row
-_LAST, _PUBLISHED, _DIFFERENCE = 1, 5, 6
-
-Shown = TypeVar("Shown", Column, Cell)
-
-
-def _shown(items: Sequence[Shown], hidden: Set[int]) -> tuple[Shown, ...]:
-    return tuple(item for place, item in enumerate(items) if place not in hidden)
 
 
 @dataclass(frozen=True)
@@ -96,17 +93,12 @@ class _Line:
     #: the budget of most methods of the pair
     usual_budget: tuple[int, int]
     base: str | None
-    gain: stats.PairedDifference | None
-    base_run_ids: tuple[str, ...]
+    gain: Gain | None
     published: PublishedValue | None
 
     @property
     def finished(self) -> pd.DataFrame:
         return self.runs[self.runs["status"] == "FINISHED"]
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.values("last")) == self.num_planned
 
     def values(self, column: str) -> list[float]:
         return self.finished[column].dropna().astype(float).tolist()
@@ -118,26 +110,18 @@ class _Line:
         return tuple(self.finished["run_id"])
 
 
-def _line(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame) -> _Line:
+def _line(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame, gain: Gain | None) -> _Line:
     config = _config(plan, pair, method)
-    runs = _runs(frame, config)
-    base = base_of(method)
-    gain, base_run_ids = None, ()
-    if base in plan.methods:
-        of_base = _runs(frame, _config(plan, pair, base))
-        gain = stats.paired_difference(_by_repetition(runs), _by_repetition(of_base))
-        base_run_ids = tuple(of_base[of_base["status"] == "FINISHED"]["run_id"])
     budgets = Counter(_budget(_config(plan, pair, other)) for other in plan.methods)
     return _Line(
         pair=pair,
         config=config,
-        runs=runs,
+        runs=_runs(frame, config),
         num_planned=plan.seeds,
         budget=_budget(config),
         usual_budget=min(budgets, key=lambda budget: (-budgets[budget], budget)),
-        base=base,
-        gain=gain,
-        base_run_ids=base_run_ids,
+        base=base_of(method),
+        gain=gain if gain and gain.decision.difference else None,
         published=published.lookup(_tables(plan, pair), pair.name, method),
     )
 
@@ -164,22 +148,16 @@ def _runs(frame: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     return finished_first.drop_duplicates("repetition").drop(columns="_open")
 
 
-def _by_repetition(runs: pd.DataFrame) -> pd.Series[float]:
-    return runs[runs["status"] == "FINISHED"].set_index("repetition")["last"].astype(float)
-
-
 def _section(
     plan: Plan,
     dataset: str,
-    hidden: Set[int],
+    shown: Sequence[str],
     pair: Pair,
     lines: Sequence[_Line],
     teacher_accuracy: float | None,
+    leader: Best | None,
 ) -> Section:
     printed = published.lookup_teacher(_tables(plan, pair), pair.name)
-    # compared as printed, so that equal values are all bold
-    complete = {line.config.method: round(line.mean("last"), 2) for line in lines if line.is_complete}
-    best = max(complete.values()) if len(complete) > 1 and plan.profile is None else None
     shared: dict[str, Value] = {
         "suite": plan.suite.name,
         "profile": plan.profile,
@@ -193,32 +171,34 @@ def _section(
     rows = []
     for line in lines:
         cells = _cells(line)
-        if best is not None and complete.get(line.config.method) == best:
-            cells[_LAST] = replace(cells[_LAST], bold=True)
-        rows.append(Row(_shown(cells, hidden), {**shared, **_fields(line, is_comparable(plan, dataset))}))
+        if leader is not None and leader.is_separated and line.config.method == leader.method:
+            cells["last"] = replace(cells["last"], bold=True)
+        fields = {**shared, **_fields(line, is_comparable(plan, dataset))}
+        rows.append(Row(tuple(cells[key] for key in shown), fields))
     teacher = f"teacher {two_decimals(teacher_accuracy)}"
     if printed:
         teacher += f" (published {_published(printed)})"
     return Section(pair.name, teacher, tuple(rows))
 
 
-def _cells(line: _Line) -> list[Cell]:
+def _cells(line: _Line) -> dict[str, Cell]:
     ids, gain = line.run_ids(), line.gain
     title = title_of(line.config.method, alone="Student")
     if line.budget != line.usual_budget:
         title += " ({} × {}) {}".format(*line.budget, OTHER_BUDGET)
-    best, value = line.values("best_test"), line.published
-    difference = line.mean("best_test") - value.value if best and value else None
-    return [
-        Cell(title),
-        Cell(spread(line.values("last")), ids),
-        Cell(spread(best), ids),
-        Cell(gain_text(gain) if gain else MISSING, ids + line.base_run_ids if gain else ()),
-        Cell(two_decimals(gain.detectable if gain else None), ids if gain else ()),
-        Cell(_published(value) if value else MISSING),
-        Cell(signed(difference), ids if difference is not None else ()),
-        Cell(_count(line), tuple(line.runs["run_id"])),
-    ]
+    best_test, value = line.values("best_test"), line.published
+    difference = line.mean("best_test") - value.value if best_test and value else None
+    return {
+        "method": Cell(title),
+        "last": Cell(spread(line.values("last")), ids),
+        "best_val": Cell(spread(line.values("best_val")), ids),
+        "best_test": Cell(spread(best_test), ids),
+        "gain": Cell(gain.decision.text, gain.run_ids) if gain else Cell(MISSING),
+        "outcome": Cell(gain.decision.outcome_text, gain.run_ids) if gain else Cell(MISSING),
+        "published": Cell(_published(value) if value else MISSING),
+        "difference": Cell(signed(difference), ids if difference is not None else ()),
+        "seeds": Cell(_count(line), tuple(line.runs["run_id"])),
+    }
 
 
 def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
@@ -234,16 +214,20 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
     for column in ("last", "best_test", "best_val"):
         mean, std = stats.mean_std(values) if (values := line.values(column)) else (None, None)
         fields |= {f"{column}_mean": rounded(mean), f"{column}_std": rounded(std)}
-    gain, value = line.gain, line.published
-    low, high = gain.interval if gain and gain.interval else (None, None)
+    decision, value = line.gain.decision if line.gain else None, line.published
+    gain = decision.difference if decision else None
+    low, high = decision.interval if decision and decision.interval else (None, None)
     best = line.values("best_test")
     return fields | {
         "gain": rounded(gain.mean) if gain else None,
         "gain_low": rounded(low),
         "gain_high": rounded(high),
+        "gain_confidence": rounded(decision.confidence) if decision else None,
+        "gain_outcome": decision.word if decision else None,
         "gain_num_seeds": gain.num_seeds if gain else 0,
         "gain_correlation": rounded(gain.correlation) if gain else None,
-        "gain_detectable": rounded(gain.detectable) if gain else None,
+        "gain_detectable": rounded(decision.detectable) if decision else None,
+        "gain_decided_by_seeds": decision.seeds if decision else None,
         "published": value.value if value else None,
         "published_confidence": value.confidence if value else None,
         "published_table": value.table if value else None,
@@ -261,9 +245,12 @@ def _teacher_rounding(plan: Plan) -> str:
     return ", ".join(filter(None, (features, kept)))
 
 
-def _notes(plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line]) -> list[str]:
+def _notes(
+    plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line], decisions: Sequence[Decision] | None
+) -> list[str]:
+    """Notes under the table; `decisions` are those of the gains that it shows, None when it shows none."""
     notes = []
-    is_part = not _is_whole(plan) or bool(runs["is_part"].eq(True).any())
+    is_part = not is_whole(plan) or bool(runs["is_part"].eq(True).any())
     values = [line.published for line in lines if line.published]
     if plan.profile:
         notes.append(f"{plan.profile} profile: a small slice, not a result; no difference to published values.")
@@ -277,12 +264,17 @@ def _notes(plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line])
     notes += [
         "last: after the last epoch, the headline; ±: standard deviation over seeds (n - 1). best: the best epoch,"
         " selected on the test set, as the literature reports.",
-        "gain: difference in last to the base method (SD-X to X; for a method without a base, the student alone),"
-        " paired over the seeds both have, with its 95% t interval; detectable: the true difference that this test"
-        " finds with power 0.8 (two-sided, alpha 0.05).",
     ]
+    if decisions is not None:
+        notes += [
+            "gain: difference in last to the base method (SD-X to X; for a method without a base, the student alone),"
+            f" paired over the seeds both have. {interval_note(decisions)}",
+            "outcome: holds where the interval lies above 0; does not hold where it lies below 0, or includes 0 and"
+            " lies below the published gain; else open, with the seeds that would decide it in 8 of 10 repeats if the"
+            " measured difference and spread are the true ones.",
+        ]
     if plan.profile is None:
-        notes.append("Bold: the best last of a pair among methods with all their seeds.")
+        notes.append("Bold: the best last of a pair, where its lead over every other complete method excludes 0 too.")
     if any(len(line.finished) < stats.MIN_SEEDS for line in lines):
         notes.append(FEW_SEEDS_NOTE)
     if any(line.budget != line.usual_budget for line in lines):

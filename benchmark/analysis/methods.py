@@ -1,4 +1,4 @@
-"""Titles of methods in tables, and the base method that each gain is measured against."""
+"""Titles of methods and pairs in tables, and the base method that each gain is measured against."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def base_of(method: str) -> str | None:
     if method == VANILLA:
         return None
     return distillers.registry.get(method).base or VANILLA
+
+
+def pair_title(pair: str) -> str:
+    """Format `teacher:student` for headings and labels."""
+    return pair.replace(":", " → ")

@@ -45,11 +45,9 @@ def bracketed(interval: stats.Interval | None) -> str:
     return MISSING if interval is None else f"[{', '.join(map(signed, interval))}]"
 
 
-def gain_text(gain: stats.PairedDifference) -> str:
-    """Write a paired difference with its interval, or with a mark when it has too few seeds for an interval."""
-    if gain.interval is None:
-        return f"{signed(gain.mean)} {FEW_SEEDS}"
-    return f"{signed(gain.mean)} {bracketed(gain.interval)}"
+def percent(share: float) -> str:
+    """Write a share as a percentage, to a tenth where it is not whole."""
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
 
 
 def p_text(p: float | None) -> str:

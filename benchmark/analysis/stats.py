@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import pandas as pd
 from scipy import special
 
-# scipy.stats takes two seconds to import, so the few functions that need it import it themselves
+# scipy.stats takes two seconds to import, so the one function that needs it imports it itself
 
 CONFIDENCE = 0.95
 POWER = 0.8
 #: below this many seeds no interval is given: its half-width would be 9 standard deviations at two
 MIN_SEEDS = 3
-#: from this many seeds the interval is a bootstrap's, which assumes no distribution
-MIN_SEEDS_FOR_BOOTSTRAP = 8
-NUM_RESAMPLES = 9999
+#: differences that lie closer than this are equal but for rounding
+NO_SPREAD = 1e-9
 
 Interval = tuple[float, float]
 
@@ -31,28 +29,15 @@ class PairedDifference:
     #: by seed
     differences: tuple[float, ...]
     mean: float
-    #: two-sided 95% t interval of the mean; None below three seeds
-    interval: Interval | None
+    #: sample standard deviation; None below two seeds
+    std: float | None
     #: Pearson's, between a and b over the seeds: how much pairing helps; None below three seeds or without spread
     correlation: float | None
-    #: see `minimum_detectable_effect`; None below three seeds
-    detectable: float | None
 
     @property
     def num_seeds(self) -> int:
         """Number of seeds that both have."""
         return len(self.differences)
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """A test of the mean of a - b over the seeds that two methods share."""
-
-    difference: PairedDifference
-    #: 95%: t below `MIN_SEEDS_FOR_BOOTSTRAP` seeds, BCa from there; None below three
-    interval: Interval | None
-    #: p-value of the two-sided paired t test; None below three seeds or when all differences are equal
-    p: float | None
 
 
 @dataclass(frozen=True)
@@ -91,13 +76,21 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     return mean - half_width, mean + half_width
 
 
-def minimum_detectable_effect(std: float, num: int) -> float | None:
+def minimum_detectable_effect(std: float, num: int, alpha: float = 1 - CONFIDENCE) -> float | None:
     """True difference that a test finds in 8 of 10 repeats of the whole experiment; None below three seeds.
 
-    The test is the two-sided paired t test at alpha = 0.05 over `num` seeds, `std` the standard deviation of the
-    differences by seed. Its power is that of the noncentral t distribution, not an approximation.
+    The test is the two-sided paired t test at `alpha` over `num` seeds, `std` the standard deviation of the differences
+    by seed. Its power is that of the noncentral t distribution, not an approximation.
     """
-    return std * _detectable_in_stds(num) if num >= MIN_SEEDS else None
+    return std * _detectable_in_stds(num, alpha) if num >= MIN_SEEDS else None
+
+
+def seeds_to_detect(effect: float, std: float, alpha: float, most: int) -> int | None:
+    """Smallest number of seeds at which `effect` is detectable, see `minimum_detectable_effect`; None above `most`."""
+    for num in range(MIN_SEEDS, most + 1):
+        if std * _detectable_in_stds(num, alpha) <= effect:
+            return num
+    return None
 
 
 def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDifference | None:
@@ -112,64 +105,30 @@ def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDiffere
     return PairedDifference(
         differences=tuple(differences),
         mean=mean,
-        interval=t_interval(differences),
+        std=std,
         correlation=float(both["a"].corr(both["b"])) if has_spread else None,
-        detectable=minimum_detectable_effect(std, num) if std is not None else None,
     )
-
-
-def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Bias-corrected and accelerated bootstrap interval of the mean, or None below eight values.
-
-    The resamples are drawn from a fixed seed over the sorted values: equal values give an equal interval.
-    """
-    if len(values) < MIN_SEEDS_FOR_BOOTSTRAP:
-        return None
-    ordered = np.sort(np.asarray(values, dtype=float))
-    if ordered[0] == ordered[-1]:  # every resample has this mean, and its acceleration is 0 / 0
-        return float(ordered[0]), float(ordered[0])
-    from scipy import stats
-
-    found = stats.bootstrap(
-        (ordered,),
-        np.mean,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=confidence,
-        method="BCa",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Interval of the mean by the number of values: BCa from eight, t from three, None below."""
-    return bca_interval(values, confidence) or t_interval(values, confidence)
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
     """p-value of the two-sided paired t test of no difference; None below three values or when all are equal."""
-    if len(differences) < MIN_SEEDS or len(set(differences)) == 1:
+    if len(differences) < MIN_SEEDS or max(differences) - min(differences) < NO_SPREAD:
         return None
-    from scipy import stats
-
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def paired_test(a: pd.Series[float], b: pd.Series[float]) -> PairedTest | None:
-    """Test a - b over the shared seeds (index: repetition); None when they share none."""
-    difference = paired_difference(a, b)
-    if difference is None:
-        return None
-    return PairedTest(difference, interval(difference.differences), paired_p(difference.differences))
+    mean, std = mean_std(differences)
+    t = abs(mean) / (std or 0.0) * math.sqrt(len(differences))
+    return 2 * float(special.stdtr(len(differences) - 1, -t))
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values for multiple testing (Holm's step-down), in the order given; None, for no test, stays None."""
-    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p-values so that those at most q hold a share of at most q false ones, on average (Benjamini-Hochberg).
+
+    In the order given; None, for no test, stays None.
+    """
+    tested = sorted(((p, place) for place, p in enumerate(p_values) if p is not None), reverse=True)
     adjusted: list[float | None] = [None] * len(p_values)
-    reached = 0.0
-    for num_before, (p, place) in enumerate(tested):
-        reached = max(reached, min(1.0, (len(tested) - num_before) * p))
+    reached = 1.0
+    for num_above, (p, place) in enumerate(tested):
+        reached = min(reached, p * len(tested) / (len(tested) - num_above))
         adjusted[place] = reached
     return adjusted
 
@@ -192,7 +151,7 @@ def average_ranks(values: pd.DataFrame) -> AverageRanks | None:
 
 
 @cache
-def _detectable_in_stds(num: int) -> float:
-    critical = special.stdtrit(num - 1, (1 + CONFIDENCE) / 2)
+def _detectable_in_stds(num: int, alpha: float) -> float:
+    critical = special.stdtrit(num - 1, 1 - alpha / 2)
     # the noncentrality at which t stays below its critical value with 1 - power; the far tail adds less than 1e-5
     return float(special.nctdtrinc(num - 1, 1 - POWER, critical)) / math.sqrt(num)

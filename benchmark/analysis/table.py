@@ -39,8 +39,6 @@ class Cell:
     text: str
     run_ids: tuple[str, ...] = ()
     bold: bool = False
-    #: the second best, where the best is bold
-    underlined: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,6 @@ class Table:
                             {
                                 "text": cell.text,
                                 "bold": cell.bold,
-                                "underlined": cell.underlined,
                                 "link": link(cell.run_ids) if cell.run_ids else None,
                             }
                             for cell in row.cells
@@ -180,17 +177,15 @@ def _flat(text: str) -> str:
 
 
 def _markdown(cell: Cell) -> str:
-    text = f"<u>{cell.text}</u>" if cell.underlined else cell.text
-    return f"**{text}**" if cell.bold else text
+    return f"**{cell.text}**" if cell.bold else cell.text
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = rf"\underline{{{_latex(cell.text)}}}" if cell.underlined else _latex(cell.text)
-    return rf"\textbf{{{text}}}" if cell.bold else text
+    return rf"\textbf{{{_latex(cell.text)}}}" if cell.bold else _latex(cell.text)
 
 
 def _style(cell: Cell) -> str:
-    return " ".join(["bold"] * cell.bold + ["underline"] * cell.underlined)
+    return "bold" if cell.bold else ""
 
 
 def _markdown_row(texts: Iterable[str]) -> str:

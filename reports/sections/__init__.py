@@ -9,17 +9,17 @@ import_modules(__name__, list(__path__))
 
 #: the order of the report; a section that is not named here stands at its end
 ORDER = (
-    "provenance",
+    "result",
+    "verdict",
     "comparison",
     "ablations",
     "selection",
-    "significance",
     "curves",
     "cost",
     "correlation",
     "literature",
     "coverage",
-    "verdict",
+    "provenance",
 )
 
 

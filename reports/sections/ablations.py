@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 
 from benchmark import results
 from benchmark.analysis import published, stats
-from benchmark.analysis.methods import base_of, title_of
+from benchmark.analysis.methods import base_of, pair_title, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, finite, rounded, spread, two_decimals
 from benchmark.analysis.published import PublishedSeries
 from benchmark.analysis.published.entry import Level
+from benchmark.analysis.scores import Scores, as_scores
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from benchmark.tracking import Tracked
-from reports import scores, style
-from reports.base import Block, Context, Drawing, Listing, Text, section
-from reports.scores import Scores, pair_title
+from reports import style
+from reports.base import Block, Command, Context, Drawing, Listing, section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,24 +124,29 @@ def ablations(context: Context) -> list[Block]:
     """Accuracy over each part, next to the paper's points."""
     found = find_all(context)
     blocks: list[Block] = []
+    absent: list[Factor] = []
     for factor, part in PARTS.items():
         mine = [one for one in found if one.factor == factor]
-        if not mine:
-            blocks.append(Text(f"{part.title}: missing. {missing(factor, context)}"))
-        else:
+        if mine:
             blocks.append(Listing(f"ablation_{factor}", table(factor, mine)))
-        blocks.append(Drawing(f"ablation_{factor}_figure", figure(factor, mine), _caption(part, mine)))
+            blocks.append(Drawing(f"ablation_{factor}_figure", figure(factor, mine), _caption(part)))
+        else:
+            absent.append(factor)
+    if absent:
+        named = "; ".join(PARTS[factor].title.lower() for factor in absent)
+        commands = "\n".join(line for factor in absent for line in missing(factor, context))
+        text = f"No pair has finished runs that differ in one of these alone: {named}. These train them:"
+        blocks.append(Command(text, commands))
     return blocks
 
 
-def missing(factor: Factor, context: Context) -> str:
-    """Say which runs an ablation needs, with the commands that train them."""
+def missing(factor: Factor, context: Context) -> list[str]:
+    """The commands that train the runs that an ablation needs."""
     method = next((name for name in context.plan.methods if name.startswith("sdd_")), "sdd_kd")
-    commands = [
-        scores.command(context, "--methods", method, *(word for one in changed for word in ("--set", one)))
+    return [
+        context.command("--methods", method, *(word for one in changed for word in ("--set", one)))
         for changed in PARTS[factor].settings
     ]
-    return f"No pair has finished runs that differ in it alone; these train them: {'; '.join(commands)}"
 
 
 @lru_cache(maxsize=1)
@@ -153,7 +158,7 @@ def find_all(context: Context) -> list[Ablation]:
 def tracked_frame(tracked: Iterable[Tracked]) -> pd.DataFrame:
     """Tabulate the student runs that saw the test set as `results.frame` does, with their parameters."""
     runs = [run for run in tracked if run.tags.get("role") == "student" and run.params.get("tuning") != "True"]
-    return scores.with_parameters(results.frame(runs), runs)
+    return results.with_parameters(results.frame(runs), runs)
 
 
 def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
@@ -214,14 +219,14 @@ def _ablations(
     keys = pd.Series(["\n".join(map(str, run)) for run in leveled[fixed].itertuples(index=False)], leveled.index, str)
     for _, group in leveled.groupby(keys, sort=False):
         levels: dict[Level, Scores] = {
-            level: scores.as_scores(group[[one == level for one in group["_level"]]])
+            level: as_scores(group[[one == level for one in group["_level"]]])
             for level in sorted(set(group["_level"]), key=_order)
         }
         levels = {level: one for level, one in levels.items() if one.run_ids}
         if len(levels) < 2:
             continue
         without = _base_level(factor)
-        base = scores.as_scores(bases[_equal(bases, group.iloc[0], [*_shared(params, bases), "teacher_checksum"])])
+        base = as_scores(bases[_equal(bases, group.iloc[0], [*_shared(params, bases), "teacher_checksum"])])
         if without is not None and without not in levels and base.run_ids:
             levels = {without: base, **levels}
         groups.append((group.iloc[0], levels))
@@ -324,15 +329,12 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
     return Table(part.title, "Runs that differ in this alone.", columns, tuple(sections), tuple(notes))
 
 
-def _caption(part: Part, found: Sequence[Ablation]) -> str:
-    ours = (
-        "ours, mean and standard deviation over seeds"
-        f" ({FEW_SEEDS} and open marks: fewer than {stats.MIN_SEEDS}, no spread is drawn)"
-        if found
-        else "no runs of ours yet"
-    )
+def _caption(part: Part) -> str:
     series = published.ablation(part.series)
-    return f"{part.title}. Left: {ours}. Right: {series.title} ({part.series}), single printed numbers."
+    return (
+        f"{part.title}. Left: ours, mean and standard deviation over seeds ({FEW_SEEDS} and open marks: fewer than"
+        f" {stats.MIN_SEEDS}, no spread is drawn). Right: {series.title} ({part.series}), single printed numbers."
+    )
 
 
 def figure(factor: Factor, found: Sequence[Ablation]) -> Figure:
@@ -367,9 +369,6 @@ def figure(factor: Factor, found: Sequence[Ablation]) -> Figure:
             axes.set_xticks(range(len(levels)), ticks)
             axes.set_xlim(-0.5, len(levels) - 0.5)
             axes.margins(y=0.15)
-        if not found:
-            ours.text(0.5, 0.5, "no runs yet", ha="center", va="center", transform=ours.transAxes, color=style.FAINT)
-            ours.set_yticks([])
         for axes, left in ((ours, 0.02), (theirs, 0.52)):
             if axes.get_legend_handles_labels()[1]:
                 at_strip = (left, below / height)

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
-import pandas as pd
 
 from benchmark.analysis import published, stats
 from benchmark.analysis.comparison import comparison as detailed
-from benchmark.analysis.comparison import is_comparable
+from benchmark.analysis.decision import Outcome
+from benchmark.analysis.gains import best, is_comparable
 from benchmark.analysis.methods import base_of, title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, signed, two_decimals, unmarked_spread
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, rounded, signed, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedTable
+from benchmark.analysis.scores import Scores, scores
 from benchmark.analysis.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
-from reports.scores import SELECTIONS, Scores, scores, teacher_cell
 from reports.sections.literature import printed_text, tables_of, unsure_mark
+from reports.sections.provenance import teacher_cell
+
+#: after a gain
+ARROWS = {Outcome.HOLDS: " ↑", Outcome.DOES_NOT_HOLD: " ↓", Outcome.OPEN: ""}
 
 
 @section("Comparison")
 def comparison(context: Context) -> Sequence[Block]:
-    """Our results by themselves, then next to every published table of the suite, then in full with intervals."""
-    blocks: list[Block] = [Listing("comparison", ours(context))]
-    for name in tables_of(context.plan):
-        table = published.load(name)
-        methods = [m for m in in_order(context.plan) if any(table.value(p.name, m) for p in context.plan.pairs)]
-        if methods:
-            blocks.append(Listing(f"comparison-{name.replace('/', '-')}", beside(context, table, methods)))
+    """Every accuracy by pair and method, then next to every published table of the suite; nothing without a run."""
+    plan, frame = context.plan, context.frame
+    pairs = [pair for pair in plan.pairs if any(scores(frame, pair, method).values for method in plan.methods)]
+    if not pairs:
+        return []
+    blocks: list[Block] = [Listing("overview", overview(context, pairs))] if len(pairs) > 1 else []
     accuracy = {model: manifest.test_top1 for model, manifest in context.teachers.items()}
-    full = detailed(context.plan, context.frame, accuracy, context.dataset)
+    elsewhere = {"gain", "outcome", "published", "difference"}  # other tables show these
+    full = detailed(plan, frame, accuracy, context.dataset, without=elsewhere)
     # notes on published tables stand under those tables
-    notes = tuple(note for note in full.notes if not note.startswith(tuple(f"{name}: " for name in published.ids())))
-    blocks.append(Listing("comparison-in-full", replace(full, title=f"In full: {full.title}.", notes=notes)))
+    notes = [note for note in full.notes if not note.startswith(tuple(f"{name}: " for name in published.ids()))]
+    names = {pair.name for pair in pairs}
+    left_out = [section.title for section in full.sections if section.title not in names]
+    if left_out:
+        notes.append(f"Without a finished run: {', '.join(left_out)}.")
+    shown = tuple(section for section in full.sections if section.title in names)
+    blocks.append(Listing("comparison", replace(full, sections=shown, notes=tuple(notes))))
+    for name in tables_of(plan):
+        table = published.load(name)
+        of_table = [pair for pair in pairs if pair.name in table.pairs]
+        methods = [m for m in in_order(plan) if any(table.value(pair.name, m) for pair in of_table)]
+        if methods:
+            blocks.append(Listing(f"comparison-{name.replace('/', '-')}", beside(context, table, of_table, methods)))
     return blocks
 
 
@@ -50,41 +64,57 @@ def in_order(plan: Plan) -> list[str]:
 
 
 def seeds_text(found: Scores, planned: int) -> str:
-    """Write mean ± std, with the number of seeds where it differs from the planned number, and a mark below three."""
+    """Write the mean, with the number of seeds where it differs from the planned number, and a mark below three."""
     num = len(found.values)
     if not num:
         return MISSING
     count = f" n={num}" if num != planned else ""
-    return unmarked_spread(found.values) + count + (f" {FEW_SEEDS}" if num < stats.MIN_SEEDS else "")
+    return two_decimals(found.mean) + count + (f" {FEW_SEEDS}" if num < stats.MIN_SEEDS else "")
 
 
-def ours(context: Context) -> Table:
-    """Tabulate our own results by pair, for each way to choose the epoch."""
+def overview(context: Context, pairs: Sequence[Pair]) -> Table:
+    """Tabulate the mean `last` of every method on every pair, with its gain and an arrow where that is decided."""
     plan = context.plan
-    sections = [Section("", "", (_teacher_row(context),))] if plan.teachers else []
-    for selection, (_, title) in SELECTIONS.items():
-        if selection == "best_val" and not plan.data.val_fraction:
-            subtitle = "the full training set was used: there is no such split"
-            dashes = Row((Cell("Every method"), *(Cell(MISSING) for _ in plan.pairs)), {"selection": selection})
-            sections.append(Section(title, subtitle, (dashes,)))
-            continue
-        sections.append(Section(title, "", tuple(_rows(plan, context.frame, selection))))
-    notes = [
-        f"Mean ± standard deviation over {plan.seeds} seed{'s' * (plan.seeds > 1)} (n - 1); n where there are fewer."
-        " In brackets: the gain over the row's own base"
-        " (SD-X over X) in our runs, over the seeds that both have."
-        " Bold: the best of a column, underlined: the second, among methods with all their seeds.",
-    ]
-    if plan.seeds < stats.MIN_SEEDS or any(FEW_SEEDS in c.text for s in sections for r in s.rows for c in r.cells):
-        notes.append(FEW_SEEDS_NOTE_WITHOUT_INTERVALS)
-    if plan.profile:
-        notes.append(f"{plan.profile} profile: a small slice, not a result.")
+    decided = {(one.comparison.pair.name, one.comparison.method): one for one in context.gains}
+    confidence = context.gains[0].decision.confidence if context.gains else 0.0
+    leaders = {pair.name: best(plan, context.frame, pair, confidence) for pair in pairs}
+    rows = [_teacher_row(context, pairs)] if plan.teachers else []
+    for method in in_order(plan):
+        cells = [Cell(title_of(method, alone="Student alone"))]
+        fields: dict[str, Value] = {"method": method}
+        for pair in pairs:
+            mine, gain, leader = (
+                scores(context.frame, pair, method),
+                decided.get((pair.name, method)),
+                leaders[pair.name],
+            )
+            decision = gain.decision if gain else None
+            difference = decision.difference if decision else None
+            count = f" n={len(mine.values)}" if mine.values and len(mine.values) != plan.seeds else ""
+            text = two_decimals(mine.mean) + count
+            if decision is not None and difference is not None:
+                text += f" ({signed(difference.mean)}{ARROWS[decision.outcome]})"
+            is_best = leader is not None and leader.is_separated and leader.method == method
+            cells.append(Cell(text, gain.run_ids if gain and difference else mine.run_ids, bold=is_best))
+            fields |= {
+                f"{pair.name} mean": rounded(mean) if (mean := mine.mean) is not None else None,
+                f"{pair.name} n": len(mine.values),
+                f"{pair.name} gain": rounded(difference.mean) if difference else None,
+                f"{pair.name} outcome": decision.word if decision else None,
+            }
+        rows.append(Row(tuple(cells), fields))
+    notes = (
+        f"Means over {plan.seeds} seed{'s' * (plan.seeds > 1)} after the last epoch; n where there are fewer. In"
+        " brackets the gain over the base method (SD-X over X, the others over the student alone): ↑ holds, ↓ does not"
+        " hold, no arrow: open. Bold: the best of a pair, where its lead over every other complete method excludes 0.",
+        *([f"{plan.profile} profile: a small slice, not a result."] if plan.profile else []),
+    )
     return Table(
-        "Our runs.",
+        "Overview.",
         f"Suite {plan.name}, {context.dataset}, top-1 accuracy on the test set in percent.",
-        _columns(plan.pairs),
-        tuple(sections),
-        tuple(notes),
+        _columns(pairs),
+        (Section("", "", tuple(rows)),),
+        notes,
     )
 
 
@@ -92,52 +122,18 @@ def _columns(pairs: Sequence[Pair]) -> tuple[Column, ...]:
     return (Column("Method", "left"), *(Column(pair.name) for pair in pairs))
 
 
-def _teacher_row(context: Context) -> Row:
-    cells, fields = [Cell("Teacher")], dict[str, Value](selection="", method="teacher")
-    for pair in context.plan.pairs:
+def _teacher_row(context: Context, pairs: Sequence[Pair]) -> Row:
+    cells, fields = [Cell("Teacher")], dict[str, Value](method="teacher")
+    for pair in pairs:
         manifest = context.teachers.get(pair.teacher)
         cells.append(teacher_cell(manifest))
-        fields[pair.name] = None if manifest is None else manifest.test_top1
+        fields[f"{pair.name} mean"] = None if manifest is None else manifest.test_top1
     return Row(tuple(cells), fields)
 
 
-def _rows(plan: Plan, frame: pd.DataFrame, selection: str) -> Iterator[Row]:
-    methods = in_order(plan)
-    values = {(p.name, m): scores(frame, p, m, selection) for p in plan.pairs for m in methods}
-    ranks = {pair.name: _ranks(plan, {m: values[pair.name, m] for m in methods}) for pair in plan.pairs}
-    for method in methods:
-        cells = [Cell(title_of(method, alone="Student alone"))]
-        fields: dict[str, Value] = {"selection": selection, "method": method}
-        for pair in plan.pairs:
-            mine, base = values[pair.name, method], base_of(method)
-            of_base = values.get((pair.name, base)) if base not in (None, VANILLA) else None
-            gain = stats.paired_difference(mine.by_seed, of_base.by_seed) if of_base is not None else None
-            rank = ranks[pair.name].get(method)
-            text = seeds_text(mine, plan.seeds) + (f" ({signed(gain.mean)})" if gain else "")
-            ids = mine.run_ids + (of_base.run_ids if gain and of_base is not None else ())
-            cells.append(Cell(text, ids, bold=rank == 1, underlined=rank == 2))
-            fields |= {
-                f"{pair.name} mean": mine.mean,
-                f"{pair.name} std": mine.std,
-                f"{pair.name} n": len(mine.values),
-                f"{pair.name} gain": gain.mean if gain else None,
-            }
-        yield Row(tuple(cells), fields)
-
-
-def _ranks(plan: Plan, values: Mapping[str, Scores]) -> dict[str, int]:
-    """Rank the best mean 1 and the second 2, as printed and with equal ranks for equals; empty for a small profile."""
-    means = {m: round(v.mean, 2) for m, v in values.items() if v.mean is not None and len(v.values) == plan.seeds}
-    if plan.profile is not None or len(means) < 2:
-        return {}
-    places = sorted(set(means.values()), reverse=True)[:2]
-    return {method: places.index(mean) + 1 for method, mean in means.items() if mean in places}
-
-
-def beside(context: Context, table: PublishedTable, methods: Sequence[str]) -> Table:
-    """Tabulate our results next to a published table, by the literature's choice of the epoch, with the difference."""
+def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], methods: Sequence[str]) -> Table:
+    """Tabulate our means next to a published table, by the literature's choice of the epoch, with the difference."""
     plan = context.plan
-    pairs = [pair for pair in plan.pairs if pair.name in table.pairs]
     comparable = is_comparable(plan, context.dataset)
     sections = [Section("Teacher", "", tuple(_teacher_rows(context, table, pairs, comparable)))]
     few = False

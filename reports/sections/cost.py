@@ -5,13 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from benchmark.analysis import published, stats
-from benchmark.analysis.methods import title_of
+from benchmark.analysis.methods import pair_title, title_of
 from benchmark.analysis.numbers import MISSING, rounded, spread
+from benchmark.analysis.scores import as_scores, scores
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
-from reports import scores
-from reports.base import Block, Context, Listing, Text, section
-from reports.scores import pair_title
+from reports.base import Block, Context, Listing, section
 
 #: metric of the time per step in the last epoch, which no warm-up affects
 STEP = "time/step_ms"
@@ -21,16 +20,12 @@ TABLE = "sdd/table9"
 
 @section("Cost")
 def cost(context: Context) -> list[Block]:
-    """Times of the plan's finished runs, next to the paper's."""
+    """Times of the plan's finished runs, next to the paper's; nothing without a time of ours."""
     made = table(context.plan, context.frame)
-    printed = Listing("cost_published", published_times())
     if made is None:
-        missing = (
-            "Missing: no finished run has its times; this trains them:"
-            f" {scores.command(context)}. The paper's times stand below."
-        )
-        return [Text(missing), printed]
-    return [Listing("cost", made), printed]
+        return []
+    is_theirs = published.ablation(TABLE).data == context.plan.data.name
+    return [Listing("cost", made), *([Listing("cost_published", published_times())] if is_theirs else [])]
 
 
 def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
@@ -41,15 +36,15 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
     total, counted = 0.0, set[str]()
     few = False
     for pair in plan.pairs:
-        ids = {run_id for method in plan.methods for run_id in scores.scores(frame, pair, method, "last").run_ids}
+        ids = {run_id for method in plan.methods for run_id in scores(frame, pair, method, "last").run_ids}
         of_pair = frame[frame["run_id"].isin(ids)]
         for device in sorted(of_pair["device"].fillna("unknown device").unique()):
             rows = []
             here = of_pair[of_pair["device"].fillna("unknown device") == device]
             for method in plan.methods:
                 runs = here[here["method"] == method]
-                steps = scores.as_scores(runs, STEP)
-                seconds = scores.as_scores(runs, "train_seconds")
+                steps = as_scores(runs, STEP)
+                seconds = as_scores(runs, "train_seconds")
                 if steps.mean is None and seconds.mean is None:
                     continue
                 batch = pd.to_numeric(runs[BATCH], errors="coerce").dropna().unique()
@@ -65,7 +60,7 @@ def table(plan: Plan, frame: pd.DataFrame) -> Table | None:
                 row = Row.of(
                     title_of(method),
                     Cell(spread(steps.values), steps.run_ids),
-                    Cell(MISSING if rate is None else f"{rate:,.0f}", steps.run_ids if rate is not None else ()),
+                    Cell(_rate(rate), steps.run_ids if rate is not None else ()),
                     Cell(_hours(hours), seconds.run_ids),
                     Cell(_hours(spent) if seconds.values else MISSING, seconds.run_ids),
                     str(num),
@@ -120,6 +115,12 @@ def published_times() -> Table:
     subtitle = f"{series.source}; {series.metric} in {series.unit}."
     columns = (Column("Method", "left"), Column("step (ms)"))
     return Table(f"Published: {series.title}", subtitle, columns, tuple(sections), series.notes)
+
+
+def _rate(images_per_second: float | None) -> str:
+    if images_per_second is None:
+        return MISSING
+    return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.2g}"
 
 
 def _hours(hours: float | None) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.methods import title_of
+from benchmark.analysis.table import Cell, Column, Row, Table, Value
 from benchmark.plan.resolve import PlannedRun
 from benchmark.plan.suite import Pair
-from reports.base import Block, Context, Listing, Text, section
-from reports.scores import command
+from reports.base import Block, Command, Context, Listing, Text, section
 
 #: a longer list of failures is cut: all of them are in `python -m benchmark status`
 _MAX_FAILURES = 60
@@ -32,12 +32,19 @@ _STATE_OF = {
     "KILLED": TrackedState.RUNNING,
     "RUNNING": TrackedState.RUNNING,
 }
-#: flags of the command that trains a run in this state
-_FLAGS: dict[TrackedState, list[str]] = {
-    TrackedState.MISSING: [],
-    TrackedState.RUNNING: [],
-    TrackedState.FAILED: ["--retry-failed"],
-}
+#: states, flags of the command that trains such runs, and the sentence above it
+_OPEN: tuple[tuple[set[TrackedState], list[str], str], ...] = (
+    (
+        {TrackedState.MISSING, TrackedState.RUNNING},
+        [],
+        "{count} {runs} not finished. This trains them; finished runs are not trained again, interrupted ones resume:",
+    ),
+    (
+        {TrackedState.FAILED},
+        ["--retry-failed"],
+        "{count} {runs} failed, with a loss that was not finite or with an error: see the reason. This tries again:",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,7 @@ def coverage(context: Context) -> Sequence[Block]:
     """Planned, done, failed and missing runs by pair and method."""
     standing = states(context)
     blocks: list[Block] = [Listing("coverage", _table(context, standing))]
-    gaps = _gaps(context, standing)
-    if gaps is None:
-        blocks.append(Text("Every planned run is finished: there is no gap to fill."))
-    else:
-        blocks.append(Listing("gaps", gaps))
+    blocks += open_runs(context) or [Text("Every planned run is finished.")]
     failed = [one for one in standing if one.state is TrackedState.FAILED]
     if failed:
         blocks.append(Listing("failures", _failures(failed)))
@@ -86,65 +89,66 @@ def coverage(context: Context) -> Sequence[Block]:
 
 
 def _table(context: Context, standing: Sequence[Standing]) -> Table:
-    groups = []
-    for pair in context.plan.pairs:
-        rows = []
-        for method in context.plan.methods:
-            mine = [one for one in standing if one.is_of(pair, method)]
-            counts = [sum(one.state is state for one in mine) for state in TrackedState]
-            ids = tuple(one.run_id for one in mine if one.run_id is not None)
-            cells = (Cell(method), Cell(str(len(mine))), *(Cell(str(count), ids) for count in counts))
-            fields: dict[str, Value] = {"pair": pair.name, "method": method, "planned": len(mine)}
-            fields |= {state.name.lower(): count for state, count in zip(TrackedState, counts, strict=True)}
-            rows.append(Row(cells, fields))
-        groups.append(Section(pair.name, "", tuple(rows)))
-    return Table(
-        "Planned and done.",
-        "Runs by pair and method; a student alone is one run for all pairs it is in.",
-        (Column("Method", "left"), Column("planned"), *(Column(state.value) for state in TrackedState)),
-        tuple(groups),
-    )
-
-
-def _gaps(context: Context, standing: Sequence[Standing]) -> Table | None:
     rows = []
     for pair in context.plan.pairs:
-        by_method = {m: [one for one in standing if one.is_of(pair, m)] for m in context.plan.methods}
-        for state, flags in _FLAGS.items():
-            open_ones = {m: [one for one in mine if one.state is state] for m, mine in by_method.items()}
-            methods = [method for method, mine in open_ones.items() if mine]
-            if not methods:
-                continue
-            line = command_for(context, pair, methods, flags)
-            count = sum(map(len, open_ones.values()))
-            cells = (Cell(pair.name), Cell(f"{count} {state.value}"), Cell(line))
-            fields: dict[str, Value] = {
-                "pair": pair.name,
-                "state": state.name.lower(),
-                "count": count,
-                "command": line,
-            }
+        for methods in _alike(context, standing, pair):
+            mine = [one for one in standing if any(one.is_of(pair, method) for method in methods)]
+            counts = [sum(one.state is state for one in mine) for state in TrackedState]
+            ids = tuple(one.run_id for one in mine if one.run_id is not None)
+            is_all = len(methods) == len(context.plan.methods)
+            named = f"all {len(methods)}" if is_all and len(methods) > 1 else ", ".join(map(title_of, methods))
+            cells = (Cell(pair.name), Cell(named), Cell(str(len(mine))), *(Cell(str(count), ids) for count in counts))
+            fields: dict[str, Value] = {"pair": pair.name, "methods": " ".join(methods), "planned": len(mine)}
+            fields |= {state.name.lower(): count for state, count in zip(TrackedState, counts, strict=True)}
             rows.append(Row(cells, fields))
-    if not rows:
-        return None
     return Table.of_rows(
-        "Commands that fill the gaps.",
-        "Finished runs are not trained again; interrupted runs resume.",
-        (Column("Pair", "left"), Column("runs", "left"), Column("command", "left")),
+        "Planned and done.",
+        "Methods of a pair with the same counts share a line; a student alone is one run for all pairs it is in.",
+        (
+            *(Column("Pair", "left"), Column("Methods", "left"), Column("planned")),
+            *(Column(state.value) for state in TrackedState),
+        ),
         rows,
-        ("A failed run ended with a loss that was not finite, or with an error; see its reason first.",)
-        if any("--retry-failed" in str(row.fields["command"]) for row in rows)
-        else (),
     )
 
 
-def command_for(context: Context, pair: Pair, methods: Iterable[str], flags: Sequence[str] = ()) -> str:
-    """The command that trains the open runs of these methods on a pair."""
-    chosen = list(methods)
-    words = ["--pairs", pair.name]
-    if tuple(chosen) != tuple(context.plan.suite.methods):  # the suite's own methods need not be named
-        words += ["--methods", ",".join(chosen)]
-    return command(context, *words, *flags)
+def _alike(context: Context, standing: Sequence[Standing], pair: Pair) -> list[list[str]]:
+    """Group the methods of a pair by how many of their runs are in each state."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for method in context.plan.methods:
+        mine = [one.state for one in standing if one.is_of(pair, method)]
+        groups.setdefault(tuple(map(mine.count, TrackedState)), []).append(method)
+    return list(groups.values())
+
+
+def open_runs(context: Context) -> list[Command]:
+    """The commands that train the open runs of the plan: one for missing and interrupted runs, one for failed ones."""
+    standing = states(context)
+    commands = []
+    for wanted, flags, text in _OPEN:
+        by_pair: dict[tuple[str, ...], list[str]] = {}
+        for pair in context.plan.pairs:
+            mine = [one for one in standing if one.state in wanted]
+            methods = tuple(m for m in context.plan.methods if any(one.is_of(pair, m) for one in mine))
+            if methods:
+                by_pair.setdefault(methods, []).append(pair.name)
+        count = sum(one.state in wanted for one in standing)
+        lines = [command_for(context, pairs, methods, flags) for methods, pairs in by_pair.items()]
+        if lines:
+            commands.append(
+                Command(text.format(count=count, runs="run is" if count == 1 else "runs are"), "\n".join(lines))
+            )
+    return commands
+
+
+def command_for(context: Context, pairs: Sequence[str], methods: Sequence[str], flags: Sequence[str] = ()) -> str:
+    """The command that trains these methods on these pairs, with what the suite has by itself left out."""
+    words: list[str] = []
+    if set(pairs) != {pair.name for pair in context.plan.suite.pairs}:
+        words += ["--pairs", ",".join(pairs)]
+    if tuple(methods) != tuple(context.plan.suite.methods):
+        words += ["--methods", ",".join(methods)]
+    return context.command(*words, *flags)
 
 
 def _failures(failed: Sequence[Standing]) -> Table:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmark.analysis import stats
-from benchmark.analysis.methods import title_of
+from benchmark.analysis.methods import pair_title, title_of
+from benchmark.analysis.scores import scores
 from benchmark.analysis.table import FEW_SEEDS
 from benchmark.plan.resolve import Plan
-from reports import scores, style
-from reports.base import ACCURACY, Block, Context, Drawing, Text, section
+from reports import style
+from reports.base import ACCURACY, Block, Context, Drawing, section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,10 +30,8 @@ SHORT = 9
 
 @section("Training curves")
 def curves(context: Context) -> list[Block]:
-    """One panel per pair: the mean over seeds of every method, with a band."""
-    missing = f"Missing: no finished run has test accuracies by epoch; this trains them: {scores.command(context)}"
-    drawn = drawings(context.plan, context.frame, context.epochs)
-    return list(drawn) if drawn else [Text(missing)]
+    """One panel per pair: the mean over seeds of every method, with a band; nothing without a finished run."""
+    return list(drawings(context.plan, context.frame, context.epochs))
 
 
 def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, method: str) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, m
 
     An epoch counts when every seed has it: a mean over fewer seeds would jump where a seed begins or ends.
     """
-    ids = scores.scores(frame, plan.pairs[pair], method).run_ids
+    ids = scores(frame, plan.pairs[pair], method).run_ids
     mine = points[points["run_id"].isin(ids) & (points["metric"] == ACCURACY)]
     mine = mine.assign(value=pd.to_numeric(mine["value"], errors="coerce"))
     mine = mine[np.isfinite(mine["value"].astype(float))].drop_duplicates(["run_id", "epoch"], keep="last")
@@ -60,7 +60,7 @@ def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Draw
     made = []
     for start in range(0, len(shown), PANELS):
         part = shown[start : start + PANELS]
-        titles = [scores.pair_title(plan.pairs[number].name) for number in part]
+        titles = [pair_title(plan.pairs[number].name) for number in part]
         seeds = sorted({int(line["num_seeds"].max()) for number in part for line in lines[number].values()})
         told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         few = seeds[0] < stats.MIN_SEEDS
@@ -90,6 +90,8 @@ def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> 
                 handles.setdefault(_label(method, line), drawn)
             axes.set(xlabel="epoch", ylabel="test top-1 accuracy (%)", title=title)
             _look_at_the_end(axes, lines)
+            if _lie_on_each_other(axes, lines):
+                _enlarge_the_end(axes, lines)
             axes.xaxis.get_major_locator().set_params(integer=True)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
@@ -104,6 +106,32 @@ def _look_at_the_end(axes: Axes, lines: dict[str, pd.DataFrame]) -> None:
         ends = pd.concat([line["mean"][line.index > last / 3] for line in lines.values()])
         room = 0.1 * float(ends.max() - ends.min()) + 0.5
         axes.set_ylim(float(ends.min()) - room, float(ends.max()) + room)
+
+
+def _lie_on_each_other(axes: Axes, lines: dict[str, pd.DataFrame]) -> bool:
+    """Whether the means of the last third fill less than a quarter of the panel's height."""
+    if len(lines) < 2:
+        return False
+    ends = pd.concat([_last_third(line)["mean"] for line in lines.values()])
+    low, high = axes.get_ylim()
+    return float(ends.max() - ends.min()) < (high - low) / 4
+
+
+def _last_third(line: pd.DataFrame) -> pd.DataFrame:
+    last = int(line.index.max())
+    return line[line.index > last - max(2, last // 3)]
+
+
+def _enlarge_the_end(axes: Axes, lines: dict[str, pd.DataFrame]) -> None:
+    """Draw the means of the last third again in the free lower right of the panel, without their bands."""
+    inset = axes.inset_axes((0.42, 0.09, 0.56, 0.5))
+    for method, line in lines.items():
+        end = _last_third(line)
+        inset.plot(end.index, end["mean"], **{**style.look(method).options(), "marker": "", "linewidth": 1})
+    inset.set_title("last third", fontsize=7)
+    inset.tick_params(labelsize=7, length=2)
+    inset.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    inset.margins(x=0.02)
 
 
 def _label(method: str, line: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from benchmark.analysis.published import PublishedTable
 from benchmark.analysis.table import UNSURE, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
-from reports.base import Block, Context, Listing, Text, section
+from reports.base import Block, Context, Listing, section
 
 
 @section("Published numbers")
@@ -21,8 +21,6 @@ def literature(context: Context) -> Sequence[Block]:
     blocks: list[Block] = [
         Listing(f"published-{name.replace('/', '-')}", printed(published.load(name))) for name in held
     ]
-    if not held:
-        blocks.append(Text("No published table holds a pair of this suite."))
     others = _others(context.plan.data.name, held)
     if others is not None:
         blocks.append(Listing("published-others", others))

@@ -10,8 +10,8 @@ from benchmark.analysis import published
 from benchmark.analysis.numbers import MISSING, two_decimals
 from benchmark.analysis.table import Cell, Column, Row, Table
 from benchmark.tracking import Tracked
+from benchmark.train.teacher_store import Manifest
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import teacher_cell
 from reports.sections.coverage import TrackedState, states
 from reports.sections.literature import tables_of
 
@@ -138,6 +138,13 @@ def _teachers(context: Context) -> Table:
     if len(context.teachers) < len(context.plan.teachers):
         notes.append(f"{MISSING}: this runs folder holds no such teacher; the first run of the suite trains it.")
     return Table.of_rows("Teachers.", f"On {context.dataset}.", columns, rows, notes)
+
+
+def teacher_cell(manifest: Manifest | None) -> Cell:
+    """Make the cell of a stored teacher's accuracy, with the run that trained it."""
+    if manifest is None:
+        return Cell(MISSING)
+    return Cell(two_decimals(manifest.test_top1), (manifest.mlflow_run,) if manifest.mlflow_run else ())
 
 
 def _problems(context: Context) -> Table:

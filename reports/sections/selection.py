@@ -1,4 +1,4 @@
-"""How far the choice of the reported epoch moves each accuracy and each claim."""
+"""How far the choice of the reported epoch moves each gain."""
 
 from __future__ import annotations
 
@@ -8,37 +8,24 @@ from itertools import groupby
 import pandas as pd
 
 from benchmark.analysis import stats
-from benchmark.analysis.methods import title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
-from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.gains import Comparison, comparisons
+from benchmark.analysis.methods import pair_title
+from benchmark.analysis.numbers import rounded, signed, two_decimals
+from benchmark.analysis.scores import Scores, scores
+from benchmark.analysis.table import Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
-from reports import scores
 from reports.base import Block, Context, Listing, Text, section
-from reports.scores import SELECTIONS, Comparison, Scores, pair_title
 
-_COLUMNS = tuple(Column(one.short) for one in SELECTIONS.values())
-#: note on `best_val` where no validation split was held out
-NO_SPLIT_NOTE = (
-    f"{MISSING} under best on validation: the whole training set was trained on, no split was left to choose by."
-)
+#: ways to choose the epoch of a run whose accuracy is reported: header by column of the frame, the headline first
+SELECTIONS = {"last": "last", "best_val": "best on validation", "best_test": "best on test"}
 
 
 @section("The choice of the epoch")
 def selection(context: Context) -> list[Block]:
-    """Accuracy and gain of every method, for each way to choose the epoch."""
+    """The gain of every method for each way to choose the epoch; nothing where no gain is known."""
     held = all_scores(context.plan, context.frame)
-    made = accuracies(context.plan, held)
-    if made is None:
-        return [
-            Text(
-                "Missing: no run has finished, so that no epoch can be chosen; this trains them:"
-                f" {scores.command(context)}"
-            )
-        ]
     moved = claims(context.plan, held)
-    if moved is None:
-        return [Listing("selection", made), Text("Missing: no method and its base have finished under the same seed.")]
-    return [Text(summary(context.plan, held)), Listing("selection", made), Listing("selection_gains", moved)]
+    return [Text(summary(context.plan, held)), Listing("selection_gains", moved)] if moved else []
 
 
 #: by pair, method and selection
@@ -48,42 +35,11 @@ Held = Mapping[tuple[str, str, str], Scores]
 def all_scores(plan: Plan, frame: pd.DataFrame) -> Held:
     """Collect every method's accuracies on every pair, for each selection."""
     return {
-        (pair.name, method, name): scores.scores(frame, pair, method, name)
+        (pair.name, method, name): scores(frame, pair, method, name)
         for pair in plan.pairs
         for method in plan.methods
         for name in SELECTIONS
     }
-
-
-def accuracies(plan: Plan, held: Held) -> Table | None:
-    """Tabulate the mean accuracy of every method for each selection; None without a finished run."""
-    sections = []
-    for pair in plan.pairs:
-        rows = []
-        for method in plan.methods:
-            found = {name: held[pair.name, method, name] for name in SELECTIONS}
-            if not any(one.run_ids for one in found.values()):
-                continue
-            shift = stats.paired_difference(found["best_test"].by_seed, found["last"].by_seed)
-            fields: dict[str, Value] = {"pair": pair.name, "method": method}
-            for name, one in found.items():
-                fields |= {f"{name}_mean": rounded(one.mean), f"{name}_num_seeds": len(one.values)}
-            fields["best_test_minus_last"] = rounded(shift.mean) if shift else None
-            cells = [Cell(title_of(method)), *(Cell(spread(one.values), one.run_ids) for one in found.values())]
-            rows.append(Row((*cells, Cell(signed(shift.mean if shift else None), found["last"].run_ids)), fields))
-        if rows:
-            sections.append(Section(pair_title(pair.name), "", tuple(rows)))
-    if not sections:
-        return None
-    all_rows = [row.fields for part in sections for row in part.rows]
-    notes = ["Test accuracy in percent, mean ± standard deviation over seeds (n - 1)."]
-    if any(not row["best_val_num_seeds"] for row in all_rows):
-        notes.append(NO_SPLIT_NOTE)
-    if any(0 < int(row[f"{name}_num_seeds"] or 0) < stats.MIN_SEEDS for row in all_rows for name in SELECTIONS):
-        notes.append(FEW_SEEDS_NOTE)
-    columns = (Column("Method", "left"), *_COLUMNS, Column("best on test − last"))
-    subtitle = "Best on test is chosen on the test set that it reports, as in the literature."
-    return Table("Accuracy by the choice of the epoch", subtitle, columns, tuple(sections), tuple(notes))
 
 
 def gains(held: Held, comparison: Comparison) -> dict[str, stats.PairedDifference | None]:
@@ -97,8 +53,9 @@ def gains(held: Held, comparison: Comparison) -> dict[str, stats.PairedDifferenc
 
 def claims(plan: Plan, held: Held) -> Table | None:
     """Tabulate each gain for each selection, and how far the choice moves it; None without a shared seed."""
+    shown = [name for name in SELECTIONS if name != "best_val" or plan.data.val_fraction]
     rows: list[tuple[str, Row]] = []
-    for comparison in scores.comparisons(plan):
+    for comparison in comparisons(plan):
         found = gains(held, comparison)
         if all(gain is None for gain in found.values()):
             continue
@@ -111,7 +68,7 @@ def claims(plan: Plan, held: Held) -> Table | None:
         )
         row = Row.of(
             comparison.label,
-            *(Cell(signed(mean), ids if mean is not None else ()) for mean in means.values()),
+            *(Cell(signed(means[name]), ids if means[name] is not None else ()) for name in shown),
             two_decimals(moved),
             "yes" if changes_sign(means) else "no",
             pair=comparison.pair.name,
@@ -130,13 +87,15 @@ def claims(plan: Plan, held: Held) -> Table | None:
     )
     columns = (
         Column("Gain", "left"),
-        *_COLUMNS,
+        *(Column(SELECTIONS[name]) for name in shown),
         Column("moved by at most"),
         Column("changes sign", "left"),
     )
     subtitle = "Difference to the base method in points, paired over seeds."
-    notes = ("moved: the largest gain less the smallest.",)
-    return Table("Gains by the choice of the epoch", subtitle, columns, sections, notes)
+    notes = ["moved: the largest gain less the smallest. Best on test is chosen on the test set that it reports."]
+    if not plan.data.val_fraction:
+        notes.append("The whole training set was trained on: there is no validation split to choose an epoch by.")
+    return Table("Gains by the choice of the epoch", subtitle, columns, sections, tuple(notes))
 
 
 def move(means: Mapping[str, float | None]) -> float | None:
@@ -155,7 +114,7 @@ def summary(plan: Plan, held: Held) -> str:
     """Say in a sentence how far the choice moves the gains."""
     means = [
         {name: gain.mean if gain else None for name, gain in gains(held, comparison).items()}
-        for comparison in scores.comparisons(plan)
+        for comparison in comparisons(plan)
     ]
     moves = [moved for moved in map(move, means) if moved is not None]
     if not moves:

@@ -14,7 +14,7 @@ from benchmark.analysis.table import Table
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, make_plan
 from benchmark.tracking import Status, Tracked
-from reports.base import Block, Context, Drawing, Listing, Text
+from reports.base import Block, Command, Context, Drawing, Listing, Text
 from tests.studies.texts import unreadable
 
 PAIR = "resnet32x4:shufflenet_v1"
@@ -80,6 +80,11 @@ def drawings(blocks: Iterable[Block]) -> dict[str, Figure]:
 def words(blocks: Iterable[Block]) -> str:
     """The text of a section."""
     return "\n".join(block.text for block in blocks if isinstance(block, Text))
+
+
+def commands(blocks: Iterable[Block]) -> str:
+    """The commands of a section."""
+    return "\n".join(block.command for block in blocks if isinstance(block, Command))
 
 
 def rows(table: Table) -> list[dict[str, Any]]:

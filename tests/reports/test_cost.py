@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports.sections.cost import cost
-from tests.reports.frames import context, plan, rows, runs, shown, tables, words
+from tests.reports.frames import context, plan, rows, runs, shown, tables
 
 TIMES = {"time/step_ms": 20.0}
 BATCH = {"recipe.batch_size": 64}
@@ -22,7 +22,7 @@ def test_times_are_those_of_the_runs() -> None:
 
 
 def test_the_paper_is_beside() -> None:
-    printed = shown(tables(cost(context()))["cost_published"])
+    printed = shown(tables(cost(context(runs("kd", [75.0]))))["cost_published"])
     assert {method: row["step (ms)"] for method, row in printed.items()} == {
         "CRD": "41", "ReviewKD": "26", "KD": "11", "SD-KD": "11",
     }  # fmt: skip
@@ -40,6 +40,4 @@ def test_a_student_alone_is_paid_for_once() -> None:
 def test_nothing_and_nan() -> None:
     nothing = {"time/step_ms": float("nan"), "final/train_seconds": float("nan")}
     for made in (context(), context(runs("kd", [75.0], metrics=nothing)), context(runs("kd", [75.0], status="FAILED"))):
-        blocks = cost(made)
-        assert "cost" not in tables(blocks)
-        assert "python -m benchmark.run cifar100" in words(blocks)
+        assert not cost(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shlex
 import sqlite3
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from rich.console import Console
 
 from benchmark import run
 from benchmark.analysis import published
+from benchmark.analysis.numbers import spread
+from benchmark.analysis.scores import scores
 from benchmark.analysis.table import Cell, Column, Row, Section, Table
 from benchmark.errors import UserError
 from benchmark.plan import suite
@@ -25,9 +28,9 @@ from benchmark.plan.resolve import Plan, make_plan
 from benchmark.tracking import Tracked, Tracker
 from reports import build, pdf, sections, style
 from reports.__main__ import main
-from reports.base import Block, Context, Drawing, Listing, Text
+from reports.base import Block, Command, Context, Drawing, Listing, Text
+from reports.document import Part, wrapped
 from reports.gather import gather
-from reports.scores import scores
 from reports.sections.comparison import seeds_text
 from reports.sections.coverage import TrackedState, states
 from reports.write import log, write
@@ -82,7 +85,7 @@ def test_of_no_database_says_what_is_published_and_what_is_missing(tmp_path: Pat
     assert "Nothing is tracked under" in text
     assert "The images of cub200 are not here" in text
     assert "note: Nothing is tracked" in output
-    assert "--pairs vgg13:vgg8" in text
+    assert "python -m benchmark.run cub" in text
 
 
 def test_values_of_tables_are_those_of_the_runs(tmp_path: Path) -> None:
@@ -96,7 +99,9 @@ def test_values_of_tables_are_those_of_the_runs(tmp_path: Path) -> None:
             assert values.mean == pytest.approx(
                 math.fsum(synthetic.accuracy(pair.student, method, seed) for seed in (1, 2, 3)) / 3
             )
-            assert seeds_text(values, 3) in text
+            assert spread(values.values) in text
+            # beside the published table
+            assert seeds_text(scores(context.frame, pair, method, "best_test"), 3) in text
     links = pdf_text.links(path.read_bytes())
     assert any(link.startswith("http://tracking:5000/#/compare-runs?runs=") for link in links)
     rows = list(csv.DictReader((path.with_suffix("") / "cells.csv").open()))
@@ -120,7 +125,7 @@ def test_every_command_that_a_report_prints_is_taken(
         printed.append(list(words))
         return join(words)
 
-    monkeypatch.setattr("reports.scores.shlex.join", recorded)
+    monkeypatch.setattr("reports.base.shlex.join", recorded)
     plan = make_plan(suite.load("cub"))
     context = gathered(plan, synthetic.tracked(plan, only=num_runs), tmp_path)
     build.make(context, build.chosen_sections([]))
@@ -139,7 +144,7 @@ def test_is_the_same_bytes_for_the_same_data(tmp_path: Path) -> None:
             figure.subplots().plot([1, 2], [3, 4], **style.look("sdd_kd").options())
         context = gathered(plan, runs, tmp_path)
         report = build.make(context, build.chosen_sections(OWN))
-        drawn = pdf.Part("drawn", "Drawn", [Drawing("curve", figure, "A curve")])
+        drawn = Part("drawn", "Drawn", [Drawing("curve", figure, "A curve")])
         report = replace(report, parts=(*report.parts, drawn))
         paths.append(write(report, tmp_path / name))
     first, second = (
@@ -155,7 +160,7 @@ def test_of_one_run_has_no_statistics(tmp_path: Path) -> None:
     context = gathered(small(), synthetic.tracked(small(), only=1), tmp_path)
     _, path = written(context, tmp_path)
     text = pdf_text.text(path.read_bytes())
-    assert f"{synthetic.accuracy('resnet8_half', 'vanilla', 1):.2f} n=1 †" in text
+    assert f"{synthetic.accuracy('resnet8_half', 'vanilla', 1):.2f} †" in text
     assert "1 of 10 planned runs are finished" in text
 
 
@@ -184,14 +189,22 @@ def test_runs_of_another_origin_are_left_out(tmp_path: Path) -> None:
 
 def test_markup_is_text(tmp_path: Path) -> None:
     context = gathered(small(), synthetic.tracked(small(), tags={"device": MARKUP, "dataset": MARKUP}), tmp_path)
-    row = Row((Cell(MARKUP, bold=True), Cell("1", underlined=True)), {"a": MARKUP})
+    row = Row((Cell(MARKUP, bold=True), Cell("1")), {"a": MARKUP})
     table = Table(MARKUP, MARKUP, (Column(MARKUP, "left"), Column("#b")), (Section(MARKUP, "", (row,)),), (MARKUP,))
     figure = style.canvas(2, 1)
-    blocks = [Text(MARKUP), Listing("../a b#", table), Drawing("x/y", figure, MARKUP)]
+    blocks = [
+        Text(MARKUP),
+        Command(MARKUP, "a --b '<c>' #d"),
+        Listing("../a b#", table),
+        Drawing("x/y", figure, MARKUP),
+    ]
     text = of_blocks(context, blocks, tmp_path)
     assert text.count(" ".join(MARKUP.split())) >= 8
     names = {file.name for file in (tmp_path / "out").rglob("*") if file.is_file()}
-    assert {"a-b.md", "x-y.svg", "small.pdf"} <= names
+    assert {"a-b.md", "x-y.svg", "small.pdf", "small.html"} <= names
+    page = (tmp_path / "out" / "small.html").read_text()
+    assert "<y>" not in page
+    assert "a --b &#39;&lt;c&gt;&#39; #d" in page
     assert {file.name for file in tmp_path.iterdir()} == {"out"}
     written(context, tmp_path)
 
@@ -218,7 +231,8 @@ def test_failures_and_gaps_come_with_their_commands(tmp_path: Path) -> None:
     text = pdf_text.text(written(context, tmp_path, ["coverage"])[1].read_bytes())
     assert "loss was nan" in text
     assert "--methods vanilla --retry-failed" in text
-    assert "--pairs resnet20:resnet8_half --methods sdd_kd" in text
+    assert "--pairs resnet20:resnet8_half" in text
+    assert "--methods sdd_kd" in text
 
 
 def test_a_section_that_fails_does_not_take_the_others(tmp_path: Path) -> None:
@@ -259,7 +273,9 @@ def test_is_an_artifact_of_the_suite_logged_once(tmp_path: Path, runs_folder: Pa
         assert log(context, path) is None
     (run,) = tracker.client.search_runs([experiment])
     assert (run.info.run_name, run.info.status) == ("report", "FINISHED")
-    assert {file.path for file in tracker.client.list_artifacts(run.info.run_id)} == {"small.pdf", "small-cells.csv"}
+    assert {file.path for file in tracker.client.list_artifacts(run.info.run_id)} == {
+        *("small.pdf", "small.html", "small-cells.csv")
+    }
     assert tracker.runs_in([experiment]) == []
 
 
@@ -325,21 +341,56 @@ def test_plan_that_runs_answer_to_is_the_one_reported(tmp_path: Path) -> None:
     assert len(context.frame) == len(runs)
 
 
-def test_ours_bolds_the_best_and_underlines_the_second(tmp_path: Path) -> None:
-    plan = make_plan(suite.load("cub"), pairs=["vgg13:vgg8"], methods=["kd", "sdd_kd", "vanilla"])
-    context = gathered(plan, synthetic.tracked(plan), tmp_path)
-    report = build.make(context, build.chosen_sections(["comparison"]))
-    table = next(block.table for part in report.parts for block in part.blocks if isinstance(block, Listing))
-    last = next(section for section in table.sections if section.title == "After the last epoch")
-    means = {str(row.fields["method"]): cast(float, row.fields["vgg13:vgg8 mean"]) for row in last.rows}
-    order = sorted(means, key=lambda method: -means[method])
-    marks = {str(row.fields["method"]): (row.cells[1].bold, row.cells[1].underlined) for row in last.rows}
-    assert [marks[method] for method in order] == [(True, False), (False, True), (False, False)]
-    gain = means["sdd_kd"] - means["kd"]
-    shown = next(row.cells[1].text for row in last.rows if row.fields["method"] == "sdd_kd")
-    assert f"({gain:+.2f})".replace("-", "−") in shown
-    val = next(section for section in table.sections if "validation" in section.title)
-    assert [cell.text for cell in val.rows[0].cells] == ["Every method", "—"]
+def test_a_command_is_pasted_as_it_is(tmp_path: Path) -> None:
+    """Broken before its options only, with a backslash."""
+    words = [
+        "python",
+        "-m",
+        "benchmark.run",
+        "cub",
+        "--pairs",
+        "a:b",
+        "--set",
+        "data.path=my birds",
+        "--runs",
+        "/x" * 40,
+    ]
+    made = wrapped(shlex.join(words))
+    assert made.count("\n") == 1
+    assert shlex.split(made.replace("\\\n", "")) == words
+    assert shlex.split(wrapped(shlex.join(words[:6]))) == words[:6]
+
+
+def test_sections_with_nothing_to_show_are_named_and_take_no_page(tmp_path: Path) -> None:
+    report, path = written(gathered(small(), [], tmp_path), tmp_path, ["comparison", "curves", "coverage"])
+    assert [part.name for part in report.parts] == ["coverage"]
+    assert report.empty == ("Comparison", "Training curves")
+    assert "Without results yet: Comparison, Training curves." in pdf_text.text(path.read_bytes())
+    assert "Without results yet: Comparison, Training curves." in path.with_suffix(".html").read_text()
+
+
+def test_a_report_of_nothing_is_short(tmp_path: Path) -> None:
+    plan = make_plan(suite.load("cifar100"))
+    report = build.make(gathered(plan, [], tmp_path), build.chosen_sections([]))
+    assert not report.faults
+    made = write(report, tmp_path / "out").read_bytes()
+    assert len(pdf_text.pages(made)) <= 8
+    first = pdf_text.text(made)[:3000]
+    assert "there is no result yet" in first
+    assert "python -m benchmark.run cifar100" in first
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    """One file, which asks nobody for anything."""
+    context = gathered(small(), synthetic.tracked(small()), tmp_path, server="http://tracking:5000")
+    report = build.make(context, build.chosen_sections(["result", "comparison"]))
+    page = write(report, tmp_path / "out").with_suffix(".html").read_text()
+    assert not re.findall(r"""(?:src|srcset|action|data)=["'](?!data:)|@import|url\(|fetch\(|XMLHttp""", page)
+    links = re.findall(r'<(?:link|a)[^>]* href="([^"]*)', page)
+    assert any(link.startswith("http://tracking:5000/#/") for link in links)
+    assert all(link.startswith(("http://tracking:5000/#/", "data:", "#")) for link in links)
+    assert "default-src 'none'" in page
+    assert page.count("<img") == page.count('src="data:image/svg+xml;base64,') >= 1
 
 
 def test_styles_tell_methods_apart() -> None:

@@ -15,7 +15,8 @@ def shown(figure: Figure) -> list[Text]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     hidden: set[int] = set()
-    for axes in figure.axes:
+    insets = [inset for axes in figure.axes for inset in axes.child_axes]
+    for axes in (*figure.axes, *insets):
         for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             low, high = sorted(limits)
             for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):

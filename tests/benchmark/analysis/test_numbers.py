@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
-from benchmark.analysis import numbers, stats
+from benchmark.analysis import numbers
 from benchmark.analysis.numbers import MISSING
 from benchmark.analysis.table import FEW_SEEDS
 
@@ -26,10 +25,8 @@ def test_a_spread_has_a_standard_deviation_from_two_values_and_a_mark_below_thre
     assert numbers.spread([75.0, 76.0, 77.0]) == numbers.unmarked_spread([75.0, 76.0, 77.0]) == "76.00 ± 1.00"
 
 
-def test_a_gain_has_its_interval_or_a_mark() -> None:
-    few = stats.PairedDifference((-0.5,), -0.5, None, None, None)
-    assert numbers.gain_text(few) == f"−0.50 {FEW_SEEDS}"
-    assert numbers.gain_text(replace(few, mean=1.0, interval=(0.5, 1.5))) == "+1.00 [+0.50, +1.50]"
+def test_a_percentage_has_a_tenth_only_where_it_needs_one() -> None:
+    assert [numbers.percent(share) for share in (0.95, 0.975, 0.99375)] == ["95%", "97.5%", "99.4%"]
 
 
 @pytest.mark.parametrize(("p", "text"), [(None, MISSING), (0.0004, "< 0.001"), (0.0495, "0.050"), (1.0, "1.000")])

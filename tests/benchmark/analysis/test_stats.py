@@ -10,14 +10,12 @@ import pytest
 
 from benchmark.analysis.stats import (
     average_ranks,
-    bca_interval,
-    holm,
-    interval,
+    benjamini_hochberg,
     mean_std,
     minimum_detectable_effect,
     paired_difference,
     paired_p,
-    paired_test,
+    seeds_to_detect,
     t_interval,
 )
 
@@ -51,27 +49,23 @@ def test_paired_difference_uses_the_seeds_that_both_have() -> None:
     b = pd.Series({3: 75.0, 2: 75.0, 1: 74.0, 4: 0.0})
     found = paired_difference(a, b)
     assert found is not None
-    # differences 1, 1, 2: mean 4/3, std 0.57735, half-width 4.3027 * 0.57735 / sqrt(3) = 1.43423
+    assert found.differences == (1.0, 1.0, 2.0)
     assert found.num_seeds == 3
     assert found.mean == pytest.approx(4 / 3)
-    assert found.interval == pytest.approx((4 / 3 - 1.43423, 4 / 3 + 1.43423), abs=1e-4)
+    assert found.std == pytest.approx(0.57735, abs=1e-5)
     # deviations (-1, 0, 1) and (-2/3, 1/3, 1/3): 1 / sqrt(2 * 2/3)
     assert found.correlation == pytest.approx(0.8660, abs=1e-4)
-    assert found.detectable == pytest.approx(0.57735 * 3.264, abs=1e-3)
 
 
-@pytest.mark.parametrize("num", [1, 2])
-def test_no_interval_below_three_seeds(num: int) -> None:
-    found = paired_difference(pd.Series([2.0, 3.0][:num]), pd.Series([1.0, 1.0][:num]))
-    assert found is not None
-    assert (found.num_seeds, found.interval, found.correlation, found.detectable) == (num, None, None, None)
+def test_one_seed_has_no_spread_and_two_no_correlation() -> None:
+    found = [paired_difference(pd.Series([2.0, 3.0][:num]), pd.Series([1.0, 1.5][:num])) for num in (1, 2)]
+    assert [(one.std, one.correlation) for one in found if one] == [(None, None), (pytest.approx(0.5**1.5), None)]
 
 
 def test_no_spread_gives_no_correlation() -> None:
     found = paired_difference(pd.Series([2.0, 2.0, 2.0]), pd.Series([1.0, 2.0, 3.0]))
     assert found is not None
     assert found.correlation is None
-    assert found.interval is not None
 
 
 def test_nothing_shared() -> None:
@@ -80,44 +74,14 @@ def test_nothing_shared() -> None:
     assert paired_difference(pd.Series({1: float("nan")}), pd.Series({1: 1.0})) is None
 
 
-def test_bca_of_symmetric_values_is_the_percentile_interval() -> None:
-    # eight values -7, -5, ... 7: the mean's exact bootstrap distribution, by convolution of 8 draws of 8 values
-    values = [float(value) for value in range(-7, 8, 2)]
-    exact = np.ones(1)
-    for _ in values:
-        exact = np.convolve(exact, np.ones(8) / 8)
-    means = np.linspace(-7, 7, len(exact))
-    low = means[np.searchsorted(exact.cumsum(), 0.025)]
-    found = bca_interval(values)
-    assert found is not None
-    # neither bias nor acceleration: what is left is the noise of 9,999 resamples
-    assert found == pytest.approx((low, -low), abs=0.3)
-
-
-def test_bca_leans_to_the_long_tail() -> None:
-    skewed = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 10.0]
-    found = bca_interval(skewed)
-    assert found is not None
-    assert found[1] - 1.0 > 1.0 - found[0]
-    # the mean of a resample lies between the smallest and the largest value
-    assert found[0] >= 0
-    assert found[1] <= 10
-
-
-def test_bca_needs_eight_and_ignores_the_order() -> None:
-    values = [1.0, 2.0, 4.0, 3.0, 9.0, 6.0, 5.0, 7.5]
-    assert bca_interval(values[:7]) is None
-    assert bca_interval(values) == bca_interval(values[::-1])
-    assert bca_interval([2.5] * 8) == (2.5, 2.5)
-
-
-def test_the_interval_is_what_the_number_of_seeds_allows() -> None:
-    values = [1.0, 2.0, 4.0, 3.0, 9.0, 6.0, 5.0, 7.5]
-    assert interval(values[:2]) is None
-    assert interval(values[:3]) == t_interval(values[:3])
-    assert interval(values[:7]) == t_interval(values[:7])
-    assert interval(values) == bca_interval(values) != t_interval(values)
-    assert interval([0.0] * 9) == (0.0, 0.0)
+def test_seeds_to_detect_is_the_first_number_at_which_an_effect_is_detectable() -> None:
+    # the printed tables above: d = 0.5 needs 34 pairs, d = 1 needs 10
+    assert seeds_to_detect(0.5, 1.0, 0.05, 100) == 34
+    assert seeds_to_detect(1.0, 1.0, 0.05, 100) == 10
+    assert seeds_to_detect(3.3, 1.0, 0.05, 100) == 3
+    assert seeds_to_detect(0.5, 1.0, 0.05, 33) is None
+    # a stricter test needs more
+    assert (seeds_to_detect(1.0, 1.0, 0.005, 100) or 0) > 10
 
 
 def test_paired_p() -> None:
@@ -128,27 +92,19 @@ def test_paired_p() -> None:
     assert paired_p([1.0, 1.0, 2.0]) == pytest.approx(1 - 4 / 18**0.5)
     assert paired_p([1.0, 2.0]) is None
     assert paired_p([1.0, 1.0, 1.0]) is None
+    assert paired_p([76.3 - 75.3, 75.2 - 74.2, 80.1 - 79.1]) is None, "equal but for rounding"
 
 
-def test_paired_test_is_of_the_shared_seeds() -> None:
-    a = pd.Series({1: 75.0, 2: 76.0, 3: 77.0, 5: 99.0})
-    b = pd.Series({3: 75.0, 2: 75.0, 1: 74.0, 4: 0.0})
-    found = paired_test(a, b)
-    assert found is not None
-    assert found.difference == paired_difference(a, b)
-    assert found.p == pytest.approx(1 - 4 / 18**0.5)
-    assert found.interval == found.difference.interval
-    assert paired_test(a, b[b.index > 3]) is None
-
-
-def test_holm() -> None:
-    # 0.01 x 4, 0.03 x 2 after 0.02 x 3 = 0.06, and what follows is never smaller
-    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.01, None, 0.04]) == pytest.approx([0.02, None, 0.04])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
+def test_benjamini_hochberg() -> None:
+    # of four: 0.04 x 4/4, 0.03 x 4/3, then 0.02 x 4/2 and 0.01 x 4/1, each no larger than the one above
+    assert benjamini_hochberg([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.04, 0.04, 0.04, 0.04])
+    assert benjamini_hochberg([0.001, 0.02, 0.9]) == pytest.approx([0.003, 0.03, 0.9])
+    assert benjamini_hochberg([0.01, None, 0.04]) == pytest.approx([0.02, None, 0.04])
+    assert benjamini_hochberg([0.6, 0.7]) == pytest.approx([0.7, 0.7])
+    assert benjamini_hochberg([]) == []
     for order in itertools.permutations([0.001, 0.2, 0.012]):
-        assert dict(zip(order, holm(order), strict=True)) == pytest.approx({0.001: 0.003, 0.2: 0.2, 0.012: 0.024})
+        found = dict(zip(order, benjamini_hochberg(order), strict=True))
+        assert found == pytest.approx({0.001: 0.003, 0.2: 0.2, 0.012: 0.018})
 
 
 def test_average_ranks() -> None:

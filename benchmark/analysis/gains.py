@@ -1,0 +1,122 @@
+"""The differences that a plan is about, each method to its base on every pair, decided together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from benchmark.analysis import published, stats
+from benchmark.analysis.decision import Decision, Question, decide
+from benchmark.analysis.methods import base_of, title_of
+from benchmark.analysis.scores import Scores, scores
+from benchmark.plan.resolve import Plan
+from benchmark.plan.suite import Pair
+
+
+class Comparison(NamedTuple):
+    """A method on a pair, and the base that its gain is over."""
+
+    pair: Pair
+    method: str
+    base: str
+
+    @property
+    def label(self) -> str:
+        """The difference in words: `SD-KD − KD`."""
+        return f"{title_of(self.method)} − {title_of(self.base)}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain of a method over its base, decided."""
+
+    comparison: Comparison
+    decision: Decision
+    run_ids: tuple[str, ...]
+
+
+def comparisons(plan: Plan) -> Iterator[Comparison]:
+    """Yield the comparisons that a plan makes, pair by pair: SD-X against X, and X against the student alone."""
+    for pair in plan.pairs:
+        for method in plan.methods:
+            base = base_of(method)
+            if base is not None and base in plan.methods:
+                yield Comparison(pair, method, base)
+
+
+def gains(plan: Plan, frame: pd.DataFrame, dataset: str) -> list[Gain]:
+    """Decide every comparison of a plan, as one family.
+
+    `frame` holds the plan's runs, one per row; `dataset` is the name of the images, e.g. `cub200[5 classes]`: published
+    gains count where they are comparable.
+    """
+    comparable = is_comparable(plan, dataset)
+    asked, questions, run_ids = list(comparisons(plan)), [], []
+    for one in asked:
+        a, b = scores(frame, one.pair, one.method), scores(frame, one.pair, one.base)
+        difference = stats.paired_difference(a.by_seed, b.by_seed)
+        questions.append(Question(difference, published_gain(plan, one) if comparable else None))
+        run_ids.append(a.run_ids + b.run_ids if difference else ())
+    return [Gain(*one) for one in zip(asked, decide(questions), run_ids, strict=True)]
+
+
+def is_comparable(plan: Plan, dataset: str) -> bool:
+    """Whether these runs may be compared with published values: the unchanged suite on the whole data set it names."""
+    return plan.profile is None and not plan.changes and is_whole(plan) and dataset == plan.data.name
+
+
+def is_whole(plan: Plan) -> bool:
+    """Whether a plan uses every image of its data set."""
+    return plan.data.num_train is None and plan.data.num_test is None
+
+
+def published_gain(plan: Plan, one: Comparison) -> float | None:
+    """Gain computed from a pair's published cells, which is not always the gain that is printed."""
+    tables = one.pair.tables or plan.suite.rebuilds
+    values = [published.lookup(tables, one.pair.name, name) for name in (one.method, one.base)]
+    # the difference between two sources is a gain of neither
+    if values[0] is None or values[1] is None or values[0].table != values[1].table:
+        return None
+    return values[0].value - values[1].value
+
+
+@dataclass(frozen=True)
+class Best:
+    """The method with the highest mean on a pair among those with all their seeds, and the one behind it."""
+
+    method: str
+    scores: Scores
+    second: str
+    lead: stats.PairedDifference
+    #: of the lead, at the confidence of the plan's gains
+    interval: stats.Interval | None
+    #: whether its lead over every other method excludes 0: else it is the best by its mean only
+    is_separated: bool
+
+
+def best(plan: Plan, frame: pd.DataFrame, pair: Pair, confidence: float) -> Best | None:
+    """Find the best method of a pair; None with fewer than two complete methods, and for a small profile.
+
+    Choosing it by its mean needs no correction: Hung and Fithian (2019), https://arxiv.org/abs/1610.03944.
+    """
+    found = {method: scores(frame, pair, method) for method in plan.methods}
+    complete = {m: one for m, one in found.items() if one.mean is not None and len(one.values) == plan.seeds}
+    if plan.profile is not None or len(complete) < 2:
+        return None
+    first, *others = sorted(complete, key=lambda method: -(complete[method].mean or 0.0))
+    leads = {other: stats.paired_difference(complete[first].by_seed, complete[other].by_seed) for other in others}
+    intervals = {other: _interval(lead, confidence) for other, lead in leads.items()}
+    lead = leads[others[0]]
+    if lead is None:
+        return None
+    separated = all(interval is not None and interval[0] > 0 for interval in intervals.values())
+    return Best(first, complete[first], others[0], lead, intervals[others[0]], separated)
+
+
+def _interval(lead: stats.PairedDifference | None, confidence: float) -> stats.Interval | None:
+    if lead is None or stats.paired_p(lead.differences) is None:
+        return None
+    return stats.t_interval(lead.differences, confidence)
