@@ -14,6 +14,7 @@ from rich.text import Text
 
 from benchmark import command_line, datasets, files, logs, machine, results, tracking
 from benchmark.analysis.comparison import comparison
+from benchmark.analysis.latex import latex
 from benchmark.analysis.table import Table
 from benchmark.errors import UserError
 from benchmark.execution import progress
@@ -186,7 +187,7 @@ def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
 
 def write_table(table: Table, runs: Path, name: str) -> list[Path]:
     """Write a table as Markdown, CSV and LaTeX; return the paths."""
-    texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
+    texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": latex(table, name)}
     paths = {ending: runs / "results" / f"{name}.{ending}" for ending in texts}
     with files.locked(runs / "locks" / "results"):  # commands that end together write one table after the other
         for ending, text in texts.items():

@@ -32,6 +32,13 @@ def parser() -> command_line.Parser:
         metavar=("A", "B"),
         help="two suites, or two git commits of one suite, side by side in one table",
     )
+    made.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="METHOD",
+        help="write METHOD beside the published tables, as LaTeX for a paper (repeatable)",
+    )
     made.add_argument("--open", action="store_true", help="show the PDF when it is made")
     made.add_argument("--server", metavar="URL", help="address of the tracking UI that numbers link to")
     made.add_argument(
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         unlogged = None
     else:
         context = context_of(given.suite)
-        report = build.make(context, chosen)
+        report = build.make(context, chosen, given.row)
         path = write(report, out)
         unlogged = log(context, path)
     for problem in [*report.problems, *([unlogged] if unlogged else [])]:

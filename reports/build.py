@@ -12,8 +12,8 @@ from urllib.parse import quote
 from benchmark import machine
 from benchmark.errors import UserError, among
 from benchmark.tracking import Tracked
-from reports import sections
-from reports.base import Block, Command, Context, ReportSection, Text
+from reports import paper, sections
+from reports.base import Block, Command, Context, Listing, ReportSection, Text
 from reports.document import Link, Part
 
 #: a cell has no link when more runs are behind it than a page can show side by side; cells.csv names them
@@ -30,6 +30,8 @@ class Report:
     head: str
     commit: str
     parts: tuple[Part, ...]
+    #: tables that are written for papers and not shown
+    for_papers: tuple[Listing, ...]
     #: titles of sections that have nothing to show yet
     empty: tuple[str, ...]
     link: Link
@@ -53,8 +55,11 @@ def chosen_sections(names: Sequence[str]) -> list[ReportSection]:
     return [section for name, section in known.items() if not names or name in names]
 
 
-def make(context: Context, chosen: Sequence[ReportSection]) -> Report:
-    """Make the report of a suite. A section that fails is replaced by its error, and the others are made."""
+def make(context: Context, chosen: Sequence[ReportSection], own: Sequence[str] = ()) -> Report:
+    """Make the report of a suite. A section that fails is replaced by its error, and the others are made.
+
+    `own` names methods that are set beside the published tables, for a paper.
+    """
     parts, empty, faults = [], [], []
     unique = _Names()
     for section in chosen:
@@ -72,6 +77,7 @@ def make(context: Context, chosen: Sequence[ReportSection]) -> Report:
         head=f"{plan.name}, {context.dataset}",
         commit=f"report made at {checkout()}",
         parts=tuple(parts),
+        for_papers=tuple(paper.tables(context, own)),
         empty=tuple(empty),
         link=linker(context),
         timestamp=newest(context.tracked),

@@ -70,6 +70,7 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         head=title,
         commit=f"report made at {checkout()}",
         parts=(Part("compare", "Side by side", [text, Listing("compare", table)]),),
+        for_papers=(),
         empty=(),
         link=link,
         timestamp=max(side.timestamp for side in sides),

@@ -7,9 +7,11 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmark import files
+from benchmark.analysis.latex import latex
 from benchmark.analysis.table import Table
 from benchmark.errors import UserError
 from reports import document, html, pdf, style
@@ -38,10 +40,10 @@ def _files(report: Report) -> Iterator[tuple[str, bytes]]:
     """Yield every file of a report's folder by name."""
     tables = [block for part in report.parts for block in part.blocks if isinstance(block, Listing)]
     names = []
-    for listing in tables:
+    for listing in (*tables, *report.for_papers):
         writers: dict[str, Callable[[], str]] = {
             "md": listing.table.to_markdown,
-            "tex": listing.table.to_latex,
+            "tex": partial(latex, listing.table, listing.name),
             "csv": listing.table.to_csv,
         }
         for ending, writer in writers.items():

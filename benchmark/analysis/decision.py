@@ -145,8 +145,8 @@ def _judge(
         above = difference.mean > 0
         return (Outcome.HOLDS, "interval above 0") if above else (Outcome.DOES_NOT_HOLD, "interval below 0")
     if published is not None and published > 0 and interval[1] < published:
-        return Outcome.DOES_NOT_HOLD, "interval includes 0 and excludes the published gain"
-    return Outcome.OPEN, "interval includes 0" + (" and the published gain" if published is not None else "")
+        return Outcome.DOES_NOT_HOLD, "includes 0, excludes the published gain"
+    return Outcome.OPEN, "interval includes 0" + (", and the published gain" if published is not None else "")
 
 
 def combined(decisions: Sequence[Decision]) -> Outcome:

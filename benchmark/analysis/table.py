@@ -1,4 +1,4 @@
-"""Tables: one object with writers for Markdown, CSV, LaTeX, the terminal, and typst (as data)."""
+"""Tables: one object with writers for Markdown, CSV, the terminal, and plain data; `latex` writes them for papers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ from rich.text import Text
 Value = str | float | int | bool | None
 
 FEW_SEEDS, OTHER_BUDGET, UNSURE = "†", "‡", "?"
-
-_LATEX = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "→": r"$\to$", "—": "---",
-    FEW_SEEDS: r"\textsuperscript{\textdagger}", OTHER_BUDGET: r"\textsuperscript{\textdaggerdbl}",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,23 +99,6 @@ class Table:
         writer.writerows(rows)
         return text.getvalue()
 
-    def to_latex(self) -> str:
-        """Write a LaTeX table for the packages booktabs and textcomp."""
-        align = "".join(column.align[0] for column in self.columns)
-        caption = " ".join(filter(None, (self.title.rstrip(".") + ".", self.subtitle)))
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
-        lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines.append(_latex_row(_latex(column.header) for column in self.columns))
-        for section in self.sections:
-            heading = ", ".join(filter(None, (section.title, section.subtitle)))
-            lines.append(r"\midrule")
-            if heading:
-                lines.append(rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\emph{{{_latex(heading)}}}}} \\")
-            lines += [_latex_row(map(_latex_cell, row.cells)) for row in section.rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par\footnotesize {_latex(note)}" for note in self.notes]
-        return "\n".join([*lines, r"\end{table}"]) + "\n"
-
     def to_rich(self) -> rich.table.Table:
         """Make a rich table for the terminal; text is shown as it is, never read as markup."""
         shown = rich.table.Table(
@@ -180,21 +156,9 @@ def _markdown(cell: Cell) -> str:
     return f"**{cell.text}**" if cell.bold else cell.text
 
 
-def _latex_cell(cell: Cell) -> str:
-    return rf"\textbf{{{_latex(cell.text)}}}" if cell.bold else _latex(cell.text)
-
-
 def _style(cell: Cell) -> str:
     return "bold" if cell.bold else ""
 
 
 def _markdown_row(texts: Iterable[str]) -> str:
     return "| " + " | ".join(_flat(text).replace("|", r"\|") for text in texts) + " |"
-
-
-def _latex_row(texts: Iterable[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)

@@ -31,11 +31,11 @@ def alone(differences: Sequence[float], published: float | None = None) -> Decis
         ([-1.0, -1.1, -1.0], None, "does not hold here", "interval below 0"),
         ([-1.0, -1.1, -1.0], 0.5, "not reproduced", "interval below 0"),
         # mean 0, std 0.1: half-width 0.2484
-        ([-0.1, 0.0, 0.1], 0.25, "not reproduced", "interval includes 0 and excludes the published gain"),
-        ([-0.1, 0.0, 0.1], 0.24, "open", "interval includes 0 and the published gain"),
+        ([-0.1, 0.0, 0.1], 0.25, "not reproduced", "includes 0, excludes the published gain"),
+        ([-0.1, 0.0, 0.1], 0.24, "open", "interval includes 0, and the published gain"),
         ([-0.1, 0.0, 0.1], None, "open", "interval includes 0"),
         # a published loss is no gain that could be excluded
-        ([-0.1, 0.0, 0.1], -0.5, "open", "interval includes 0 and the published gain"),
+        ([-0.1, 0.0, 0.1], -0.5, "open", "interval includes 0, and the published gain"),
         ([1.0, 1.1], 0.1, "open", "2 of at least 3 seeds"),
         ([], 0.1, "open", "no shared seed"),
         ([1.0, 1.0, 1.0], None, "open", "every seed gave the same difference: no spread to judge by"),

@@ -272,43 +272,6 @@ def test_csv() -> None:
     assert SMALL.to_csv() == 'method,gain\nkd,\n"x,y",1.0\n'
 
 
-def test_latex() -> None:
-    assert (
-        SMALL.to_latex()
-        == r"""\begin{table}
-\centering
-\caption{A\_B. 50\% of it}
-\begin{tabular}{lr}
-\toprule
-Method & gain [95\%] \\
-\midrule
-\multicolumn{2}{l}{\emph{a:b\_1, teacher 79.10}} \\
-KD & --- \\
-\midrule
-\multicolumn{2}{l}{\emph{c|d}} \\
-x|y \textsuperscript{\textdaggerdbl} & \textbf{+1.00 [$-$0.10, +2.10]} \\
-\bottomrule
-\end{tabular}
-\par\footnotesize $\pm$ \& co
-\par\footnotesize \textsuperscript{\textdagger}: few
-\end{table}
-"""
-    )
-
-
-@pytest.mark.parametrize(
-    ("title", "subtitle", "caption"),
-    [
-        ("Failed runs", "of one suite", "Failed runs. of one suite"),
-        ("Failed runs.", "of one suite", "Failed runs. of one suite"),
-        ("Failed runs.", "", "Failed runs."),
-    ],
-)
-def test_latex_ends_a_title_with_one_full_stop(title: str, subtitle: str, caption: str) -> None:
-    text = Table.of_rows(title, subtitle, (Column("method"),), ()).to_latex()
-    assert f"\\caption{{{caption}}}\n" in text
-
-
 def test_rich_takes_text_as_it_is() -> None:
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(SMALL.to_rich())

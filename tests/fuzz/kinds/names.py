@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from benchmark import datasets, errors
+from benchmark.analysis.latex import latex
 from benchmark.analysis.table import Cell, Column, Row, Table
 from benchmark.datasets.folder import folder as load_folder
 from benchmark.train import teacher_store
@@ -63,7 +64,7 @@ def show(data: datasets.DataSet) -> None:
     rows = [Row.of(Cell(name), data.name, name=name, folder=data.name) for name in data.classes]
     columns = (Column("class", "left"), Column("folder"))
     table = Table.of_rows(data.source, "", columns, rows)
-    for text in (table.to_markdown(), table.to_latex()):
+    for text in (table.to_markdown(), latex(table, "t")):
         assert text.encode()
     found = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert [row["name"] for row in found] == list(data.classes)

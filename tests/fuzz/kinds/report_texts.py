@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmark.analysis.latex import latex
 from benchmark.analysis.table import Cell, Column, Row, Section, Table
 from reports import pdf
 from reports.base import Listing, Text
@@ -41,7 +42,7 @@ def check(case: dict[str, Any], folder: Path) -> None:
     ]
     columns = (Column(title, "left"), Column("value"))
     table = Table(title, title, columns, (Section(title, title, tuple(rows)),))
-    table.to_latex(), table.to_markdown()
+    latex(table, "t"), table.to_markdown()
     Console(file=io.StringIO(), width=80).print(table.to_rich())
     found = list(csv.DictReader(io.StringIO(table.to_csv(), newline="")))
     assert [row["label"] for row in found] == [" ".join(str(row.fields["label"]).splitlines()) for row in rows]

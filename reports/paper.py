@@ -1,0 +1,165 @@
+"""Tables that a paper takes as they are: method x pair, one's own method beside published ones, hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmark.analysis import published, stats
+from benchmark.analysis.gains import best
+from benchmark.analysis.methods import title_of
+from benchmark.analysis.numbers import MISSING, percent, rounded, spread, two_decimals
+from benchmark.analysis.published import PublishedTable
+from benchmark.analysis.scores import scores
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.errors import UserError, among
+from benchmark.plan.suite import Pair
+from reports.base import Context, Listing
+from reports.sections.comparison import in_order
+from reports.sections.literature import printed_text, tables_of, unsure_mark
+
+#: name on the command line, and value
+Setting = tuple[str, str]
+
+
+def tables(context: Context, own: Sequence[str] = ()) -> Iterator[Listing]:
+    """Yield the tables; `own` names methods that are set beside every published table with a pair of theirs.
+
+    Raises:
+        UserError: for a method of `own` that is not of the plan or has no finished run.
+    """
+    if any(scores(context.frame, p, m).values for p in context.plan.pairs for m in context.plan.methods):
+        yield Listing("compact", compact(context))
+    yield Listing("hyperparameters", hyperparameters(context))
+    for method in own:
+        yield from _beside_published(context, method)
+
+
+def compact(context: Context) -> Table:
+    """Tabulate `last` by method (rows) and pair (columns)."""
+    plan, frame = context.plan, context.frame
+    confidence = context.gains[0].decision.confidence if context.gains else stats.CONFIDENCE
+    leaders = {pair.name: best(plan, frame, pair, confidence) for pair in plan.pairs}
+    teachers = [context.teachers.get(pair.teacher) for pair in plan.pairs]
+    rows = [Row.of("Teacher", *(two_decimals(one.test_top1 if one else None) for one in teachers), method="teacher")]
+    for method in in_order(plan):
+        cells = [Cell(title_of(method, alone="Student"))]
+        fields: dict[str, Value] = {"method": method}
+        for pair in plan.pairs:
+            found, leader = scores(frame, pair, method), leaders[pair.name]
+            is_best = leader is not None and leader.is_separated and leader.method == method
+            cells.append(Cell(spread(found.values), found.run_ids, bold=is_best))
+            fields |= {f"{pair.name} mean": rounded(found.mean), f"{pair.name} std": rounded(found.std)}
+        rows.append(Row(tuple(cells), fields))
+    subtitle = (
+        f"Top-1 accuracy (%) on {context.dataset} after the last epoch, mean ± standard deviation over"
+        f" {plan.seeds} seed{'s' * (plan.seeds > 1)}. Bold: above every other method by paired intervals"
+        f" ({percent(confidence)} each)."
+    )
+    columns = [Column("Method", "left"), *(Column(pair.name) for pair in plan.pairs)]
+    return Table.of_rows(plan.suite.title, subtitle, columns, rows)
+
+
+def _beside_published(context: Context, method: str) -> Iterator[Listing]:
+    plan = context.plan
+    if method not in plan.methods:
+        raise UserError(
+            f"--row {method}: not a method of this plan{among(method, plan.methods)}; --methods adds one that the suite"
+            " lacks"
+        )
+    held = [pair for pair in plan.pairs if scores(context.frame, pair, method, "best_test").values]
+    names = [name for name in tables_of(plan) if any(pair.name in published.load(name).pairs for pair in held)]
+    if not names:
+        raise UserError(
+            f"--row {method}: no finished run on a pair of a published table; this trains it:"
+            f" {context.command('--methods', method)}"
+        )
+    for name in names:
+        table = published.load(name)
+        yield Listing(f"row-{method}-{name.replace('/', '-')}", _with_row(context, table, method, held))
+
+
+def _with_row(context: Context, table: PublishedTable, method: str, held: Sequence[Pair]) -> Table:
+    """A published table with our own method under it."""
+    of_pair = {pair.name: pair for pair in held}
+    printed = [
+        Row.of(
+            title_of(other, alone="Student") + unsure_mark(table, other),
+            *(printed_text(table, pair, other).partition(" (")[0] for pair in table.pairs),
+            method=other,
+        )
+        for other in table.rows
+        if other != method
+    ]
+    ours = []
+    for column, words in (("best_test", "ours, best epoch on test"), ("last", "ours, last epoch")):
+        cells, fields = [Cell(f"{title_of(method)} ({words})")], dict[str, Value](method=method, selection=column)
+        for name in table.pairs:
+            pair = of_pair.get(name)
+            found = scores(context.frame, pair, method, column) if pair else None
+            cells.append(Cell(spread(found.values), found.run_ids) if found else Cell(MISSING))
+            fields[f"{name} mean"] = rounded(found.mean) if found else None
+        ours.append(Row(tuple(cells), fields))
+    subtitle = (
+        f"Published rows as {table.source} prints them, of the best epoch on the test set; ours: mean ± standard"
+        " deviation over seeds, under teachers of our own."
+    )
+    columns = (Column("Method", "left"), *(Column(name) for name in table.pairs))
+    return Table(table.title, subtitle, columns, (Section("", "", tuple(printed)), Section("", "", tuple(ours))))
+
+
+def hyperparameters(context: Context) -> Table:
+    """Tabulate recipe and hyperparameters: what all runs share once, then what each method has of its own.
+
+    One line for pairs that share them.
+    """
+    by_method = {method: _by_pair(context, method) for method in in_order(context.plan)}
+    every = [settings for of_pair in by_method.values() for settings in of_pair.values()]
+    decoupled = [settings for settings in every if any(name.startswith("sdd.") for name, _ in settings)]
+    shared = _in_all(every)
+    shared_decoupled = [one for one in _in_all(decoupled) if one not in shared]
+    rows = [_settings_row("All methods", "all", shared)] if shared else []
+    if len(decoupled) > 1 and shared_decoupled:
+        rows.append(_settings_row("All SD- forms", "all", shared_decoupled))
+    told = {*shared, *shared_decoupled} if len(decoupled) > 1 else set(shared)
+    for method, of_pair in by_method.items():
+        groups: dict[tuple[Setting, ...], list[str]] = {}
+        for pair, settings in of_pair.items():
+            groups.setdefault(tuple(one for one in settings if one not in told), []).append(pair)
+        for own, pairs in groups.items():
+            where = "all" if len(pairs) == len(of_pair) else ", ".join(pairs)
+            rows.append(_settings_row(title_of(method, alone="Student"), where, own))
+    columns = (Column("Method", "left"), Column("pairs", "left"), Column("settings", "left"))
+    subtitle = f"SGD with step decay; names are those of the command line; convention: {context.plan.suite.convention}."
+    return Table.of_rows(f"Hyperparameters, {context.plan.suite.title}", subtitle, columns, rows)
+
+
+def _by_pair(context: Context, method: str) -> dict[str, tuple[Setting, ...]]:
+    """The settings of a method by pair."""
+    found = {}
+    for pair in context.plan.pairs:
+        configs = (run.config for run in context.plan.runs if run.config.student == pair.student)
+        config = next(one for one in configs if one.method == method and one.teacher in (None, pair.teacher))
+        recipe = config.recipe.model_dump(mode="json")
+        groups: Mapping[str, Mapping[str, Any]] = {**config.parameters, "recipe": recipe}
+        found[pair.name] = tuple(
+            (f"{group}.{name}", _text(value)) for group, values in groups.items() for name, value in values.items()
+        )
+    return found
+
+
+def _in_all(settings: Sequence[tuple[Setting, ...]]) -> list[Setting]:
+    return [one for one in settings[0] if all(one in other for other in settings)] if settings else []
+
+
+def _settings_row(title: str, pairs: str, settings: Sequence[Setting]) -> Row:
+    text = ", ".join(f"{name} {value}" for name, value in settings) or MISSING
+    return Row.of(title, pairs, text, method=title, pairs=pairs, settings=text)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "{" + ", ".join(map(_text, value)) + "}"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
