@@ -1,4 +1,7 @@
-"""Logit distillers: `create("sdd_dkd", dkd={"beta": 8}, sdd={"scales": (1, 2, 4)})`, `names("sdd_*")`."""
+"""Logit distillers: `loss("sdd_kd", scales=(1, 2, 4))` for a training loop of one's own, `create` for the harness's.
+
+`adapt` splits a classifier of torchvision or timm into the feature map and the head that scale decoupling needs.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,25 @@ from pydantic import ValidationError
 from benchmark.errors import UserError, nearest, shown
 from benchmark.registry import import_modules
 from distillers.base import Convention, Distiller, Outputs, Parameters, registry
+from distillers.classifiers import adapt
+from distillers.own_loop import Loss, by_group
 
 import_modules(__name__, list(__path__))
 
-__all__ = ["Distiller", "Outputs", "create", "groups", "names", "registry"]
+__all__ = ["Distiller", "Loss", "Outputs", "adapt", "create", "groups", "loss", "names", "registry"]
+
+
+def loss(name: str, /, *, convention: str = "code", **hyperparameters: Any) -> Loss:
+    """Make a method's training loss from plain hyperparameters: `loss("sdd_kd", scales=(1, 2, 4), temperature=2)`.
+
+    A hyperparameter that two of its groups have, such as `beta` of `sdd_dkd`, is given by group: `dkd={"beta": 8}`.
+    How it is called is said at `Loss`. Raises UserError as `create` does.
+    """
+    return Loss(create(name, convention=convention, **by_group(name, hyperparameters)))
 
 
 def create(name: str, *, convention: str = "code", **values: Mapping[str, Any]) -> Distiller:
-    """Make a distiller from plain hyperparameters by group; command-line strings are converted.
+    """Make a distiller from hyperparameters by group; command-line strings are converted.
 
     `convention` chooses the values that are not given: those of SDD's and MLKD's released code (`code`) or of their
     papers (`paper`). Raises UserError that names the field, the allowed values and, for an unknown name, the nearest

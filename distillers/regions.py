@@ -68,6 +68,20 @@ def region_logits(
     return classify(pool @ pixels)
 
 
+def with_regions(
+    logits_BK: Tensor,
+    map_BDHW: Tensor,
+    classify: Callable[[Tensor], Tensor],
+    linear_head: bool,
+    scales: tuple[int, ...],
+    grids: Grids = "map",
+) -> Outputs:
+    """A network's own logits together with those of every region of its map; of none without scales."""
+    if not scales:
+        return Outputs(logits_BK, logits_BK.new_empty(len(logits_BK), 0, logits_BK.shape[-1]))
+    return Outputs(logits_BK, region_logits(map_BDHW, classify, linear_head, scales, grids))
+
+
 def complementary_regions(
     teacher: Outputs, target_B: Tensor, scales: tuple[int, ...], rule: Complementary, global_from: GlobalFrom
 ) -> Tensor:

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
-
-from torch import Tensor
 
 from benchmark.errors import UserError, nearest
+from distillers.classifiers import TimmNetwork, adopt
 from models.base import Network, NetworkFactory, registry
-from models.wrapped import adopt
-
-
-class TimmNetwork(Network):
-    """A timm model, split by timm into features and head; the head classifies a pooled vector as a map of one cell."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.network = model
-
-    def forward_features(self, x_BCHW: Tensor) -> Tensor:
-        map_BDHW: Tensor = self.network.forward_features(x_BCHW)
-        return map_BDHW
-
-    def classify(self, pooled_D: Tensor) -> Tensor:
-        flat: Tensor = self.network.forward_head(pooled_D.reshape(-1, pooled_D.shape[-1], 1, 1))
-        return flat.reshape(*pooled_D.shape[:-1], -1)
 
 
 def create(name: str, num_classes: int, image_size: int) -> Network:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,6 @@ import pytest
 import torch
 
 import distillers
-import models
 from tests.distillers.batches import random_batch, used
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def test_its_distiller_works_and_gets_its_scale_decoupled_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    code = re.search(r"```python\n(# distillers/.*?)```", README, re.DOTALL)
     assert code is not None
     monkeypatch.setattr(distillers.registry, "_entries", {**distillers.registry._entries})
     file = ModuleType("reverse_kd")
@@ -42,19 +43,48 @@ def test_every_make_target_and_command_it_names_exists() -> None:
     assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
 
 
-def test_the_loop_of_the_architecture_page_trains() -> None:
-    """On one batch instead of a data set, the student and both losses named in its comment."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert code is not None
-    batch = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 15])
-    names: dict[str, Any] = {"epochs": 1, "loader": [batch]}
-    exec(code[1].replace("import models\n", "import models\ntorch.manual_seed(0)\n"), names)
+def test_its_loop_trains_the_student_only() -> None:
+    """On one batch instead of a data set."""
+    loop = re.search(r"```python\n(import distillers\n.*?)```", README, re.DOTALL)
+    assert loop is not None
+    assert len(loop[1].splitlines()) <= 16
+    names: dict[str, Any] = {"epochs": 1, "loader": [(torch.randn(4, 3, 96, 96), torch.tensor([3, 1, 4, 15]))]}
     torch.manual_seed(0)
-    made = models.create("resnet8x4", num_classes=100, image_size=32)
-    assert set(names["losses"]) == {"ce", "kd"}
-    moved = [not torch.equal(a, b) for a, b in zip(made.parameters(), names["student"].parameters(), strict=True)]
-    assert all(moved)
+    exec(loop[1], names)
+    torch.manual_seed(0)
+    made = names["torchvision"].models.resnet18(num_classes=100)
+    pairs = zip(made.parameters(), names["student"].parameters(), strict=True)
+    assert all(not torch.equal(before, after) for before, after in pairs)
+    assert all(parameter.grad is None for parameter in names["teacher"].parameters())
+
+
+#: what the loop needs of `distillers`, in a folder that has a `models` package of its own
+IN_ANOTHER_REPOSITORY = """
+import sys
+from collections import OrderedDict
+import torch
+from torch import nn
+import models
+import distillers
+assert models.OF_ANOTHER_REPOSITORY
+layers = OrderedDict(conv=nn.Conv2d(3, 8, 3, padding=1), avgpool=nn.AdaptiveAvgPool2d(1),
+                     fc=nn.Sequential(nn.Flatten(), nn.Linear(8, 10)))
+network = distillers.adapt(nn.Sequential(layers), image_size=16)
+seen = network.forward_features(torch.randn(4, 3, 16, 16)), network
+distillers.loss("sdd_kd", scales=(1, 2))(seen, seen, torch.tensor([3, 1, 4, 1]), epoch=1).backward()
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("benchmark", "models")))
+"""
+
+
+@pytest.mark.processes
+def test_a_repository_may_have_models_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("OF_ANOTHER_REPOSITORY = True\n")
+    (tmp_path / "train.py").write_text(IN_ANOTHER_REPOSITORY)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['benchmark', 'benchmark.errors', 'benchmark.registry', 'models']"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

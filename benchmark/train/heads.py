@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillers import Distiller, Outputs
 from distillers.base import Grids
-from distillers.regions import pooling_matrix, region_logits
+from distillers.regions import pooling_matrix, with_regions
 from models import Network
 
 
@@ -43,14 +43,8 @@ def head_outputs(network: Network, map_BDHW: Tensor, requests: Iterable[Request]
     its neighbours ask for.
     """
     logits_BK = network.classify(map_BDHW.mean(dim=(2, 3)))
-    none_BRK = logits_BK.new_empty(len(logits_BK), 0, logits_BK.shape[1])
     return {
-        request: Outputs(
-            logits_BK,
-            region_logits(map_BDHW, network.classify, network.linear_head, request.scales, request.grids)
-            if request.scales
-            else none_BRK,
-        )
+        request: with_regions(logits_BK, map_BDHW, network.classify, network.linear_head, request.scales, request.grids)
         for request in requests
     }
 
