@@ -8,7 +8,8 @@ DATASET ?= digits
 ARGS ?=
 choices = $(if $(PAIRS),--pairs $(PAIRS)) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(PROFILE),--profile $(PROFILE)) $(if $(RUNS),--runs $(RUNS)) $(if $(DATA),--data $(DATA)) \
-	$(foreach assignment,$(SET),--set $(assignment))
+	$(foreach assignment,$(SET),--set $(assignment)) $(plugins)
+plugins = $(foreach plugin,$(PLUGIN),--plugin $(plugin))
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo '  variables of bench, report and status: DATASET=digits|cifar100|cub|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
-	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder ARGS="--dry-run ..."'
+	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder PLUGIN=file.py ARGS="--dry-run ..."'
 
 # the stamp changes with the lock file, so a pull that moves a version reinstalls
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -36,7 +37,7 @@ bench: install  ## train a suite, track it, tabulate it
 
 study: install  ## answer a question with a search: STUDY=sdd_beta (without STUDY: list all questions)
 	@$(BIN)/python -m benchmark.study $(STUDY) $(if $(SUITE),--suite $(SUITE)) $(if $(PAIR),--pair $(PAIR)) \
-		$(foreach assignment,$(SET),--set $(assignment)) $(if $(DATA),--data $(DATA)) $(places) $(ARGS)
+		$(foreach assignment,$(SET),--set $(assignment)) $(if $(DATA),--data $(DATA)) $(plugins) $(places) $(ARGS)
 
 dashboard: install  ## browse studies in Optuna's dashboard: STORAGE=file or URL (default: the newest under runs/)
 	@storage="$(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1))"; \

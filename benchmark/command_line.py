@@ -9,11 +9,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 
-from benchmark import logs, machine
+from benchmark import logs, machine, plugins
 from benchmark.config import MAX_SEEDS
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
@@ -35,7 +35,27 @@ class Choices(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose error for an unknown option names the nearest known one."""
+    """An argument parser whose error for an unknown option names the nearest known one, and that loads plugins."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.add_argument(
+            "--plugin",
+            dest=f"plugins of {self.prog}",  # of its own for a command of a command, which would hide the other's
+            action="append",
+            default=[],
+            type=Path,
+            metavar="FILE.py",
+            help="a file that registers methods, networks, data sets or suites of your own (repeatable)",
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and load the plugins: names of all kinds are looked up afterwards. Raises UserError for a plugin."""
+        given = super().parse_args(args, namespace)
+        fields = vars(given)
+        given.plugins = [path for key in list(fields) if key.startswith("plugins of ") for path in fields.pop(key)]
+        plugins.load(given.plugins)
+        return given
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""

@@ -24,6 +24,7 @@ from pydantic import (
 import distillers
 from benchmark.errors import UserError, among, name_fault, shown, unprintable
 from benchmark.randomness import stream_seed
+from benchmark.registry import Origin, origin_of
 
 #: increase it whenever a change of the harness changes a run's numbers: it is part of every signature
 NUMERICS_VERSION = 2
@@ -148,6 +149,19 @@ class RunConfig(Frozen):
         groups: dict[str, Any] = dict(self.parameters)
         return distillers.create(self.method, **groups)
 
+    def origins(self) -> dict[str, Origin]:
+        """The plugins that the run depends on, by what it takes from them; empty for a run of the project's own."""
+        used = {
+            "method": ("distiller", self.method),
+            "student": ("model", self.student),
+            "data": ("data set", self.data.name),
+        }
+        if self.teacher is not None:
+            used["teacher"] = "model", self.teacher
+        used |= {f"view {view}": ("view", view) for view in distillers.registry.get(self.method).views}
+        found = {what: origin_of(kind, name) for what, (kind, name) in used.items()}
+        return {what: origin for what, origin in found.items() if origin is not None}
+
     def signature(self, data_digest: str, teacher_checksum: str | None) -> str:
         """Hash every field that affects the result, to 16 hexadecimal digits."""
         fields = self.model_dump(mode="json")
@@ -162,6 +176,8 @@ class RunConfig(Frozen):
             "teacher_checksum": teacher_checksum if self.teacher else None,
             "numerics_version": [NUMERICS_VERSION, distillers.registry.get(self.method).numerics_version],
         }
+        if origins := self.origins():
+            fields["plugins"] = {what: origin.sha256 for what, origin in origins.items()}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

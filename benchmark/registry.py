@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from benchmark.errors import UserError, among
 
 T = TypeVar("T")
+
+
+class NameTaken(ValueError):
+    """Two things of one kind were registered under one name."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Code outside the project that registers things: its name, and the SHA-256 of its content."""
+
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} sha256:{self.sha256}"
+
+
+#: where the code that runs now comes from, None: from the project; and where what it registered came from, by kind and
+#: name, a family's name with its slash
+_current: Origin | None = None
+_origins: dict[tuple[str, str], Origin] = {}
+
+
+@contextlib.contextmanager
+def registered_by(origin: Origin | None) -> Iterator[None]:
+    """Note this origin for all that is registered meanwhile."""
+    global _current
+    before, _current = _current, origin
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def origin_of(kind: str, name: str) -> Origin | None:
+    """Origin of a registered thing, None for the project's own: `origin_of("distiller", "kd")`."""
+    family, slash, _ = name.partition("/")
+    return _origins.get((kind, name)) or (_origins.get((kind, f"{family}/")) if slash else None)
 
 
 class Registry(Generic[T]):
@@ -38,20 +78,27 @@ class Registry(Generic[T]):
         return add
 
     def add(self, name: str, entry: T) -> None:
-        """Make `entry` available as `name`. Raises ValueError when the name is taken."""
+        """Make `entry` available as `name`. Raises NameTaken, a ValueError, when the name is taken."""
         if name in self._entries:
-            raise ValueError(f"{self.kind} '{name}' is registered twice: by {self._entries[name]!r} and by {entry!r}")
+            raise NameTaken(f"{self.kind} '{name}' is registered twice: by {self._entries[name]!r} and by {entry!r}")
         self._entries[name] = entry
+        self._note_origin(name)
+
+    def _note_origin(self, name: str) -> None:
+        if _current is not None:
+            _origins[self.kind, name] = _current
 
     def remove(self, name: str) -> None:
         """Remove an entry, e.g. before a notebook registers a changed one. Raises KeyError when there is none."""
         del self._entries[name]
+        _origins.pop((self.kind, name), None)
 
     def family(self, prefix: str, factory: Callable[[str], T]) -> None:
-        """Make every `prefix/<rest>` available as `factory(rest)`. Raises ValueError when the prefix is taken."""
+        """Make every `prefix/<rest>` available as `factory(rest)`. Raises NameTaken when the prefix is taken."""
         if prefix in self._families:
-            raise ValueError(f"{self.kind} family '{prefix}' is registered twice")
+            raise NameTaken(f"{self.kind} family '{prefix}' is registered twice")
         self._families[prefix] = factory
+        self._note_origin(f"{prefix}/")
 
     def get(self, name: str) -> T:
         """Look up `name`. Raises UserError that names the nearest known name and the command that lists them all."""
@@ -82,7 +129,11 @@ class Registry(Generic[T]):
 
 
 def import_modules(package: str, path: list[str]) -> None:
-    """Import every module of a package, so that adding a file is enough to register its entries."""
-    for module in sorted(pkgutil.iter_modules(path), key=lambda found: found.name):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{package}.{module.name}")
+    """Import every module of a package, so that adding a file is enough to register its entries.
+
+    They are the project's own, also when it is a plugin that imports the package first.
+    """
+    with registered_by(None):
+        for module in sorted(pkgutil.iter_modules(path), key=lambda found: found.name):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{package}.{module.name}")

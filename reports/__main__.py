@@ -122,6 +122,8 @@ def chosen_arguments(given: argparse.Namespace, suite: str) -> list[str]:
     for name in ("runs", "data"):
         folder = getattr(given, name)
         words += [f"--{name}", str(folder)] if folder != Path(name) else []
+    for file in given.plugins:
+        words += ["--plugin", str(file)]
     return words
 
 

@@ -33,8 +33,6 @@ VAL_FRACTION = 0.1
 #: confirmation runs use repetitions from here on, which no trial used
 CONFIRM_FROM = 101
 
-_ALL_GROUPS = frozenset(group for name in distillers.names() for group in distillers.groups(name))
-
 OnEpoch = Callable[[Entry, dict[str, float]], bool]
 
 
@@ -57,7 +55,8 @@ class Ground:
             UserError: for a choice that the suite or its methods refuse.
         """
         held_out = (f"data.val_fraction={VAL_FRACTION}",) if tuning and not self.holds_out else ()
-        foreign = _ALL_GROUPS - distillers.groups(choice.method).keys()
+        every_group = {group for name in distillers.names() for group in distillers.groups(name)}
+        foreign = every_group - distillers.groups(choice.method).keys()
         own = [text for text in self.assignments if text.partition("=")[0].partition(".")[0] not in foreign]
         return make_plan(
             self.suite,

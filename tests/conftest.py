@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import distillers
+import models
 from benchmark import datasets
 from benchmark.config import Data, Recipe, RunConfig
 from benchmark.datasets.base import DataSet
+from benchmark.plan import suite
 from benchmark.train.messages import CohortJob, LaneJob, TeacherFile
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -101,6 +103,16 @@ def runs_folder(tmp_path: Path, _tracking_store: Path) -> Path:
     folder.mkdir()
     shutil.copy(_tracking_store, folder)
     return folder
+
+
+@pytest.fixture
+def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test's plugins register is gone after it."""
+    for registry in (distillers.registry, models.registry, datasets.registry, suite.registry):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        monkeypatch.setattr(registry, "_families", dict(registry._families))
+    monkeypatch.setattr("benchmark.registry._origins", {})
+    monkeypatch.setattr("benchmark.plugins._loaded", {})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
-from benchmark import machine, results, tracking
+from benchmark import machine, plugins, results, tracking
 from benchmark.errors import UserError
 from benchmark.execution import engines
 from benchmark.execution.delivery import Delivery
@@ -244,6 +244,7 @@ class Execution:
                 cache_gb=self.options.cache_gb,
                 device=self.options.device,
                 threads=self.options.threads,
+                plugins=plugins.loaded(),
             )
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from benchmark import machine
+from benchmark import machine, plugins
 from benchmark.analysis import curves
 from benchmark.execution.reconcile import end_parents
 from benchmark.execution.survey import PRUNED, Entry, Survey
@@ -79,6 +79,8 @@ class Record:
         tags = {**where, **about, "profile": plan.profile or "full", **entry.tags}
         if teacher is not None:
             tags |= {"teacher": teacher, "teacher_checksum": self.survey.teachers[teacher].checksum}
+        if origins := config.origins().values():
+            tags["plugins"] = ", ".join(sorted(set(map(str, origins))))
         entry.run_id = self.tracker.start(
             self._experiment,
             config,
@@ -122,6 +124,7 @@ class Record:
                 "per_class_accuracy.csv": per_class_table(self.survey.data.classes, event.per_class).encode(),
                 "training_curves.png": curves.training_curves(event.history, entry.label),
                 "student.safetensors": event.weights,
+                **plugins.sources(entry.config.origins().values()),
             },
         )
         self.tracker.end(entry.run_id, "FINISHED")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import models
 from benchmark import plain_yaml
 from benchmark.config import Epochs, Frozen, Name, Precision, Recipe, Seeds, Storage, Title, explain
 from benchmark.errors import UserError, among
+from benchmark.registry import Registry, registered_by
 
 Settings = dict[str, Any]
 
@@ -82,10 +82,16 @@ def small_form(suite: Suite, profile: str | None) -> Profile:
     return suite.profiles[profile]
 
 
+#: files by name; a plugin adds its own: `suite.registry.add("mine", Path(__file__).with_name("mine.yaml"))`
+registry: Registry[Path] = Registry("suite")
+with registered_by(None):  # a plugin may be the first to import this module
+    for _file in sorted((Path(__file__).parent / "suites").glob("*.yaml")):
+        registry.add(_file.stem, _file)
+
+
 def names() -> list[str]:
-    """Names of the suites that come with the package, sorted."""
-    files = resources.files("benchmark.plan") / "suites"
-    return sorted(file.name.removesuffix(".yaml") for file in files.iterdir() if file.name.endswith(".yaml"))
+    """Names of the suites that come with the package or a plugin, sorted."""
+    return registry.names()
 
 
 def load(name: str) -> Suite:
@@ -96,8 +102,8 @@ def load(name: str) -> Suite:
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-    elif name in names():
-        path = Path(str(resources.files("benchmark.plan") / "suites")) / f"{name}.yaml"
+    elif name in registry:
+        path = registry.get(name)
     else:
         raise UserError(
             f"unknown suite '{name}'{among(name, names())}"
@@ -107,7 +113,7 @@ def load(name: str) -> Suite:
         content = plain_yaml.read(path)
         if not isinstance(content, dict):
             raise UserError("must hold fields by name, e.g. `title: ...`")
-        suite = Suite(**{"name": path.stem, **content})
+        suite = Suite(**{"name": name if name in registry else path.stem, **content})
         _check_keys(suite)
     except ValidationError as error:
         raise UserError(f"suite {path}: {explain(error, Suite)}") from error

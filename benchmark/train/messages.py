@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.config import RunConfig
+from benchmark.plugins import Plugin
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class CohortJob:
     cache_gb: float | None = None
     #: threads per process, fixed in the plan: results are bit-equal at equal threads
     threads: int = 1
+    #: what the command has loaded, which the process that trains needs as well
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def epochs(self) -> int:

@@ -29,6 +29,7 @@ from benchmark.config import Storage
 from benchmark.datasets import augment
 from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.errors import UserError
+from benchmark.registry import origin_of
 from benchmark.train.batches import TrainStream
 from benchmark.train.heads import Layout
 from benchmark.train.messages import TeacherFile
@@ -306,7 +307,11 @@ def open_caches(
 
 def _key(teacher: BatchTeacher, layout: Layout, file: TeacherFile, data: DataSet, views: Views) -> dict[str, object]:
     """Facts that the rows depend on."""
+    # a plugin's code may change while weights and images stay
+    origins = origin_of("model", file.model), origin_of("data set", data.name.partition("[")[0])
+    plugins = {"plugins": [str(origin) for origin in origins if origin is not None]} if any(origins) else {}
     return {
+        **plugins,
         "format": FORMAT,
         "teacher": file.model,
         "teacher_checksum": file.checksum,

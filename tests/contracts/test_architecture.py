@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark/config.py", "benchmark/known_runs.py", "benchmark/logs.py"),
     ("models",),
     ("distillers",),
+    ("benchmark/plugins.py",),
     (
         "benchmark/registry.py",
         "benchmark/files.py",

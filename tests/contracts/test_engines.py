@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import distillers
+from benchmark import plugins
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution import engines
@@ -29,6 +32,17 @@ from benchmark.train.messages import (
 from tests.conftest import make_config, make_job
 
 METHODS = ("vanilla", "sdd_dkd", "mlkd")
+#: a file that a command has read before its cohorts train
+PLUGIN = b"""
+from distillers.sample_loss import SampleLoss, sample_loss
+
+@sample_loss("of_a_plugin", title="of a plugin")
+class OfAPlugin(SampleLoss):
+    '''A difference.'''
+
+    def per_sample(self, student_NK, teacher_NK, target_N):
+        return (student_NK - teacher_NK).abs().mean(-1)
+"""
 
 
 def cohort(folder: Path, teacher: TeacherFile) -> CohortJob:
@@ -43,6 +57,20 @@ def expected(tmp_path_factory: pytest.TempPathFactory, teacher_file: TeacherFile
     return job
 
 
+def cohort_of_a_plugin(folder: Path, teacher: TeacherFile) -> CohortJob:
+    """A cohort with a method that only its own plugins register."""
+    file = folder / "of_a_plugin.py"
+    file.write_bytes(PLUGIN)
+    plugins.load([file])
+    job = make_job(folder / "job", {"of_a_plugin": make_config("of_a_plugin")}, teacher)
+    made = replace(job, plugins=plugins.loaded())
+    for name in ("of_a_plugin", "sdd_of_a_plugin"):
+        distillers.registry.remove(name)
+    plugins._loaded.clear()
+    file.unlink()
+    return made
+
+
 @contextmanager
 def engine(name: str) -> Iterator[engines.Engine]:
     made = engines.registry.get(name)(1, lambda: False)
@@ -54,6 +82,7 @@ def engine(name: str) -> Iterator[engines.Engine]:
 
 @pytest.mark.processes
 @pytest.mark.xdist_group("engines")
+@pytest.mark.usefixtures("plugins_are_forgotten")
 @pytest.mark.parametrize("name", engines.names())
 def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
     name: str, tmp_path: Path, teacher_file: TeacherFile, expected: CohortJob
@@ -62,11 +91,11 @@ def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
     damaged.lanes[0].checkpoint.parent.mkdir(parents=True)
     damaged.lanes[0].checkpoint.write_bytes(b"no checkpoint")
     left = make_job(tmp_path / "left", {"kd": make_config("kd", recipe={"epochs": 500})}, teacher_file)
-    job = cohort(tmp_path / "job", teacher_file)
-    events: dict[str, list[EngineEvent]] = {"damaged": [], "left": [], "job": []}
-    named = {id(damaged): "damaged", id(left): "left", id(job): "job"}
+    job, of_a_plugin = cohort(tmp_path / "job", teacher_file), cohort_of_a_plugin(tmp_path, teacher_file)
+    named = {id(damaged): "damaged", id(left): "left", id(job): "job", id(of_a_plugin): "of a plugin"}
+    events: dict[str, list[EngineEvent]] = {which: [] for which in named.values()}
     with engine(name) as made:
-        for one in (damaged, left, job):
+        for one in (damaged, left, job, of_a_plugin):
             made.submit(one)
         for which, event in made.events():
             events[named[id(which)]].append(event)
@@ -84,6 +113,7 @@ def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
     assert [type(event) for event in events["job"]].count(CohortEnded) == 1
     assert isinstance(events["job"][-1], CohortEnded)
     assert {event.signature for event in events["job"] if isinstance(event, LaneFinished)} == set(METHODS)
+    assert [event.signature for event in events["of a plugin"] if isinstance(event, LaneFinished)] == ["of_a_plugin"]
     for ours, theirs in zip(job.lanes, expected.lanes, strict=True):
         weights, others = load_file(ours.weights), load_file(theirs.weights)
         assert weights.keys() == others.keys()

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.registry import Registry
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
@@ -58,6 +59,7 @@ def train_and_report(
     from benchmark.train.loop import train_cohort  # not at the top: engines are made in processes that never train
 
     try:
+        plugins.add(job.plugins)
         train_cohort(job, report, stop, unwanted=unwanted)
         report(CohortEnded())
     except UserError as error:
