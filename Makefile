@@ -1,7 +1,8 @@
 # Everything that users and CI run. `make help` lists the targets.
 #   make bench DATASET=cub METHODS=kd,sdd_kd SEEDS=3
 PYTHON ?= python3
-VENV := .venv
+# of its own for every Python that is named: `make test PYTHON=python3.13`
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
 DATASET ?= digits
@@ -80,4 +81,4 @@ lint: install  ## run ruff and mypy --strict
 	@$(BIN)/mypy
 
 clean:  ## remove the environment and caches; keeps runs/ and data/
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
