@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 
-from benchmark import logs, machine, plugins
+from benchmark import files, logs, machine, plugins
 from benchmark.config import MAX_SEEDS
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
@@ -155,7 +155,7 @@ def folder(text: str) -> Path:
     """Read an argument that names a folder; it need not exist, but must be able to."""
     try:
         path = Path(text)
-        places = [path.resolve(), *path.resolve().parents]
+        places = [files.resolved(path), *path.resolve().parents]
         there = next(place for place in places if place.exists())
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, links in a circle, a NUL
         reason = getattr(error, "strerror", None) or error

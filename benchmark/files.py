@@ -23,6 +23,14 @@ def say(line: str) -> None:
     logging.getLogger(__name__).info(line)
 
 
+def resolved(path: Path) -> Path:
+    """Follow all links of a path. Raises RuntimeError for links in a circle, which Python 3.13 leaves as they are."""
+    found = path.resolve()
+    if any(place.is_symlink() for place in (found, *found.parents)):
+        raise RuntimeError(f"Symlink loop from {str(path)!r}")
+    return found
+
+
 @contextmanager
 def locked(path: Path, way_out: str = "make it writable, or use another folder") -> Iterator[None]:
     """Hold the lock that guards `path` between processes; make its folder. Raises UserError when it is not writable."""

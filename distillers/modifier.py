@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ class Modifier:
     def of(self, method: type[LogitDistiller], conventions: Conventions) -> type[LogitDistiller]:
         """Make the class of the modified method; `conventions` override the method's own."""
         body = {
-            "__doc__": f"{self.summary.format(method.title)}\n\n    {self.mixin.__doc__}",
+            # Python 3.13 keeps docstrings without their indent, which a join of the two would need
+            "__doc__": f"{self.summary.format(method.title)}\n\n{inspect.cleandoc(self.mixin.__doc__ or '')}",
             "__module__": method.__module__,
             "name": f"{self.name}_{method.name}",
             "title": self.title.format(method.title),

@@ -27,7 +27,7 @@ from benchmark.datasets.base import (
 )
 from benchmark.datasets.image_files import digest_of_splits, images_from_files, shared
 from benchmark.errors import MAX_NAME_BYTES, UserError, shown, unprintable
-from benchmark.files import say
+from benchmark.files import resolved, say
 from benchmark.machine import is_main
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
@@ -91,7 +91,7 @@ def folder(
 def _tree(root: Path, path: str | Path) -> Path:
     """Resolve the folder of the images, whose name becomes a part of file names and of the data set's."""
     try:
-        tree = (root / path).resolve()
+        tree = resolved(root / path)
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is too long, a NUL
         raise UserError(f"data.path: {shown(str(path))} cannot be a folder ({error}); {LAYOUT}") from error
     fault = unprintable(str(tree))
