@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 
 import distillers
 import models
-from benchmark import command_line, datasets, doctor, files, machine, prepare, results, run, tracking
+from benchmark import command_line, datasets, doctor, files, machine, prepare, results, run, saved_views, tracking
 from benchmark.config import Data
 from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest
@@ -316,6 +316,8 @@ def export_runs(given: argparse.Namespace, console: Console) -> int:
     for tracked_run in tracked:
         tracker.download(tracked_run.run_id, given.to / "artifacts" / tracked_run.signature)
     console.print(f"{len(tracked)} runs of {len(chosen)} experiments exported to {given.to}")
+    for folder in tracker.lost_artifacts():
+        console.print(f"Without artifacts: {folder} is not there.", soft_wrap=True)
     return 0
 
 
@@ -348,8 +350,13 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         raise UserError(
             f"nothing is tracked under {given.runs}: run `make bench` first, or name the folder with --runs"
         )
+    server = f"http://127.0.0.1:{given.port}"
     for name, identity in tracker.experiments().items():
-        console.print(f"{name}: {tracker.ui_address(identity, f'http://127.0.0.1:{given.port}')}", soft_wrap=True)
+        if not tracker.is_read_only:
+            tracker.save_views(identity)
+        console.print(f"{name}: {tracker.ui_address(identity, server)}", soft_wrap=True)
+        if not name.startswith(saved_views.STUDIES):
+            console.print(f"{name}, charts: {tracker.ui_address(identity, server, charts=True)}", soft_wrap=True)
     if not tracker.is_local:
         return 0
     console.print("Ctrl-C ends the server.")

@@ -111,6 +111,44 @@ def cpu_capability() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
+def onednn_isa() -> str:
+    """Widest instruction set that oneDNN's fp32 convolutions use here: `avx512_core`, `avx2`, ...; `off` without it.
+
+    oneDNN chooses by the CPU, below a limit that the environment may set; ATEN_CPU_CAPABILITY does not move it.
+    """
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[no-untyped-call]
+        return "off"
+    has = _cpu_flags()
+    if not has:
+        return "unknown"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    names = [name for name, _ in _ISAS]
+    highest = max((n for n, name in enumerate(names) if limit.lower().startswith(name)), default=len(names) - 1)
+    usable = [name for name, needs in _ISAS[: highest + 1] if needs <= has]
+    return usable[-1] if usable else "none"
+
+
+#: instruction sets with kernels for fp32 of their own, from the narrowest, with the flags of /proc/cpuinfo they need
+_ISAS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("sse41", frozenset({"sse4_1"})),
+    ("avx", frozenset({"avx"})),
+    ("avx2", frozenset({"avx2", "fma"})),
+    ("avx512_core", frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})),
+)
+
+
+def describe_numerics(device: torch.device) -> str:
+    """Describe what a run's numbers depend on beside its configuration and packages, as this process is set now.
+
+    `AVX512, oneDNN avx512_core, 1 thread` or `NVIDIA H200, compute capability 9.0`: CPUs of one name may differ here.
+    """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+    threads = torch.get_num_threads()
+    return f"{cpu_capability()}, oneDNN {onednn_isa()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that a step frees for the next step, instead of asking for zeroed pages every time.
 
@@ -152,11 +190,21 @@ def describe_device(device: torch.device) -> str:
 
 
 def _cpu_model() -> str:
+    return _cpu_fact("model name") or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpu_fact("flags").split())
+
+
+@functools.cache
+def _cpu_fact(name: str) -> str:
+    """A line of /proc/cpuinfo, of the first core; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name), "")
 
 
 def available_cores() -> int:

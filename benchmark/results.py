@@ -6,16 +6,21 @@ from collections.abc import Collection, Iterable
 
 import pandas as pd
 
-from benchmark.tracking import Tracked, Tracker
+from benchmark.tracking import BEST_ON_TEST, Tracked, Tracker
 
 #: columns of every frame; each further metric follows as a column of its own name
 COLUMNS = (
     *("signature", "run_id", "status", "role", "suite", "dataset", "is_part", "teacher", "student", "method"),
     *("repetition", "epochs", "last", "best_test", "best_val", "train_seconds"),
-    *("failure", "teacher_checksum", "git_commit", "git_dirty", "device"),
+    *("failure", "teacher_checksum", "git_commit", "git_dirty", "device", "machine"),
 )
 #: columns whose metric has another name
-_HEADLINE = {name: f"final/{name}" for name in ("last", "best_test", "best_val", "train_seconds")}
+_HEADLINE = {
+    "last": "final/last",
+    "best_test": BEST_ON_TEST,
+    "best_val": "final/best_val",
+    "train_seconds": "final/train_seconds",
+}
 
 #: of several runs with one signature, the lowest counts
 _ORDER = {"FINISHED": 0, "RUNNING": 1, "FAILED": 2, "KILLED": 3}
@@ -27,6 +32,11 @@ def frame(tracked: Iterable[Tracked], signatures: Collection[str] | None = None)
     `last` is the accuracy on the test set after the last epoch; `best_test` that of the best epoch on the test set;
     `best_val` the test accuracy of the epoch that was best on the validation split. Every other metric of a finished
     run, such as `test/agreement`, is a column of its own name: its value after the last epoch. NaN where there is none.
+
+    `device` names the hardware with its cores, as people do: two CPU generations may have one name. `machine` is what
+    a run's numbers depend on, as `machine.describe_numerics` writes it: two runs of one configuration are equal to the
+    last digit where it is equal, and may differ where it is not. None for runs of before it was recorded; machines
+    joined by " + " for a run that was resumed on another one.
     """
     chosen: dict[str, Tracked] = {}
     for run in tracked:
@@ -60,7 +70,7 @@ def _row(run: Tracked) -> dict[str, object]:
         "is_part": run.tags.get("dataset_is_part") == "true",
         "teacher": run.tags.get("teacher"),
         "student": run.tags["student"],
-        "method": run.tags["distiller"],
+        "method": run.tags["method"],
         "repetition": int(run.tags["seed"]),
         "epochs": int(run.params.get("recipe.epochs", 0)),
         **{column: finished.get(metric) for column, metric in _HEADLINE.items()},
@@ -69,6 +79,7 @@ def _row(run: Tracked) -> dict[str, object]:
         "git_commit": run.tags.get("git_commit"),
         "git_dirty": run.tags.get("git_dirty"),
         "device": run.tags.get("device"),
+        "machine": run.tags.get("machine"),
     }
 
 
@@ -90,7 +101,7 @@ def selections(history: list[dict[str, float]]) -> dict[str, float]:
     scored = [row for row in history if "test/top1" in row]
     if not scored:
         return {"final/val": history[-1]["val/top1"]}
-    found = {"final/last": scored[-1]["test/top1"], "final/best_test": max(row["test/top1"] for row in scored)}
+    found = {"final/last": scored[-1]["test/top1"], BEST_ON_TEST: max(row["test/top1"] for row in scored)}
     if "val/top1" in scored[-1]:
         found["final/best_val"] = max(scored, key=lambda row: row["val/top1"])["test/top1"]
     return found

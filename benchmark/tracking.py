@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
+from urllib.parse import unquote, urlparse
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # some seconds: whoever can wait longer tries again
@@ -26,13 +28,16 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from benchmark import known_runs, machine
+from benchmark import files, known_runs, machine, saved_views
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
+from benchmark.saved_views import SavedView
 
 # every migration of a new database would log a line
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -45,6 +50,8 @@ Role = Literal["student", "teacher"]
 
 #: MLflow refuses longer batches
 _BATCH = 900
+#: metric of the best epoch on the test set: its name says how the epoch was chosen
+BEST_ON_TEST = "final/best_selected_on_test"
 #: errors of SQLite that trying again does not mend
 _LASTING = {"SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN"}
 #: ids in one query: MLflow parses a list of some thousands slowly, or not at all
@@ -68,6 +75,16 @@ class Tracked:
     params: Mapping[str, str]
     start_time: int
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that the run was trained with."""
+        pairs = [
+            (part.partition(" ")[0], part.partition(" ")[2])
+            for part in self.tags.get("versions", "").split(", ")
+            if " " in part
+        ]
+        return dict(pairs)
+
 
 @dataclass(frozen=True)
 class Unended:
@@ -90,6 +107,8 @@ class Tracker:
             with self._guarded():
                 self.client = MlflowClient(self.uri)
                 self.client.search_experiments(max_results=1)
+                if self.is_local and not self.is_read_only and self._bring_artifacts_home():
+                    files.say(f"{self.runs} was copied or moved: its runs now name the artifacts that lie in it.")
         except OSError as error:
             raise UserError(
                 f"cannot use the runs folder {self.runs}: {error.strerror or error}; choose another with --runs"
@@ -123,6 +142,64 @@ class Tracker:
         places = (self._database, self._database.parent) if self.is_local else ()  # SQLite's journal lies beside it
         return not all(os.access(place, os.W_OK, effective_ids=True) for place in places)
 
+    @property
+    def _artifacts(self) -> Path:
+        return self.runs / "artifacts"
+
+    def foreign_artifacts(self) -> list[str]:
+        """Places outside this runs folder where its store, which cannot be written, says that artifacts lie.
+
+        MLflow stores absolute paths, so a folder that was copied or moved names the one that it came from.
+        """
+        return sorted(said for said, home in self._homes().values() if said != home)
+
+    def lost_artifacts(self) -> list[str]:
+        """Folders of artifacts that should lie in this runs folder, since their experiments have finished runs."""
+        folders = {one: Path(_path_of(home)) for one, (_, home) in self._homes().items()}
+        finished = "attributes.status = 'FINISHED' and tags.role = 'student'"
+        return [
+            str(folder)
+            for experiment_id, folder in folders.items()
+            if not folder.is_dir() and self._search([experiment_id], finished, limit=1)
+        ]
+
+    def _homes(self) -> dict[str, tuple[str, str]]:
+        """Where the store says that an experiment's artifacts lie, and where they do, by its id."""
+        found = {}
+        for one in self._experiments(ViewType.ALL) if self.is_local else ():
+            if "suite" in one.tags:
+                said = str(one.artifact_location)
+                found[str(one.experiment_id)] = said, (self._artifacts / _path_of(said).name).as_uri()
+        return found
+
+    def _bring_artifacts_home(self) -> bool:
+        """Let the store of a folder that was copied or moved name this folder's artifacts; whether that was needed."""
+        moved = {one: (said, home) for one, (said, home) in self._homes().items() if said != home}
+        if moved:
+            with closing(sqlite3.connect(self._database, timeout=60)) as connection, connection:
+                for experiment_id, (said, home) in moved.items():
+                    connection.execute(
+                        "update runs set artifact_uri = ? || substr(artifact_uri, ?)"
+                        " where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
+                        (home, len(said) + 1, experiment_id, len(said) + 1, f"{said}/"),
+                    )
+                    connection.execute(
+                        "update experiments set artifact_location = ? where experiment_id = ?", (home, experiment_id)
+                    )
+        return bool(moved)
+
+    def _repository(self, run_id: str) -> ArtifactRepository:
+        """The artifacts of a run: in a local store those in this runs folder, whatever the store says."""
+        uri = str(self.client.get_run(run_id).info.artifact_uri)
+        place = _path_of(uri)  # artifacts/<experiment>/<run>/artifacts
+        if (
+            self.is_local
+            and place.parts[-2:] == (run_id, "artifacts")
+            and place.parent.parent.parent.name == "artifacts"
+        ):
+            uri = self._artifacts.joinpath(*place.parts[-3:]).as_uri()
+        return get_artifact_repository(uri, tracking_uri=self.uri)
+
     @contextmanager
     def named_errors(self) -> Iterator[None]:
         """Turn the errors of a store that is gone, locked or full into a UserError."""
@@ -148,19 +225,36 @@ class Tracker:
             return bool(causes[0].get_http_status_code() >= 500)
         return any(isinstance(cause, OperationalError | OSError) for cause in causes)
 
-    def experiment(self, name: str, tags: Mapping[str, str]) -> str:
-        """Get the id of an experiment, created on first use."""
+    def experiment(self, name: str, tags: Mapping[str, str], views: Sequence[SavedView] = ()) -> str:
+        """Get the id of an experiment, created on first use, with these tags, and these views unless it has them."""
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = (self.runs / "artifacts" / name.replace(" ", "-")).as_uri() if self.is_local else None
+            location = (self._artifacts / name.replace(" ", "-")).as_uri() if self.is_local else None
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            try:
-                return str(self.client.create_experiment(name, location, {**kind, **tags}))
-            except MlflowException:  # another process was faster
-                found = self.client.get_experiment_by_name(name)
+            with suppress(MlflowException):  # another process was faster, or it was deleted
+                self.client.create_experiment(name, location, {**kind, **tags})
+            found = self.client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             raise UserError(f"experiment '{name}' was deleted in MLflow: restore it in the UI, or use another --runs")
+        for key, value in tags.items():
+            if found.tags.get(key) != value:
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+        self._save_views(found, views)
         return str(found.experiment_id)
+
+    def _save_views(self, experiment: Experiment, views: Sequence[SavedView]) -> None:
+        """Save views that the experiment does not have; one that the user changed in MLflow stays."""
+        for view in views:
+            key, value = view.tag(now_ms())
+            if key not in experiment.tags:
+                self.client.set_experiment_tag(experiment.experiment_id, key, value)
+
+    def save_views(self, experiment_id: str) -> None:
+        """Save the views of an experiment that an earlier version made without them."""
+        found = self.client.get_experiment(experiment_id)
+        of_studies = found.name.startswith(saved_views.STUDIES)
+        pairs = [] if of_studies else self._search([experiment_id], "tags.role = 'pair'", limit=3)
+        self._save_views(found, [saved_views.TRIALS] if of_studies else saved_views.of_suite((), len(pairs)))
 
     def parent(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         """Get the id of a pair's parent run, created on first use and RUNNING until it is ended."""
@@ -284,6 +378,16 @@ class Tracker:
         """Whether a run stands as RUNNING."""
         return bool(self.client.get_run(run_id).info.status == "RUNNING")
 
+    def runs_below(self, parent: str, method: str = "") -> list[Tracked]:
+        """Finished training runs that are nested in a run, of one method or of all; none once that run is deleted."""
+        info = self.client.get_run(parent).info
+        query = _and(
+            f"tags.`mlflow.parentRunId` = '{parent}'",
+            "attributes.status = 'FINISHED'",
+            f"params.method = '{method}'" if method else "",
+        )
+        return self._training_runs([info.experiment_id], query) if info.lifecycle_stage == "active" else []
+
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """History of a metric as (step, value), the last value logged for each step."""
         points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.timestamp)
@@ -292,7 +396,7 @@ class Tracker:
     def download(self, run_id: str, folder: Path) -> None:
         """Copy a run's artifacts into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.client.download_artifacts(run_id, "", str(folder))
+        self._repository(run_id).download_artifacts("", str(folder))
 
     def start(
         self,
@@ -313,7 +417,7 @@ class Tracker:
         everything = {
             "role": role,
             "signature": signature,
-            "distiller": config.method,
+            "method": config.method,
             "student": config.student,
             "seed": str(config.repetition),
             "dataset": data.name,
@@ -326,7 +430,7 @@ class Tracker:
             "mlflow.source.name": command,
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": commit,
-            **{f"version.{package}": version for package, version in machine.package_versions().items()},
+            "versions": _versions_text(machine.package_versions()),
             **({"mlflow.parentRunId": parent} if parent else {}),
             **tags,
         }
@@ -369,6 +473,10 @@ class Tracker:
         """Last value of every metric of a run."""
         return dict(self.client.get_run(run_id).data.metrics)
 
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Tags of a run."""
+        return dict(self.client.get_run(run_id).data.tags)
+
     def epochs_logged(self, run_id: str) -> set[int]:
         """Epochs whose metrics were logged."""
         return {int(point.step) for point in self.client.get_metric_history(run_id, "lr")}
@@ -378,16 +486,17 @@ class Tracker:
         when = now_ms() if when_ms is None else when_ms
         self.client.log_batch(run_id, metrics=[Metric(name, value, when, 0) for name, value in metrics.items()])
 
-    def artifacts(self, run_id: str, files: Mapping[str, bytes | Path]) -> None:
+    def artifacts(self, run_id: str, contents: Mapping[str, bytes | Path]) -> None:
         """Store files with a run, by name."""
+        repository = self._repository(run_id)
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
+            for name, content in contents.items():
                 target = Path(folder) / name
                 if isinstance(content, Path):
                     target.symlink_to(content.resolve())
                 else:
                     target.write_bytes(content)
-                self.client.log_artifact(run_id, str(target))
+                repository.log_artifact(str(target))
 
     def end(self, run_id: str, status: Status, **tags: str) -> None:
         """End a run with a status."""
@@ -397,10 +506,17 @@ class Tracker:
             self.tag(run_id, text)
         self.client.set_terminated(run_id, status)
 
-    def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000") -> str:
-        """Address of an experiment's training runs: at the server, or at the local server that `make ui` starts."""
+    def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000", charts: bool = False) -> str:
+        """Address of an experiment's students sorted by accuracy, or of their charts, in MLflow's UI.
+
+        At the server, or at the local server that `make ui` starts.
+        """
         server = local_server if self.is_local else self.uri.rstrip("/")
-        return f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        page = f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        experiment = self.client.get_experiment(experiment_id)
+        listed = saved_views.TRIALS if experiment.name.startswith(saved_views.STUDIES) else saved_views.STUDENTS
+        view = saved_views.charts(1) if charts else listed
+        return view.address(page, is_saved=f"{saved_views.TAG}{view.key}" in experiment.tags)
 
     def experiments(self) -> dict[str, str]:
         """Ids of this project's experiments by name, newest first."""
@@ -436,6 +552,12 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _path_of(uri: str) -> PurePosixPath:
+    """Path of an artifact location, which MLflow writes as a path or as a URI."""
+    parsed = urlparse(uri)
+    return PurePosixPath(unquote(parsed.path) if parsed.scheme else uri)
+
+
 def _and(*conditions: str) -> str:
     return " and ".join(condition for condition in conditions if condition)
 
@@ -445,7 +567,7 @@ def _quoted(ids: Sequence[str]) -> str:
 
 
 def _tracked(run: Run) -> Tracked:
-    tags = dict(run.data.tags)
+    tags, metrics = _in_todays_words(dict(run.data.tags), dict(run.data.metrics))
     return Tracked(
         run_id=str(run.info.run_id),
         experiment_id=str(run.info.experiment_id),
@@ -453,7 +575,22 @@ def _tracked(run: Run) -> Tracked:
         status=cast(Status, run.info.status),
         final_failure=tags.get("failure") == "final",
         tags=tags,
-        metrics=dict(run.data.metrics),
+        metrics=metrics,
         params=dict(run.data.params),
         start_time=int(run.info.start_time),
     )
+
+
+def _in_todays_words(tags: dict[str, str], metrics: dict[str, float]) -> tuple[dict[str, str], dict[str, float]]:
+    """Rename tags and metrics of runs that an earlier version logged; its stores are left as they are."""
+    if "distiller" in tags:
+        tags.setdefault("method", tags.pop("distiller"))
+    if versions := {key: tags.pop(key) for key in list(tags) if key.startswith("version.")}:
+        tags.setdefault("versions", _versions_text({key.partition(".")[2]: one for key, one in versions.items()}))
+    if "final/best_test" in metrics:
+        metrics.setdefault(BEST_ON_TEST, metrics.pop("final/best_test"))
+    return tags, metrics
+
+
+def _versions_text(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in versions.items())

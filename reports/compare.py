@@ -130,7 +130,7 @@ def _commit_side(context: Context, commit: str) -> Side:
 
 
 def _key(run: Tracked) -> Key:
-    return run.tags.get("teacher", ""), run.tags["student"], run.tags["distiller"]
+    return run.tags.get("teacher", ""), run.tags["student"], run.tags["method"]
 
 
 def _agrees(run: Tracked, settings: Mapping[str, object] | None) -> bool:

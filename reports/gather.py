@@ -146,7 +146,7 @@ def readable(tracked: Sequence[Tracked], problems: list[str]) -> list[Tracked]:
     """Keep the runs that this project made; a run of another origin may have any tags."""
     kept = []
     for run in tracked:
-        missing = [tag for tag in ("student", "distiller", "seed") if tag not in run.tags]
+        missing = [tag for tag in ("student", "method", "seed") if tag not in run.tags]
         epochs = run.params.get("recipe.epochs", "0")
         if missing:
             problems.append(f"Run {run.run_id} has no tag {', '.join(missing)}: left out.")

@@ -23,6 +23,7 @@ from benchmark.execution.progress import View
 from benchmark.execution.survey import Entry, Survey
 from benchmark.plan.resolve import Plan, PlannedRun, make_plan
 from benchmark.plan.suite import Suite
+from benchmark.saved_views import STUDIES
 from benchmark.tracking import Tracker
 from benchmark.train import teacher_store
 from studies.base import Choice
@@ -98,7 +99,7 @@ class StudyExecution:
         recipes: dict[str, RunConfig] = {}
         for plan in plans:
             recipes |= plan.teachers
-        experiment = f"studies {plans[0].suite.name}"  # of all profiles
+        experiment = f"{STUDIES}{plans[0].suite.name}"  # of all profiles
         whole = replace(plans[0], profile=None, runs=tuple(runs), teachers=recipes, experiment=experiment)
         survey = Survey(whole, self.options, self.data, self.tracker)
         patiently(survey.look, self.tracker, self.view.say, self.options.patience_s)

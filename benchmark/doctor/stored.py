@@ -41,6 +41,14 @@ def tracking_store(places: Places) -> Iterator[Finding]:
                 "wrong", f"{database} was left amid a change and cannot be written: copy the folder and open the copy"
             )
     yield Finding("ok", f"{where}: {len(experiments)} experiments")
+    with tracker.named_errors():
+        foreign, lost = tracker.foreign_artifacts(), tracker.lost_artifacts()
+    for place in foreign:  # only of a store that can only be read: opening any other mends it
+        yield Finding(
+            "note", f"the store names artifacts in {place}, and cannot be changed: commands read those in {places.runs}"
+        )
+    for folder in lost:
+        yield Finding("wrong", f"{folder} is not there: copy it from where mlflow.db came from")
 
 
 def teachers(places: Places) -> Iterator[Finding]:

@@ -284,7 +284,7 @@ class Execution:
             self.view.say(f"{job.name}: {event.text}")
         elif isinstance(event, Started):
             for lane in job.lanes:
-                self._delivery.put(partial(self._record.started, self._by_signature[lane.signature], job))
+                self._delivery.put(partial(self._record.started, self._by_signature[lane.signature], job, event))
         elif isinstance(event, EpochDone):
             for signature, row in event.rows.items():
                 entry = self._by_signature[signature]
@@ -306,7 +306,7 @@ class Execution:
         return [entry for entry in entries if entry.state in ("new", "resume")]
 
     def _finished(self, entry: Entry, event: LaneFinished) -> None:
-        entry.figures = {**results.selections(event.history), "final/train_seconds": event.train_seconds}
+        entry.figures = {**results.selections(event.history), "final/train_seconds": round(event.train_seconds, 2)}
         is_new_teacher = entry.role == "teacher" and entry.config.student not in self.survey.teachers
         if is_new_teacher:
             self._store_teacher(entry, event, entry.figures)
@@ -330,7 +330,7 @@ class Execution:
             entry.config.student,
             load_file(event.weights),
             test_top1=figures["final/last"],
-            best_test_top1=figures["final/best_test"],
+            best_test_top1=figures[tracking.BEST_ON_TEST],
             device=machine.describe_device(torch.device(self.options.device)),
             epochs=entry.config.recipe.epochs,
             origin="trained",

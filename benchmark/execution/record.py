@@ -7,14 +7,29 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 
-import torch
-
-from benchmark import machine, plugins
+from benchmark import plugins, saved_views
 from benchmark.analysis import curves
+from benchmark.execution import pair_means
 from benchmark.execution.reconcile import end_parents
 from benchmark.execution.survey import PRUNED, Entry, Survey
-from benchmark.tracking import Tracker
-from benchmark.train.messages import CohortJob, LaneFailed, LaneFinished
+from benchmark.plan.resolve import Plan
+from benchmark.tracking import BEST_ON_TEST, Tracker
+from benchmark.train.messages import CohortJob, LaneFailed, LaneFinished, Started
+
+#: MLflow's descriptions, as Markdown
+_FIGURES = (
+    "`final/last` is the top-1 accuracy on the test set after the last epoch, in percent: the headline."
+    f" `{BEST_ON_TEST}` is that of the best epoch, chosen on the test set as the literature does."
+)
+_STUDIES = (
+    "Studies on the suite {suite}, a run each with its trials and confirmations below. Trials train on a part of the"
+    " training set and are ranked by `final/val`, accuracy on the rest, in percent: a tuning value, not a result."
+    " Confirmations train on all of it, and `final/last` is their accuracy on the test set."
+)
+_PAIR = (
+    "Students of one pair: `mean`, `std` and `n` are of `final/last` over the seeds of a method, in percent. A method"
+    " followed by settings was trained with those in place of the suite's."
+)
 
 
 class Record:
@@ -39,24 +54,32 @@ class Record:
     def begin(self) -> None:
         """Create the experiment, and the run that `parent` names."""
         plan, suite = self.survey.plan, self.survey.plan.suite
-        rebuilds = suite.rebuilds if plan.experiment is None else []  # a plan with its own experiment rebuilds no table
-        note = f"{suite.title}. Rebuilds: {', '.join(rebuilds) or 'no published table'}."
+        is_of_studies = plan.experiment is not None
+        note = _STUDIES.format(suite=suite.name) if is_of_studies else _described(plan)
         about = {"suite": suite.name, "profile": plan.profile or "full", "mlflow.note.content": note}
-        self._experiment = self.tracker.experiment(plan.experiment_name, about)
+        own = saved_views.of_suite(tuple(suite.methods), len(suite.pairs))
+        views = [saved_views.TRIALS] if is_of_studies else own
+        self._experiment = self.tracker.experiment(plan.experiment_name, about, views)
         if self._parent is not None:
             self._parent_run(self._parent, {"suite": suite.name})
 
     def end(self) -> None:
-        """End the parent runs below which no run is left."""
+        """Log what the methods of every pair reached, and end the parent runs below which no run is left."""
+        self._update_means([entry for entry in self.survey.entries if entry.state == "finished"])
         end_parents(self.tracker, self.survey.options.identity())
+
+    def _update_means(self, entries: Sequence[Entry]) -> None:
+        if self._parent is None:  # a study's trials differ in their settings: it has figures of its own
+            pair_means.update(self.tracker, self.survey.plan, self.survey.options, self.survey.data.digest, entries)
 
     def _parent_run(self, name: str, about: Mapping[str, str]) -> str:
         if name not in self._parents:
-            tags = {**about, "runs_folder": self.survey.options.identity()}
+            note = {} if self._parent else {"mlflow.note.content": _PAIR}
+            tags = {**about, **note, "runs_folder": self.survey.options.identity()}
             self._parents[name] = self.tracker.parent(self._experiment, name, tags)
         return self._parents[name]
 
-    def started(self, entry: Entry, job: CohortJob) -> None:
+    def started(self, entry: Entry, job: CohortJob, event: Started) -> None:
         """Create the entry's run, or set an interrupted run to RUNNING again."""
         assert entry.signature is not None
         plan, options = self.survey.plan, self.survey.options
@@ -65,12 +88,15 @@ class Record:
         parent = self._parent_run(self._parent or entry.pair_name, about)
         where = {
             "cohort": job.name,
-            "device": machine.describe_device(torch.device(job.device)),
+            "device": event.device,
+            "machine": event.machine,
             "threads": str(job.threads),
             "runs_folder": options.identity(),
         }
         if entry.run_id is not None:
             moved = {"mlflow.parentRunId": parent} if self._parent else {}
+            if entry.epochs_done:
+                where["machine"] = _joined(self.tracker.tags(entry.run_id).get("machine"), event.machine)
             self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
             entry.logged = self.tracker.epochs_logged(entry.run_id)
             if job.device != "cpu":  # epochs since the checkpoint are trained again, with slightly different numbers
@@ -92,6 +118,7 @@ class Record:
             tags=tags,
             run_id=self._created_before(entry.signature),
         )
+        entry.parent_id = parent
 
     def _created_before(self, signature: str) -> str | None:
         """Find the run that an earlier attempt created, whose answer was lost; None at the first attempt."""
@@ -128,6 +155,10 @@ class Record:
             },
         )
         self.tracker.end(entry.run_id, "FINISHED")
+        alike = (entry.pair_name, entry.config.method)
+        left = [one for one in self.survey.entries if one.is_open and (one.pair_name, one.config.method) == alike]
+        if entry.role == "student" and not left:
+            self._update_means([entry])
 
     def failed(self, entry: Entry, event: LaneFailed, when_ms: int) -> None:
         """End a run as failed: finally when its loss was not finite; otherwise the next start retries it."""
@@ -146,6 +177,18 @@ class Record:
         """End a run that the next start resumes."""
         if entry.run_id is not None:
             self.tracker.end(entry.run_id, "KILLED", failure="retry", failure_reason=reason)
+
+
+def _described(plan: Plan) -> str:
+    """Describe a suite's experiment."""
+    small = f" The {plan.profile} profile, a small slice of it: not a result." if plan.profile else ""
+    return f"{plan.suite.title}. Rebuilds: {', '.join(plan.suite.rebuilds) or 'no published table'}.{small} {_FIGURES}"
+
+
+def _joined(before: str | None, now: str) -> str:
+    """Machines that a run was trained on, in order; those of before they were recorded are unknown."""
+    known = ["unknown"] if not before else before.split(" + ")
+    return " + ".join(known if now == known[-1] else [*known, now])
 
 
 def per_class_table(classes: Sequence[str], per_class: Sequence[float]) -> str:

@@ -41,6 +41,8 @@ class Entry:
     state: State = "waiting"
     epochs_done: int = 0
     run_id: str | None = None
+    #: run that this one is nested in
+    parent_id: str | None = None
     reason: str = ""
     #: epochs that MLflow has
     logged: set[int] = field(default_factory=set)
@@ -108,7 +110,7 @@ class Survey:
         if found is not None and (entry.state != "resume" or found[1].signature != entry.signature):
             entry.state = "finished"
         elif entry.state == "finished":  # its weights are gone: train it again, in a new run
-            entry.state, entry.run_id = "new", None
+            entry.state, entry.run_id, entry.parent_id = "new", None, None
 
     def use_teacher(self, model: str, folder: Path, manifest: teacher_store.Manifest) -> None:
         """Use a stored teacher. Raises UserError when its weights are damaged."""
@@ -164,11 +166,11 @@ class Survey:
     def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: Mapping[str, Tracked]) -> None:
         """Set the signature and state of an entry."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
-        entry.state, entry.reason, entry.run_id, entry.figures = "new", "", None, {}
+        entry.state, entry.reason, entry.run_id, entry.parent_id, entry.figures = "new", "", None, None, {}
         entry.epochs_done, entry.logged = 0, set()  # a run dropped since the last look left nothing
         known = tracked.get(entry.signature)
         if known is not None:
-            entry.run_id = known.run_id
+            entry.run_id, entry.parent_id = known.run_id, known.tags.get("mlflow.parentRunId")
             if known.status == "FINISHED":
                 entry.state, entry.figures = "finished", known.metrics
             elif known.final_failure and not self.options.retry_failed:
@@ -182,7 +184,7 @@ class Survey:
             entry.epochs_done = int(checkpoint.load(path, files.say)["epochs_done"])
             entry.state = "resume"
         if entry.state == "new" and known is not None and _is_over(known):
-            entry.run_id = None  # it starts from scratch, in a new run; the old one stays on record
+            entry.run_id = entry.parent_id = None  # it starts from scratch, in a new run; the old one stays on record
 
 
 def _by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:

@@ -102,6 +102,12 @@ class Plan:
         chosen = {key: self.data.options.get(key) for key in datasets.choices(self.data.name)}
         return [f"{key}={value}" for key, value in chosen.items() if value != self.suite.data.get(key)]
 
+    def changes_of(self, method: str) -> tuple[str, ...]:
+        """Those of `changes` that concern a method: not the hyperparameters of others."""
+        foreign = {group for name in distillers.names() for group in distillers.groups(name)}
+        foreign -= distillers.groups(method).keys()
+        return tuple(change for change in self.changes if change.partition("=")[0].partition(".")[0] not in foreign)
+
     @property
     def data(self) -> Data:
         """Images of the plan's runs; the same for all of them."""

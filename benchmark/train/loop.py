@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark import datasets, files
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
-from benchmark.machine import release_freed_memory, set_numerics
+from benchmark.machine import describe_device, describe_numerics, release_freed_memory, set_numerics
 from benchmark.train import checkpoint, teacher_store
 from benchmark.train.batches import Batch, TrainStream, eval_batches, on_device, splits
 from benchmark.train.cuda_graphs import Inputs
@@ -143,7 +143,14 @@ class _Cohort:
     def train(self) -> None:
         """Train epoch by epoch; return early when stopped, or when no lane is left."""
         epochs = self.config.recipe.epochs
-        self.report(Started(self.epochs_done, self.stream.num_batches))
+        self.report(
+            Started(
+                self.epochs_done,
+                self.stream.num_batches,
+                describe_device(self.device),
+                describe_numerics(self.device),
+            )
+        )
         for epoch in range(self.epochs_done + 1, epochs + 1):
             started = time.monotonic()
             if not self._steps(epoch):

@@ -63,6 +63,9 @@ class Started:
 
     epochs_done: int
     steps_per_epoch: int
+    #: where it trains, as `machine.describe_device` and `machine.describe_numerics` write it
+    device: str
+    machine: str
 
 
 @dataclass(frozen=True)

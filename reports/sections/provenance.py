@@ -79,9 +79,8 @@ def _versions(tracked: Iterable[Tracked]) -> list[str]:
     """List the packages of the runs by name, with every version that a run had."""
     versions: dict[str, set[str]] = {}
     for run in tracked:
-        for tag, version in run.tags.items():
-            if tag.startswith("version."):
-                versions.setdefault(tag.removeprefix("version."), set()).add(version)
+        for package, version in run.versions.items():
+            versions.setdefault(package, set()).add(version)
     return [f"{name} {'/'.join(sorted(found))}" for name, found in sorted(versions.items())]
 
 

@@ -6,6 +6,7 @@ import resource
 from multiprocessing.connection import Connection
 
 import pytest
+import torch
 
 from benchmark import machine
 from tests.processes import exit_code, heard, pipe, start
@@ -27,3 +28,33 @@ def test_as_many_files_are_allowed_as_runs_are_locked() -> None:
     process = start(open_many, theirs)
     assert heard(ours) == [512, 2512, 2512, 3000]
     assert exit_code(process) == 0
+
+
+AVX512 = {"sse4_1", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "expected"),
+    [
+        (AVX512, None, "avx512_core"),
+        (AVX512, "ALL", "avx512_core"),
+        (AVX512, "AVX2_VNNI", "avx2"),
+        (AVX512, "AVX512_CORE_BF16", "avx512_core"),
+        (AVX512 - {"avx512vl"}, None, "avx2"),
+        ({"avx", "sse4_1"}, None, "avx"),
+        (set(), None, "unknown"),
+    ],
+)
+def test_what_onednn_uses_follows_the_cpu_and_the_limit(
+    flags: set[str], limit: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert machine.onednn_isa() == expected
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert machine.describe_numerics(torch.device("cpu")) == f"{capability}, oneDNN {expected}, 1 thread"
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert machine.onednn_isa() == "off"

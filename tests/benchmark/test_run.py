@@ -104,12 +104,12 @@ def test_it_ends_with_tracked_runs_and_a_table(
     found = tracked(runs)
     assert [one.status for one in found] == ["FINISHED"] * 7
     assert sorted(one.tags["role"] for one in found) == ["student"] * 6 + ["teacher"]
-    kd = next(one for one in found if one.tags["distiller"] == "kd")
+    kd = next(one for one in found if one.tags["method"] == "kd")
     assert kd.tags["cohort"].startswith("resnet8 -> resnet8_half, seed")
     assert {"train/loss_ce", "train/loss_kd", "train/top1", "test/top1", "test/ece", "test/agreement", "lr"} <= set(
         kd.metrics
     )
-    sdd = next(one for one in found if one.tags["distiller"] == "sdd_kd")
+    sdd = next(one for one in found if one.tags["method"] == "sdd_kd")
     assert 0 <= sdd.metrics["train/complementary_fraction"] <= 1
     names = {item.path for item in tracking.Tracker(runs).client.list_artifacts(kd.run_id)}
     assert names == {"config.json", "per_class_accuracy.csv", "training_curves.png", "student.safetensors"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmark import results, tracking
+from benchmark import results, saved_views, tracking
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from tests.conftest import make_config
@@ -47,14 +49,14 @@ def test_a_run_holds_what_it_was_and_what_it_reached(tracker: tracking.Tracker, 
     tracker.log_epochs(
         run_id, [{"epoch": 1, "lr": 0.1, "test/top1": 50.0}, {"epoch": 2, "lr": 0.01, "test/top1": 48.0}]
     )
-    tracker.summarise(run_id, {"final/last": 48.0, "final/best_test": 50.0})
+    tracker.summarise(run_id, {"final/last": 48.0, "final/best_selected_on_test": 50.0})
     tracker.artifacts(run_id, {"config.json": b"{}"})
     tracker.end(run_id, "FINISHED")
     found = next(run for run in tracker.runs_on(digits.digest) if run.signature == "s1")
     assert found.status == "FINISHED"
     assert found.params["kd.temperature"] == "4.0"
     assert found.params["recipe.lr"] == "0.05"
-    assert {"git_commit", "git_dirty", "command", "version.torch", "host"} <= found.tags.keys()
+    assert {"git_commit", "git_dirty", "command", "versions", "host"} <= found.tags.keys()
     run = tracker.client.get_run(run_id)
     assert run.inputs.dataset_inputs[0].dataset.digest == digits.digest[:36]
     parent = tracker.client.get_run(found.tags["mlflow.parentRunId"])
@@ -98,7 +100,7 @@ def test_selections_are_named() -> None:
         {"epoch": 3, "test/top1": 65.0, "val/top1": 69.0},
         {"epoch": 4, "test/top1": 61.0, "val/top1": 70.0},
     ]
-    assert results.selections(rows) == {"final/last": 61.0, "final/best_test": 65.0, "final/best_val": 60.0}
+    assert results.selections(rows) == {"final/last": 61.0, "final/best_selected_on_test": 65.0, "final/best_val": 60.0}
     assert "final/best_val" not in results.selections([{"epoch": 1, "test/top1": 5.0}])
 
 
@@ -217,3 +219,109 @@ def test_a_failure_may_name_a_file_of_any_bytes(tracker: tracking.Tracker, digit
     tracker.end(start(tracker, digits, "s1"), "FAILED", failure_reason="cannot decode \udcff.jpg")
     (run,) = tracker.runs_in(list(tracker.experiments().values()))
     assert (run.status, run.tags["failure_reason"]) == ("FAILED", r"cannot decode \udcff.jpg")
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def finished(tracker: tracking.Tracker, data: DataSet, signature: str) -> str:
+    run_id = start(tracker, data, signature)
+    tracker.artifacts(run_id, {"config.json": signature.encode()})
+    tracker.end(run_id, "FINISHED")
+    return run_id
+
+
+def test_a_copied_folder_reads_and_writes_its_own_artifacts(
+    runs_folder: Path, tmp_path: Path, digits: DataSet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = tracking.Tracker(runs_folder)
+    tracker.client.create_experiment("another's", "file:///somewhere/else")
+    old = finished(tracker, digits, "old")
+    before = content_of(runs_folder)
+    copy = tmp_path / "a copy #1"
+    shutil.copytree(runs_folder, copy)
+    copied = tracking.Tracker(copy)
+    assert capfd.readouterr().err == f"{copy} was copied or moved: its runs now name the artifacts that lie in it.\n"
+    new = finished(copied, digits, "new")
+    copied.artifacts(old, {"late.txt": b"late"})
+    assert content_of(runs_folder) == before
+    shutil.rmtree(runs_folder)
+    for run_id, names in ((old, ["config.json", "late.txt"]), (new, ["config.json"])):
+        assert [one.path for one in copied.client.list_artifacts(run_id)] == names  # as MLflow's own pages do
+        copied.download(run_id, tmp_path / run_id)
+        assert sorted(path.name for path in (tmp_path / run_id).iterdir()) == names
+    assert copied.client.get_experiment_by_name("another's").artifact_location == "file:///somewhere/else"
+    assert copied.lost_artifacts() == copied.foreign_artifacts() == []
+    tracking.Tracker(copy)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_copy_that_can_only_be_read_reads_its_own_artifacts(
+    runs_folder: Path, tmp_path: Path, digits: DataSet, unprivileged: None
+) -> None:
+    run_id = finished(tracking.Tracker(runs_folder), digits, "old")
+    copy = tmp_path / "copy"
+    shutil.copytree(runs_folder, copy)
+    shutil.rmtree(runs_folder)
+    for place in (copy / "mlflow.db", copy):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    try:
+        copied = tracking.Tracker(copy)
+        copied.download(run_id, tmp_path / "out")
+        assert (tmp_path / "out" / "config.json").read_bytes() == b"old"
+        assert copied.foreign_artifacts() == [(runs_folder / "artifacts" / "small").as_uri()]
+    finally:
+        copy.chmod(0o755)
+
+
+def test_a_store_without_its_artifacts_says_so(runs_folder: Path, digits: DataSet) -> None:
+    tracker = tracking.Tracker(runs_folder)
+    start(tracker, digits, "not over")
+    assert tracker.lost_artifacts() == []
+    finished(tracker, digits, "old")
+    shutil.rmtree(runs_folder / "artifacts")
+    assert tracker.lost_artifacts() == [str(runs_folder / "artifacts" / "small")]
+
+
+def test_runs_of_an_earlier_version_are_read_in_todays_words(tracker: tracking.Tracker, digits: DataSet) -> None:
+    experiment = tracker.experiment("small", {"suite": "small"})
+    tags = {
+        "signature": "old", "distiller": "kd", "student": "resnet8_half", "seed": "1", "role": "student",
+        "version.python": "3.11.7", "version.scikit-learn": "1.9.1",
+    }  # fmt: skip
+    run_id = tracker.client.create_run(experiment, tags=tags).info.run_id
+    tracker.summarise(run_id, {"final/last": 48.0, "final/best_test": 50.0})
+    tracker.end(run_id, "FINISHED")
+    (run,) = tracker.runs_with(["old"])
+    assert run.versions == {"python": "3.11.7", "scikit-learn": "1.9.1"}
+    assert run.metrics == {"final/last": 48.0, "final/best_selected_on_test": 50.0}
+    row = results.frame([run]).iloc[0]
+    assert (row["method"], row["best_test"], row["machine"]) == ("kd", 50.0, None)
+
+
+def test_an_experiment_has_its_views_and_an_address_that_opens_them(tracker: tracking.Tracker, digits: DataSet) -> None:
+    experiment = tracker.experiment("small", {"suite": "small", "mlflow.note.content": "before"})
+    page = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    assert tracker.ui_address(experiment) == (
+        f"{page}&searchFilter=tags.role%20%3D%20%27student%27&orderByKey=metrics.%60final/last%60&orderByAsc=false"
+    )
+    views = saved_views.of_suite(["vanilla", "kd"], 1)
+    tracker.client.set_experiment_tag(experiment, "mlflow.sharedViewState.pairs", "as the user left it")
+    assert tracker.experiment("small", {"suite": "small", "mlflow.note.content": "now"}, views) == experiment
+    assert tracker.ui_address(experiment) == f"{page}&viewStateShareKey=students"
+    assert tracker.ui_address(experiment, charts=True) == f"{page}&viewStateShareKey=charts&compareRunsMode=CHART"
+    tags = tracker.client.get_experiment(experiment).tags
+    assert (tags["mlflow.sharedViewState.pairs"], tags["mlflow.note.content"]) == ("as the user left it", "now")
+    # what a view names is there: the search finds students alone, and every column is a figure or field of a run
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.students"])["state"])
+    run_id = start(tracker, digits, "s1")
+    figures = dict.fromkeys(("final/last", tracking.BEST_ON_TEST, "test/top5", "test/agreement"), 48.0)
+    tracker.summarise(run_id, figures)
+    found = tracker.client.search_runs([experiment], state["searchFilter"], order_by=[f"{state['orderByKey']} DESC"])
+    assert [run.info.run_id for run in found] == [run_id]
+    names = {*(f"metrics.`{name}`" for name in found[0].data.metrics), *(f"params.`{p}`" for p in found[0].data.params)}
+    assert {*state["selectedColumns"]} <= names
+    of_studies = tracker.experiment("studies small", {"suite": "small"})
+    tracker.save_views(of_studies)
+    assert tracker.ui_address(of_studies).endswith("viewStateShareKey=trials")

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark/train", "benchmark/analysis", "benchmark/results.py"),
     ("benchmark/plan", "benchmark/tracking.py"),
     ("benchmark/datasets",),
-    ("benchmark/config.py", "benchmark/known_runs.py", "benchmark/logs.py"),
+    ("benchmark/config.py", "benchmark/known_runs.py", "benchmark/logs.py", "benchmark/saved_views.py"),
     ("models",),
     ("distillers",),
     ("benchmark/plugins.py",),

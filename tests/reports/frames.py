@@ -34,10 +34,15 @@ def runs(method: str, last: Sequence[float], *, pair: str = PAIR, first: int = 1
     made = []
     for seed, value in enumerate(last, start=first):
         run_id = f"{name or method}-{student}-{seed}"
-        tags = {"role": "student", "student": student, "distiller": method, "seed": str(seed), "device": "a CPU"}
+        tags = {"role": "student", "student": student, "method": method, "seed": str(seed), "device": "a CPU"}
         if method != "vanilla":
             tags |= {"teacher": teacher, "teacher_checksum": "c" * 64}
-        figures = {"final/last": value, "final/best_test": value + 0.5, "final/train_seconds": 7200.0, **metrics}
+        figures = {
+            "final/last": value,
+            "final/best_selected_on_test": value + 0.5,
+            "final/train_seconds": 7200.0,
+            **metrics,
+        }
         written = {"tuning": "False", "repetition": str(seed), **{key: str(param) for key, param in params.items()}}
         made.append(Tracked(run_id, "1", run_id, status, False, tags, figures, written, seed))
     return made

@@ -38,9 +38,7 @@ def table_of(report: build.Report) -> Table:
 def test_two_commits(tmp_path: Path) -> None:
     plan = plan_of("digits")
     old = [
-        run
-        for run in synthetic.tracked(plan, metrics={"final/last": 50.0}, commit=OLD)
-        if run.tags["distiller"] == "kd"
+        run for run in synthetic.tracked(plan, metrics={"final/last": 50.0}, commit=OLD) if run.tags["method"] == "kd"
     ]
     changed = synthetic.tracked(plan, metrics={"final/last": 1.0}, commit=OLD)[0]
     changed.params["recipe.lr"] = "9.9"  # type: ignore[index]

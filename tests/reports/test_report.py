@@ -167,8 +167,8 @@ def test_of_one_run_has_no_statistics(tmp_path: Path) -> None:
 def test_numbers_that_are_none_are_dashes_and_problems(tmp_path: Path) -> None:
     plan = small(methods=["kd"], pairs=["resnet8:resnet8_half"], seeds=3)
     broken = synthetic.tracked(plan, metrics={"final/last": math.nan})
-    broken[1].metrics.pop("final/best_test")  # type: ignore[attr-defined]
-    broken[2] = synthetic.tracked(plan, metrics={"final/best_test": math.inf})[2]
+    broken[1].metrics.pop("final/best_selected_on_test")  # type: ignore[attr-defined]
+    broken[2] = synthetic.tracked(plan, metrics={"final/best_selected_on_test": math.inf})[2]
     context = gathered(plan, broken, tmp_path)
     text = pdf_text.text(written(context, tmp_path)[1].read_bytes())
     assert len(context.problems) == 3
@@ -180,11 +180,11 @@ def test_numbers_that_are_none_are_dashes_and_problems(tmp_path: Path) -> None:
 def test_runs_of_another_origin_are_left_out(tmp_path: Path) -> None:
     plan = small()
     runs = synthetic.tracked(plan)
-    runs[0].tags.pop("distiller")  # type: ignore[attr-defined]
+    runs[0].tags.pop("method")  # type: ignore[attr-defined]
     runs[1].tags["seed"] = "two"  # type: ignore[index]
     context = gathered(plan, runs, tmp_path)
     assert len(context.frame) == len(plan.runs) - 2
-    assert any("has no tag distiller" in problem for problem in context.problems)
+    assert any("has no tag method" in problem for problem in context.problems)
 
 
 def test_markup_is_text(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from tests.reports.frames import context, rows, runs, shown, tables, words
 
 
 def test_gains_by_each_choice() -> None:
-    kd = runs("kd", [75.0, 75.2, 75.4], metrics={"final/best_test": 77.0, "final/best_val": 75.0})
-    sdd = runs("sdd_kd", [76.0, 76.2, 76.4], metrics={"final/best_test": 76.5, "final/best_val": 75.1})
+    kd = runs("kd", [75.0, 75.2, 75.4], metrics={"final/best_selected_on_test": 77.0, "final/best_val": 75.0})
+    sdd = runs("sdd_kd", [76.0, 76.2, 76.4], metrics={"final/best_selected_on_test": 76.5, "final/best_val": 75.1})
     blocks = selection(context([*kd, *sdd]))
     (row,) = rows(tables(blocks)["selection_gains"])
     assert (row["gain_last"], row["gain_best_val"], row["gain_best_test"], row["moved"]) == (1.0, 0.1, -0.5, 1.5)
@@ -26,5 +26,5 @@ def test_without_a_split_there_is_no_such_column() -> None:
 
 def test_nothing_and_nan() -> None:
     nothing = float("nan")
-    for given in ([], runs("kd", [75.0]), runs("kd", [nothing], metrics={"final/best_test": nothing})):
+    for given in ([], runs("kd", [75.0]), runs("kd", [nothing], metrics={"final/best_selected_on_test": nothing})):
         assert not selection(context(given))

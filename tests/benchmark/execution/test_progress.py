@@ -13,7 +13,7 @@ from benchmark.train.messages import CohortJob, EpochDone, Event, LaneDropped, L
 from tests.conftest import make_config, make_job
 
 EVENTS: list[Event] = [
-    Started(epochs_done=0, steps_per_epoch=4),
+    Started(0, 4, "a CPU", "AVX2"),
     StepsDone(epoch=1, step=2),
     EpochDone(1, {"a": {"epoch": 1}}, 1234.5),
     EpochDone(2, {"a": {"epoch": 2}}, 1234.5),
@@ -62,7 +62,7 @@ def test_a_terminal_gets_bars(job: CohortJob) -> None:
 def test_a_dropped_run_is_done_with(job: CohortJob) -> None:
     text = io.StringIO()
     with progress.view(Console(file=text, width=120), 2) as view:
-        for event in (Started(0, 4), LaneDropped("b", []), EpochDone(2, {"a": {"epoch": 2}}, 1.0)):
+        for event in (Started(0, 4, "a CPU", "AVX2"), LaneDropped("b", []), EpochDone(2, {"a": {"epoch": 2}}, 1.0)):
             view.show(job, event)
     assert "1/2 runs done" in text.getvalue()
 

@@ -1,0 +1,70 @@
+"""Mean, standard deviation and number of seeds of every method, as metrics of its pair's run in MLflow.
+
+They are a function of the finished runs below the pair's run, so that it does not matter which command writes them, or
+how often: whoever has finished a run reads them all, under a lock, and logs what has changed.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from benchmark import files
+from benchmark.execution.options import Options
+from benchmark.execution.survey import Entry
+from benchmark.plan.resolve import Plan
+from benchmark.tracking import Tracked, Tracker
+
+#: what the figures are of
+_METRIC = "final/last"
+#: characters that MLflow takes in the name of a metric, and how many
+_FOREIGN, _LONGEST = re.compile(r"[^\w\-./ :]+"), 200
+
+
+def update(tracker: Tracker, plan: Plan, options: Options, data_digest: str, entries: Iterable[Entry]) -> None:
+    """Log the figures of these entries' methods to the runs of their pairs, where they have changed.
+
+    All seeds that were trained with an entry's settings count, whichever command trained them; runs of the method with
+    other settings do not. Methods whose settings `--set` changed have a name that says so, `mean/kd kd.temperature:2`.
+    """
+    wanted: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
+    for entry in entries:
+        if entry.parent_id is not None:
+            wanted[entry.parent_id][entry.config.method] = entry
+    with files.locked(options.runs / "locks" / "pair-means"):
+        for parent, by_method in wanted.items():
+            known = tracker.metrics(parent)
+            children = tracker.runs_below(parent, *(by_method if len(by_method) == 1 else ()))
+            found: dict[str, float] = {}
+            for method, entry in by_method.items():
+                found |= figures(name_of(plan, method), _with_settings_of(entry, data_digest, children))
+            if changed := {name: value for name, value in found.items() if known.get(name) != value}:
+                tracker.summarise(parent, changed)
+
+
+def figures(name: str, values: Iterable[float]) -> dict[str, float]:
+    """Figures by metric name, accuracies rounded to what a page shows: `mean/kd`, `std/kd` of two or more, `n/kd`."""
+    accuracies = list(values)
+    if not accuracies:
+        return {}
+    made = {f"mean/{name}": round(statistics.fmean(accuracies), 2), f"n/{name}": float(len(accuracies))}
+    return made | ({f"std/{name}": round(statistics.stdev(accuracies), 2)} if len(accuracies) > 1 else {})
+
+
+def name_of(plan: Plan, method: str) -> str:
+    """The method, followed by the changes of the plan that concern it."""
+    changes = [change.replace("=", ":", 1) for change in plan.changes_of(method)]
+    return _FOREIGN.sub("-", " ".join([method, *changes]))[:_LONGEST]
+
+
+def _with_settings_of(entry: Entry, data_digest: str, children: Sequence[Tracked]) -> Iterable[float]:
+    """Accuracies of the finished runs that differ from the entry in nothing but the seed, each seed once."""
+    values: dict[str, float] = {}
+    for run in children:
+        config = entry.config.model_copy(update={"repetition": int(run.tags["seed"])})
+        is_same = run.signature == config.signature(data_digest, run.tags.get("teacher_checksum"))
+        if is_same and _METRIC in run.metrics:
+            values.setdefault(run.signature, run.metrics[_METRIC])
+    return values.values()
