@@ -350,13 +350,13 @@ def serve_ui(given: argparse.Namespace, console: Console) -> int:
         raise UserError(
             f"nothing is tracked under {given.runs}: run `make bench` first, or name the folder with --runs"
         )
-    server = f"http://127.0.0.1:{given.port}"
+    address = f"http://127.0.0.1:{given.port}"
     for name, identity in tracker.experiments().items():
         if not tracker.is_read_only:
             tracker.save_views(identity)
-        console.print(f"{name}: {tracker.ui_address(identity, server)}", soft_wrap=True)
+        console.print(f"{name}: {tracker.ui_address(identity, address)}", soft_wrap=True)
         if not name.startswith(saved_views.STUDIES):
-            console.print(f"{name}, charts: {tracker.ui_address(identity, server, charts=True)}", soft_wrap=True)
+            console.print(f"{name}, charts: {tracker.ui_address(identity, address, charts=True)}", soft_wrap=True)
     if not tracker.is_local:
         return 0
     console.print("Ctrl-C ends the server.")

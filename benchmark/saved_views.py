@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 TAG = "mlflow.sharedViewState."
+#: tag of a run: its method and, where `--set` changed them, its settings; runs of one pair that share it are seeds
+VARIANT = "variant"
 #: what the names of experiments that hold studies begin with
 STUDIES = "studies "
 #: runs, or groups of runs, that a chart shows at once
@@ -31,8 +33,8 @@ class SavedView:
     metric: str
     #: e.g. "metrics.`final/last`"
     columns: tuple[str, ...]
-    #: parameters whose values make the groups that charts show the means of
-    group_by: tuple[str, ...] = ()
+    #: what makes the groups that charts show the means of, as (`tag` or `param`, name)
+    group_by: tuple[tuple[str, str], ...] = ()
     #: title by metric: lines over the epochs
     lines: Mapping[str, str] = field(default_factory=dict)
     #: title by metric: bars
@@ -83,8 +85,8 @@ def column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
 
 
-def _group_by(parameters: Sequence[str]) -> dict[str, Any]:
-    keys = [{"mode": "param", "groupByData": name} for name in parameters]
+def _group_by(keys_of_groups: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    keys = [{"mode": mode, "groupByData": name} for mode, name in keys_of_groups]
     return {"aggregateFunction": "average", "groupByKeys": keys}
 
 
@@ -145,14 +147,15 @@ TRIALS = SavedView(
 
 
 def charts(num_pairs: int) -> SavedView:
-    """Charts of a suite's students: means over seeds by method, and by pair where there are several."""
+    """Charts of a suite's students: means over seeds by variant of a method, and by pair where there are several."""
+    pair = (("param", "student"), ("param", "teacher")) if num_pairs > 1 else ()
     return SavedView(
         key="charts",
         name="Charts: means over seeds",
         query=_ARE_STUDENTS,
         metric="final/last",
         columns=STUDENTS.columns,
-        group_by=("method",) if num_pairs == 1 else ("method", "student", "teacher"),
+        group_by=(("tag", VARIANT), *pair),
         bars={"final/last": "Top-1 on the test set after the last epoch (%)"},
         lines={
             "test/top1": "Top-1 on the test set (%)",

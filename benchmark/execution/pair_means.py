@@ -15,6 +15,7 @@ from benchmark import files
 from benchmark.execution.options import Options
 from benchmark.execution.survey import Entry
 from benchmark.plan.resolve import Plan
+from benchmark.saved_views import VARIANT
 from benchmark.tracking import Tracked, Tracker
 
 #: what the figures are of
@@ -39,14 +40,17 @@ def update(tracker: Tracker, plan: Plan, options: Options, data_digest: str, ent
             children = tracker.runs_below(parent, *(by_method if len(by_method) == 1 else ()))
             found: dict[str, float] = {}
             for method, entry in by_method.items():
-                found |= figures(name_of(plan, method), _with_settings_of(entry, data_digest, children))
+                name, seeds = name_of(plan, method), _with_settings_of(entry, data_digest, children)
+                found |= figures(name, [run.metrics[_METRIC] for run in seeds])
+                for run in seeds:
+                    if VARIANT not in run.tags:  # of an earlier version
+                        tracker.tag(run.run_id, {VARIANT: name})
             if changed := {name: value for name, value in found.items() if known.get(name) != value}:
                 tracker.summarise(parent, changed)
 
 
-def figures(name: str, values: Iterable[float]) -> dict[str, float]:
+def figures(name: str, accuracies: Sequence[float]) -> dict[str, float]:
     """Figures by metric name, accuracies rounded to what a page shows: `mean/kd`, `std/kd` of two or more, `n/kd`."""
-    accuracies = list(values)
     if not accuracies:
         return {}
     made = {f"mean/{name}": round(statistics.fmean(accuracies), 2), f"n/{name}": float(len(accuracies))}
@@ -59,12 +63,12 @@ def name_of(plan: Plan, method: str) -> str:
     return _FOREIGN.sub("-", " ".join([method, *changes]))[:_LONGEST]
 
 
-def _with_settings_of(entry: Entry, data_digest: str, children: Sequence[Tracked]) -> Iterable[float]:
-    """Accuracies of the finished runs that differ from the entry in nothing but the seed, each seed once."""
-    values: dict[str, float] = {}
+def _with_settings_of(entry: Entry, data_digest: str, children: Sequence[Tracked]) -> list[Tracked]:
+    """The finished runs that differ from the entry in nothing but the seed, each seed once."""
+    found: dict[str, Tracked] = {}
     for run in children:
         config = entry.config.model_copy(update={"repetition": int(run.tags["seed"])})
         is_same = run.signature == config.signature(data_digest, run.tags.get("teacher_checksum"))
         if is_same and _METRIC in run.metrics:
-            values.setdefault(run.signature, run.metrics[_METRIC])
-    return values.values()
+            found.setdefault(run.signature, run)
+    return list(found.values())

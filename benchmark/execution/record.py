@@ -13,6 +13,7 @@ from benchmark.execution import pair_means
 from benchmark.execution.reconcile import end_parents
 from benchmark.execution.survey import PRUNED, Entry, Survey
 from benchmark.plan.resolve import Plan
+from benchmark.saved_views import VARIANT
 from benchmark.tracking import BEST_ON_TEST, Tracker
 from benchmark.train.messages import CohortJob, LaneFailed, LaneFinished, Started
 
@@ -102,7 +103,8 @@ class Record:
             if job.device != "cpu":  # epochs since the checkpoint are trained again, with slightly different numbers
                 entry.logged = {epoch for epoch in entry.logged if epoch <= entry.epochs_done}
             return
-        tags = {**where, **about, "profile": plan.profile or "full", **entry.tags}
+        variant = pair_means.name_of(plan, config.method)
+        tags = {**where, **about, VARIANT: variant, "profile": plan.profile or "full", **entry.tags}
         if teacher is not None:
             tags |= {"teacher": teacher, "teacher_checksum": self.survey.teachers[teacher].checksum}
         if origins := config.origins().values():
@@ -113,7 +115,7 @@ class Record:
             entry.signature,
             self.survey.data,
             role=entry.role,
-            name=entry.label if entry.role == "teacher" else entry.title or f"{config.method} seed {config.repetition}",
+            name=entry.label if entry.role == "teacher" else entry.title or f"{variant} seed {config.repetition}",
             parent=parent,
             tags=tags,
             run_id=self._created_before(entry.signature),

@@ -72,10 +72,18 @@ def test_means_are_of_all_seeds_with_the_same_settings(commands: Commands) -> No
     named = pair_means.figures("kd kd.temperature:9 recipe.lr:0.01", accuracies(changed, "kd"))
     assert commands.shown() == {**pair_means.figures("kd", kd), **named}
     assert "n/vanilla recipe.lr:0.01" in commands.shown("resnet8_half alone")
-    # another seed joins, and a command that asks for fewer forgets none
+    runs = commands.tracker.client.search_runs([*commands.tracker.experiments().values()], "tags.role = 'student'")
+    names = {run.info.run_name: run.data.tags["variant"] for run in runs}
+    assert len(names) == len(runs) == 6
+    assert names["kd kd.temperature:9 recipe.lr:0.01 seed 1"] == "kd kd.temperature:9 recipe.lr:0.01"
+    assert names["vanilla seed 2"] == "vanilla"
+    # another seed joins, and a command that asks for fewer forgets none; runs of an earlier version get their tag
     commands.run("kd", seeds=1)
     assert commands.shown()["n/kd"] == 2
+    old = str(two.entries[2].run_id)
+    commands.tracker.client.delete_tag(old, "variant")
     more = commands.run("kd", seeds=3)
+    assert commands.tracker.tags(old)["variant"] == "kd"
     assert commands.shown() == {**pair_means.figures("kd", accuracies(more, "kd")), **named}
     assert commands.shown()["n/kd"] == 3
 
