@@ -7,8 +7,8 @@ views; an address that names the key opens it. The fields are those of MLflow 3.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -35,10 +35,9 @@ class SavedView:
     columns: tuple[str, ...]
     #: what makes the groups that charts show the means of, as (`tag` or `param`, name)
     group_by: tuple[tuple[str, str], ...] = ()
-    #: title by metric: lines over the epochs
-    lines: Mapping[str, str] = field(default_factory=dict)
-    #: title by metric: bars
-    bars: Mapping[str, str] = field(default_factory=dict)
+    #: metrics drawn as bars, and as lines over the epochs
+    bars: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
     #: sections of MLflow's own charts, folded below ours
     folded: tuple[str, ...] = ("final", "test", "val", "train", "time")
 
@@ -65,8 +64,8 @@ class SavedView:
                     *(_section(name, name, is_open=False) for name in self.folded),
                 ],
                 "compareRunCharts": [
-                    *(_chart(metric, title, "BAR") for metric, title in self.bars.items()),
-                    *(_chart(metric, title, "LINE") for metric, title in self.lines.items()),
+                    *(_chart(metric, "BAR") for metric in self.bars),
+                    *(_chart(metric, "LINE") for metric in self.lines),
                 ],
             }
         envelope = {"name": self.name, "createdAt": when_ms, "updatedAt": when_ms, "state": json.dumps(state)}
@@ -91,16 +90,23 @@ def _group_by(keys_of_groups: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _section(key: str, name: str, is_open: bool) -> dict[str, Any]:
-    return {"uuid": key, "name": name, "display": is_open, "isReordered": False, "deleted": False, "isGenerated": False}
+    return {
+        "uuid": key,
+        "name": name,
+        "display": is_open,
+        "columns": 2,
+        "isReordered": False,
+        "deleted": False,
+        "isGenerated": False,
+    }
 
 
-def _chart(metric: str, title: str, kind: str) -> dict[str, Any]:
+def _chart(metric: str, kind: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "uuid": f"{kind} {metric}",
         "type": kind,
         "metricSectionId": "means",
         "metricKey": metric,
-        "displayName": title,
         "runsCountToCompare": _NUM_SHOWN,
         "deleted": False,
         "isGenerated": False,
@@ -146,7 +152,7 @@ TRIALS = SavedView(
 )
 
 
-def charts(num_pairs: int) -> SavedView:
+def charts(num_pairs: int, by: tuple[str, str] = ("tag", VARIANT)) -> SavedView:
     """Charts of a suite's students: means over seeds by variant of a method, and by pair where there are several."""
     pair = (("param", "student"), ("param", "teacher")) if num_pairs > 1 else ()
     return SavedView(
@@ -155,13 +161,9 @@ def charts(num_pairs: int) -> SavedView:
         query=_ARE_STUDENTS,
         metric="final/last",
         columns=STUDENTS.columns,
-        group_by=(("tag", VARIANT), *pair),
-        bars={"final/last": "Top-1 on the test set after the last epoch (%)"},
-        lines={
-            "test/top1": "Top-1 on the test set (%)",
-            "test/agreement": "Agreement with the teacher (%)",
-            "train/loss_kd": "Distillation loss",
-        },
+        group_by=(by, *pair),
+        bars=("final/last",),
+        lines=("test/top1", "test/agreement", "train/loss_kd"),
     )
 
 
@@ -177,5 +179,10 @@ def pairs(methods: Sequence[str]) -> SavedView:
 
 
 def of_suite(methods: Sequence[str], num_pairs: int) -> list[SavedView]:
-    """Views of a suite's experiment: its students, their charts, and its pairs where the methods are known."""
-    return [STUDENTS, charts(num_pairs), *([pairs(methods)] if methods else [])]
+    """Views of a suite's experiment: its students, their charts, and its pairs."""
+    return [STUDENTS, charts(num_pairs), pairs(methods)]
+
+
+def of_old_suite(num_pairs: int) -> list[SavedView]:
+    """Views of an experiment whose runs have no variants yet."""
+    return [STUDENTS, charts(num_pairs, by=("param", "method"))]

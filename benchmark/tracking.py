@@ -252,9 +252,11 @@ class Tracker:
     def save_views(self, experiment_id: str) -> None:
         """Save the views of an experiment that an earlier version made without them."""
         found = self.client.get_experiment(experiment_id)
-        of_studies = found.name.startswith(saved_views.STUDIES)
-        pairs = [] if of_studies else self._search([experiment_id], "tags.role = 'pair'", limit=3)
-        self._save_views(found, [saved_views.TRIALS] if of_studies else saved_views.of_suite((), len(pairs)))
+        if found.name.startswith(saved_views.STUDIES):
+            self._save_views(found, [saved_views.TRIALS])
+        else:
+            pairs = self._search([experiment_id], "tags.role = 'pair' and attributes.run_name LIKE '% -> %'", limit=2)
+            self._save_views(found, saved_views.of_old_suite(len(pairs)))
 
     def parent(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         """Get the id of a pair's parent run, created on first use and RUNNING until it is ended."""
