@@ -159,7 +159,7 @@ def conclude(execution: Execution, console: Console) -> int:
         console.print("Failed runs are skipped; retry them with --retry-failed.")
     console.print(f"Runs: {counts(survey.entries)}")
     console.print(f"Table: {', '.join(map(str, written))}", soft_wrap=True)
-    console.print(f"Every run: {where(execution.tracker, plan)}", soft_wrap=True)
+    console.print(f"Every run: {where(execution.tracker, plan.experiment_name)}", soft_wrap=True)
     if execution.user_error is not None:
         raise UserError(f"{execution.user_error}; then resume with `{again}`")
     if execution.was_stopped:
@@ -168,9 +168,9 @@ def conclude(execution: Execution, console: Console) -> int:
     return 0 if all(entry.state == "finished" for entry in survey.entries) else 1
 
 
-def where(tracker: tracking.Tracker, plan: Plan) -> str:
-    """Say where the runs can be browsed."""
-    experiment = tracker.experiments().get(plan.experiment_name)
+def where(tracker: tracking.Tracker, name: str) -> str:
+    """Say where the runs of an experiment can be browsed."""
+    experiment = tracker.experiments().get(name)
     if experiment is None:
         return "none is tracked yet"
     address = tracker.ui_address(experiment)

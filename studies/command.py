@@ -22,10 +22,21 @@ from benchmark.execution import progress
 from benchmark.execution.delivery import patiently
 from benchmark.execution.options import Options
 from benchmark.plan.suite import load, small_form
+from benchmark.run import where
+from benchmark.train.batches import splits
 from studies import questions, tables
 from studies.base import Study
+from studies.chance import Chance
 from studies.search import Search, slug
-from studies.trials import VAL_FRACTION, Ground, StudyExecution, TrialBatch, confirm
+from studies.trials import (
+    VAL_FRACTION,
+    Ground,
+    StudyExecution,
+    TrialBatch,
+    confirm,
+    measure_reference,
+    num_runs,
+)
 from studies.workers import END_WITH_STDIN, end_with_stdin, watch
 
 
@@ -171,9 +182,9 @@ def run(
     stopped = False
     if processes > 1:
         stopped = watch(arguments, search, processes, options.workers // processes, console)
-    confirmed_runs = given.confirm * (1 + len(search.definition.baselines()))
-    with progress.view(console, search.num_left() * search.definition.seeds + confirmed_runs) as view:
-        execution = StudyExecution(search.title, data, options, tracker, view)
+    search.remember(Chance(data.num_classes, len(splits(data, plan.data).val)))
+    with progress.view(console, num_runs(search, ground, data, options, given.confirm, given.join)) as view:
+        execution = StudyExecution(search.title, ground.suite.name, data, options, tracker, view)
         teacher = ground.pair.partition(":")[0]
         if execution.has_seen_everything(teacher) and not given.join:
             view.say(
@@ -185,8 +196,10 @@ def run(
         if given.join:
             return 130 if stopped else 0
         confirmed = None
-        if not stopped and given.confirm and not search.num_left():
-            confirmed = confirm(search, ground, execution, given.confirm)
+        if not stopped and not search.num_left():
+            measure_reference(search, ground, execution)
+            if given.confirm and not execution.was_stopped:
+                confirmed = confirm(search, ground, execution, given.confirm)
             stopped = execution.was_stopped
     return conclude(search, confirmed, execution, stopped, console)
 
@@ -231,6 +244,10 @@ def conclude(
     contents = tables.contents(search, confirmed)
     for name, content in contents.items():
         files.write(place / name, content)
+    for name in tables.FIGURES:
+        if f"{name}.png" not in contents:  # drawn by an earlier version, or of another grid
+            for kind in ("png", "svg"):
+                (place / f"{name}.{kind}").unlink(missing_ok=True)
     patiently(
         partial(tables.log, search, execution, contents),
         execution.tracker,
@@ -241,7 +258,8 @@ def conclude(
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     console.print(tables.left_words(search))
     console.print(f"Figures and tables: {place}", soft_wrap=True)
-    console.print("Every run: `make ui`; the study in Optuna: `make dashboard`")
+    console.print(f"Every run: {where(execution.tracker, execution.experiment)}", soft_wrap=True)
+    console.print("The study in Optuna: `make dashboard`")
     if stopped:
         console.print(f"Stopped. The same command resumes: {machine.command_line()}", soft_wrap=True)
         return 130

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 import pandas as pd
@@ -41,6 +41,8 @@ __all__ = [
 
 ACCURACY = "validation top-1 accuracy (%)"
 PUBLISHED_ACCURACY = "published test top-1 (%)"
+#: share of a panel's height that a mark which is not needed may add
+_ROOM = 0.25
 #: below this many trials the best tenth, by which importances are computed, is fewer than two trials
 MIN_TRIALS_FOR_IMPORTANCE = 20
 
@@ -66,6 +68,51 @@ def described(frame: pd.DataFrame) -> str:
         if states.get(state, 0):
             parts.append(f"{states[state]} {word}")
     return ", ".join(parts)
+
+
+class Mark(NamedTuple):
+    """An accuracy that a line marks in every panel of ours."""
+
+    label: str
+    #: percent
+    value: float
+    #: drawn dashed, and left out where it would take the panel's room unless it `is_needed`
+    is_chance: bool = False
+    is_needed: bool = True
+
+
+def with_marks(figure: Figure, marks: Sequence[Mark]) -> Figure:
+    """Draw lines at accuracies across the panels that show ours, and add them to the legend."""
+    with style():
+        ours = [axes for axes in figure.axes if ACCURACY in (axes.get_xlabel(), axes.get_ylabel())]
+        shared = [
+            axes
+            for axes in figure.axes
+            if not axes.get_ylabel() and any(one.get_ylabel() == ACCURACY and _share_y(one, axes) for one in ours)
+        ]
+        for axes in dict.fromkeys([*ours, *shared]):
+            is_across = axes.get_xlabel() == ACCURACY
+            for mark in marks:
+                low, high = axes.get_xlim() if is_across else axes.get_ylim()
+                if not mark.is_needed and mark.value < low - _ROOM * (high - low):
+                    continue
+                colour, line = (FAINT, "--") if mark.is_chance else (COLOURS[2], "-")
+                draw = axes.axvline if is_across else axes.axhline
+                draw(mark.value, color=colour, linestyle=line, linewidth=1.1, zorder=0.6, label=mark.label)
+                if not low < mark.value < high:  # a line alone does not move the limits
+                    beyond = 0.04 * (max(high, mark.value) - min(low, mark.value))
+                    limits = min(low, mark.value - beyond), max(high, mark.value + beyond)
+                    axes.set_xlim(limits) if is_across else axes.set_ylim(limits)
+        note = ""
+        for legend in list(figure.legends):
+            note = legend.get_title().get_text()
+            legend.remove()
+        _add_legend(figure, note)
+    return figure
+
+
+def _share_y(one: Axes, other: Axes) -> bool:
+    return bool(one.get_shared_y_axes().joined(one, other))
 
 
 def history(frame: pd.DataFrame, title: str = "") -> Figure:
@@ -260,11 +307,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def importance(study: optuna.Study, title: str = "") -> Figure:
-    """Draw the importance of each parameter, by PED-ANOVA, or write why it cannot be computed."""
-    reason = why_no_importance(study)
+    """Draw the importance of each parameter, by PED-ANOVA, where `why_no_importance` says nothing against it."""
     with style():
-        if reason is not None:
-            return _note(f"Importance of the parameters is not computed: {reason}.")
         shares = importances(study)
         num = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         figure = canvas(4.8, 1.1 + 0.32 * len(shares))
@@ -283,11 +327,9 @@ def importance(study: optuna.Study, title: str = "") -> Figure:
 
 
 def timeline(study: optuna.Study, title: str = "") -> Figure:
-    """Draw the timeline of the trials, coloured by state; running trials extend to the last known moment."""
+    """Draw the timeline of a study's trials, coloured by state; running trials extend to the last known moment."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start is not None]
     with style():
-        if not trials:
-            return _note("No trial has been started.")
         start = min(_time(trial.datetime_start) for trial in trials)
         moments = [t for trial in trials for t in (trial.datetime_start, trial.datetime_complete) if t is not None]
         last = max(map(_time, moments))
@@ -438,6 +480,10 @@ def _finish(figure: Figure, title: str, note: str = "") -> None:
     """Add a title above all panels, and one legend below them, with a note above it: where they cover nothing."""
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    _add_legend(figure, note)
+
+
+def _add_legend(figure: Figure, note: str) -> None:
     shown: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -446,9 +492,3 @@ def _finish(figure: Figure, title: str, note: str = "") -> None:
         figure.legend(
             list(shown.values()), list(shown), loc="outside lower center", ncols=min(len(shown), 4), title=note
         )
-
-
-def _note(text: str) -> Figure:
-    figure = canvas(4.8, 0.8)
-    figure.text(0.02, 0.5, textwrap.fill(text, 70), va="center")
-    return figure

@@ -15,6 +15,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from benchmark import files
 from benchmark.errors import UserError
 from studies.base import Choice, Pruner, Sampler, Study
+from studies.chance import Chance
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -49,6 +51,25 @@ _DEFINITION = "definition"
 _RETRIED = "lost"
 #: states of a trial that has ended
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+#: user attributes of the study
+_CHANCE, _REFERENCE = "chance", "reference"
+#: as Optuna's pages and frames name the value of a trial
+METRIC = "validation top-1 (%)"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The plain method, trained and measured as the trials are."""
+
+    #: the choice in words
+    choice: str
+    title: str
+    #: mean validation accuracy and standard deviation over the seeds, percent
+    value: float
+    std: float | None
+    num_seeds: int
 
 
 class Worker:
@@ -127,6 +148,7 @@ class Search:
         content = json.loads(json.dumps({**about, **space_of(self.definition)}))
         if self.title in optuna.get_all_study_names(self._storage):
             study = optuna.load_study(study_name=self.title, storage=self._storage)
+            _name_metric(study)
             known = study.user_attrs.get(_DEFINITION, {})
             if known != content:
                 changed = sorted(key for key in {*content, *known} if content.get(key) != known.get(key))
@@ -136,6 +158,7 @@ class Search:
                 )
             return study
         study = optuna.create_study(study_name=self.title, storage=self._storage, direction="maximize")
+        _name_metric(study)
         study.set_user_attr(_DEFINITION, content)
         for point in self.definition.grid():
             study.enqueue_trial(dict(point))
@@ -230,15 +253,45 @@ class Search:
         ended = sum(trial.state in ENDED for trial in trials)
         return max(len(trials) if self.definition.grid() else self.num_trials, len(trials)) - ended
 
-    def best_choice(self) -> Choice | None:
-        """The choice of the best trial, or None while no trial is complete."""
+    def winner(self) -> Choice | None:
+        """The choice of the best trial; None while no trial is complete, and when the best is at chance level."""
         best = self.best()
-        return None if best is None else self.definition.suggest(FixedTrial(dict(best.params)))
+        return None if best is None or self.is_at_chance else self.definition.suggest(FixedTrial(dict(best.params)))
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether trials are complete and none of them can be told from guessing."""
+        best, chance = self.best(), self.chance
+        return best is not None and chance is not None and chance.covers(best.value or 0.0)
+
+    @property
+    def chance(self) -> Chance | None:
+        """What guessing reaches on the validation split; None before `remember` was told."""
+        known = self.study.user_attrs.get(_CHANCE)
+        return None if known is None else Chance(**known)
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the plain method reached on the trials' split; None before `remember` was told."""
+        known = self.study.user_attrs.get(_REFERENCE)
+        return None if known is None else Reference(**known)
+
+    def remember(self, fact: Chance | Reference) -> None:
+        """Keep a fact with the study, for its tables and figures."""
+        with named_errors(self.place):
+            self.study.set_user_attr(_CHANCE if isinstance(fact, Chance) else _REFERENCE, asdict(fact))
 
     def best(self) -> FrozenTrial | None:
         """The trial with the highest value, the earliest of equals; None while no trial is complete."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number)) if complete else None
+
+
+def _name_metric(study: optuna.Study) -> None:
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([METRIC])
 
 
 def space_of(definition: Study) -> dict[str, Any]:

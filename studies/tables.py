@@ -26,6 +26,23 @@ def left_words(search: Search) -> str:
     return f"Trials: {by_state or 'none yet'}; {search.num_left()} left."
 
 
+def remarks(search: Search) -> list[str]:
+    """Sentences about a study's trials: the plain method beside them, chance, and what is not drawn."""
+    found = []
+    if (plain := search.reference) is not None:
+        value = plus_minus(plain.value, plain.std)
+        seeds = f"{plain.num_seeds} seed{'s' if plain.num_seeds > 1 else ''}"
+        found.append(f"{plain.title} trained and measured as the trials are: {value} ({seeds}).")
+    if search.is_at_chance and search.chance is not None and not search.num_left():
+        found.append(
+            f"No winner: no trial is above chance ({search.chance.words} may be guessing), so there is nothing to"
+            " confirm. Train for longer or on more images."
+        )
+    if search.best() is not None and (reason := drawing.why_no_importance(search.study)) is not None:
+        found.append(f"Importance of the parameters is not computed: {reason}.")
+    return found
+
+
 def words_of(trial: FrozenTrial) -> str:
     """Describe, in one line, a trial that has ended."""
     choice = trial.user_attrs.get("choice", "")
@@ -39,7 +56,8 @@ def words_of(trial: FrozenTrial) -> str:
 def leaderboard(search: Search) -> Table:
     """Tabulate every trial, the best first, with its tuning value, which is not a result."""
     trials = frame(search.trials()).sort_values(["value", "number"], ascending=[False, True], na_position="last")
-    rows = [_trial_row(trial, place == 0) for place, trial in enumerate(trials.to_dict("records"))]
+    has_winner = search.winner() is not None
+    rows = [_trial_row(trial, has_winner and place == 0) for place, trial in enumerate(trials.to_dict("records"))]
     columns = (
         Column("trial"),
         Column("choice", "left"),
@@ -51,6 +69,7 @@ def leaderboard(search: Search) -> Table:
     notes = (
         "Tuning values, in percent: the highest of several overstates what a repetition would give. Only the accuracies"
         " confirmed on the test set are results.",
+        *remarks(search),
     )
     title, question = f"Trials of {search.title}", search.definition.question
     return Table.of_rows(title, question, columns, rows, notes)
@@ -113,6 +132,10 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
     ]
     if len(by_choice) <= len(search.definition.baselines()):
         notes.append("The winner is one of the baselines, so it is listed once.")
+    chance = search.chance
+    low = [label for label, last in by_choice.items() if chance and chance.covers(stats.mean_std(last.tolist())[0])]
+    if chance and low:
+        notes.append(f"At chance level ({chance.percent:.2f}%): {'; '.join(low)}.")
     columns = (
         Column("choice", "left"),
         Column("last"),
@@ -122,6 +145,11 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
     )
     title, question = f"Confirmed: {search.title}", search.definition.question
     return Table.of_rows(title, question, columns, rows, notes)
+
+
+def described(search: Search) -> str:
+    """Describe a study for its run in MLflow, as Markdown."""
+    return " ".join([search.definition.question, f"Published: {search.definition.published}.", *remarks(search)])
 
 
 def contents(search: Search, confirmed: pd.DataFrame | None) -> dict[str, bytes]:
@@ -136,18 +164,39 @@ def _as_files(name: str, table: Table) -> dict[str, bytes]:
     return {f"{name}.csv": table.to_csv().encode(), f"{name}.md": table.to_markdown().encode()}
 
 
+#: names of a study's figures
+FIGURES = ("answer", "history", "importance", "timeline")
+
+
 def figures(search: Search) -> dict[str, bytes]:
-    """The study's own figure, its history, importances and timeline, as PNG and SVG by file name."""
+    """The study's own figure, its history, importances and timeline, as PNG and SVG by file name.
+
+    Figures that would show nothing are left out.
+    """
     trials = frame(search.trials())
+    known = marks(search)
     drawn = {
-        "answer": search.definition.figure(trials, search.title),
-        "history": drawing.history(trials, search.title),
-        "importance": drawing.importance(search.study, search.title),
+        "answer": drawing.with_marks(search.definition.figure(trials, search.title), known),
+        "history": drawing.with_marks(drawing.history(trials, search.title), known),
         "timeline": drawing.timeline(search.study, search.title),
     }
+    if drawing.why_no_importance(search.study) is None:
+        drawn["importance"] = drawing.importance(search.study, search.title)
     return {
         f"{name}.{kind}": content for name, figure in drawn.items() for kind, content in drawing.saved(figure).items()
     }
+
+
+def marks(search: Search) -> list[drawing.Mark]:
+    """Levels that the trials are to be seen against: the plain method, unless it is one of them, and chance."""
+    found = []
+    plain, trials = search.reference, search.trials()
+    if plain is not None and plain.choice not in {trial.user_attrs.get("choice") for trial in trials}:
+        found.append(drawing.Mark(f"{plain.title}, same split and seeds", plain.value))
+    if (chance := search.chance) is not None:
+        is_near = any(trial.value is not None and chance.covers(trial.value) for trial in trials)
+        found.append(drawing.Mark(f"chance ({chance.percent:.2f}%)", chance.percent, is_chance=True, is_needed=is_near))
+    return found
 
 
 def log(search: Search, execution: StudyExecution, contents: dict[str, bytes]) -> None:
@@ -164,7 +213,8 @@ def log(search: Search, execution: StudyExecution, contents: dict[str, bytes]) -
         "storage": search.place if "://" not in search.place else search.place.partition("@")[2],
     }
     if best is not None:
-        about |= {"best_trial": str(best.number), "best_choice": best.user_attrs.get("choice", "")}
+        choice = "none: at chance level" if search.is_at_chance else best.user_attrs.get("choice", "")
+        about |= {"best_trial": str(best.number), "best_choice": choice, "mlflow.note.content": described(search)}
         shares = {f"importance/{name}": share for name, share in drawing.importances(search.study).items()}
         known = execution.tracker.metrics(execution.run_id)  # of an earlier start of the study
         found = {"study/best_value": best.value or 0.0, **shares}

@@ -12,6 +12,7 @@ import torch
 from optuna.trial import Trial
 
 import distillers
+from benchmark.analysis.methods import title_of
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -27,7 +28,7 @@ from benchmark.saved_views import STUDIES
 from benchmark.tracking import Tracker
 from benchmark.train import teacher_store
 from studies.base import Choice
-from studies.search import HEARTBEAT_SECONDS, Search
+from studies.search import HEARTBEAT_SECONDS, Reference, Search
 
 #: share of the training set that trials are ranked on, where the suite holds out none
 VAL_FRACTION = 0.1
@@ -81,8 +82,10 @@ class Ground:
 class StudyExecution:
     """Executes planned runs of one study, all below the study's run in MLflow."""
 
-    def __init__(self, title: str, data: DataSet, options: Options, tracker: Tracker, view: View) -> None:
+    def __init__(self, title: str, suite: str, data: DataSet, options: Options, tracker: Tracker, view: View) -> None:
         self.title, self.data, self.options, self.tracker, self.view = title, data, options, tracker, view
+        #: the experiment in MLflow, of all profiles of the suite
+        self.experiment = f"{STUDIES}{suite}"
         self._costs = Costs(data, torch.device(options.device), options.threads)
         self.problems: list[str] = []
         self.was_stopped = False
@@ -99,8 +102,7 @@ class StudyExecution:
         recipes: dict[str, RunConfig] = {}
         for plan in plans:
             recipes |= plan.teachers
-        experiment = f"{STUDIES}{plans[0].suite.name}"  # of all profiles
-        whole = replace(plans[0], profile=None, runs=tuple(runs), teachers=recipes, experiment=experiment)
+        whole = replace(plans[0], profile=None, runs=tuple(runs), teachers=recipes, experiment=self.experiment)
         survey = Survey(whole, self.options, self.data, self.tracker)
         patiently(survey.look, self.tracker, self.view.say, self.options.patience_s)
         execution = Execution(survey, self.tracker, self._costs, self.view, self.title, on_epoch)
@@ -216,6 +218,40 @@ class TrialBatch:
             self.search.tell(trial, statistics.fmean(values), **about)
 
 
+def measure_reference(search: Search, ground: Ground, execution: StudyExecution) -> None:
+    """Train the plain method, the last of the baselines, as a trial is trained; the study remembers what it reached."""
+    if search.reference is not None:
+        return
+    choice = search.definition.baselines()[-1]
+    plan = ground.plan(choice, search.definition.seeds, tuning=True)
+    tags = {"study": search.title, "reference": choice.label}
+    runs = [
+        replace(run, title=f"reference {choice.label}, seed {run.config.repetition}", tags=tags) for run in plan.runs
+    ]
+    values = [entry.figures["final/val"] for entry in execution.train([plan], runs) if entry.state == "finished"]
+    if len(values) == len(runs):
+        std = statistics.stdev(values) if len(values) > 1 else None
+        mean = statistics.fmean(values)
+        search.remember(Reference(choice.label, title_of(choice.method), mean, std, len(values)))
+
+
+def num_runs(
+    search: Search, ground: Ground, data: DataSet, options: Options, seeds: int, trials_only: bool = False
+) -> int:
+    """Count the runs that are left: trials, reference, a confirmation of `seeds` seeds, and teachers not yet stored."""
+    choice = search.definition.baselines()[0]
+    plans = [ground.plan(choice, 1, tuning=True)]
+    count = search.num_left() * search.definition.seeds
+    if not trials_only:
+        count += search.definition.seeds if search.reference is None else 0
+        count += seeds * (1 + len(search.definition.baselines()))
+        plans += [ground.plan(choice, 1, tuning=False)] if seeds else []
+    teachers = {config.signature(data.digest, None): model for plan in plans for model, config in plan.teachers.items()}
+    return count + sum(
+        teacher_store.find(options.teachers, data, model, signature) is None for signature, model in teachers.items()
+    )
+
+
 def confirmation_runs(ground: Ground, choice: Choice, seeds: int, title: str) -> tuple[Plan, list[PlannedRun]]:
     """Plan a choice on the whole training set, under seeds that no trial saw, evaluated on the test set."""
     plan = ground.plan(choice, seeds, tuning=False)
@@ -233,7 +269,7 @@ def confirm(search: Search, ground: Ground, execution: StudyExecution, seeds: in
 
     A baseline that is the winner under another name is left out.
     """
-    winner = search.best_choice()
+    winner = search.winner()
     if winner is None:
         return None
     title = search.title

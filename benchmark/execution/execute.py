@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -324,6 +325,7 @@ class Execution:
         self._release(entry)
 
     def _store_teacher(self, entry: Entry, event: LaneFinished, figures: Mapping[str, float]) -> None:
+        validated = event.history[-1].get("val/top1", math.nan)
         folder, manifest = teacher_store.store(
             self.options.teachers,
             self.survey.data,
@@ -338,7 +340,9 @@ class Execution:
             mlflow_run=self._delivery.ask(lambda: entry.run_id),
         )
         self.survey.use_teacher(entry.config.student, folder, manifest)
-        self.view.say(f"{entry.label}: {manifest.test_top1:.2f}% on the test set, stored")
+        tuning = any(run.config.tuning for run in self.plan.runs)  # nothing of the test set is looked at
+        split, reached = ("validation split", validated) if tuning else ("test set", manifest.test_top1)
+        self.view.say(f"{entry.label}: {reached:.2f}% on the {split}, stored")
 
     def _failed(self, entry: Entry, event: LaneFailed) -> None:
         self._set(entry, "failed", event.reason)

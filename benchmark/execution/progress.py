@@ -64,6 +64,7 @@ class LiveView:
             speed_estimate_period=120,
         )
         self._all = self._progress.add_task("all runs", total=total_runs, unit="runs", detail="")
+        self._done, self._total = 0, total_runs
         self._bars: dict[str, TaskID] = {}
         self._steps: dict[str, int] = {}
 
@@ -91,7 +92,8 @@ class LiveView:
             )
             return
         if isinstance(event, LaneFinished | LaneFailed | LaneDropped):
-            self._progress.advance(self._all)
+            self._done += 1  # more than there were, when another process leaves one
+            self._progress.update(self._all, completed=self._done, total=max(self._total, self._done))
         bar = self._bars.get(job.name)
         if bar is None:
             return
@@ -138,6 +140,7 @@ class PlainView:
             self.say(f"{_title(job)}: starts{again}")
         elif isinstance(event, LaneFinished | LaneFailed | LaneDropped):
             self._done += 1
+            self._total = max(self._total, self._done)  # another process left one
         elif isinstance(event, StepsDone):
             now = time.monotonic()
             begun, _ = self._begun[job.name]

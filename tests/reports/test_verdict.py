@@ -124,7 +124,7 @@ def shaken(run: Tracked, number: int) -> dict[str, float]:
 def apart(beta: float, values: Sequence[float]) -> list[Tracked]:
     """Runs with another weight of complementary regions."""
     made = varied(0.0, len(values), beta=beta)
-    figures = [{"final/last": value, "final/best_test": value} for value in values]
+    figures = [{"final/last": value, "final/best_selected_on_test": value} for value in values]
     return [run.__class__(**{**run.__dict__, "metrics": one}) for run, one in zip(made, figures, strict=True)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,8 +284,18 @@ def test_it_says_what_is_a_result_and_what_is_not(ended: tuple[Path, str]) -> No
     assert "Confirmed: sdd_terms on small" in text
     assert "(winner)" in text
     assert "Trials: 4 complete; 0 left." in text
+    assert "teacher resnet8: " in text
+    said = [line for line in text.splitlines() if line.startswith("teacher resnet8: ")]
+    assert [line.partition("% on the ")[2] for line in said] == ["validation split, stored", "test set, stored"]
+    assert "KD trained and measured as the trials are: " in text
+    assert "Importance of the parameters is not computed: there is one parameter, terms." in text
+    counts = [tuple(map(int, found)) for found in re.findall(r"(\d+)/(\d+) runs done", text)]
+    assert {total for _, total in counts} == {13}  # 4 trials, the plain method, 3 choices by 2 seeds, 2 teachers
+    assert all(done <= total for done, total in counts)
+    assert "/runs?workflowType=machine_learning&viewStateShareKey=trials" in text
     (place,) = (path for path in (folder / "runs" / "studies").iterdir() if path.is_dir())
     assert {path.name for path in place.iterdir()} >= {"answer.png", "answer.svg", "confirmed.md", "timeline.png"}
+    assert not list(place.glob("importance.*"))
 
 
 @pytest.mark.processes

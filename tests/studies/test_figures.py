@@ -150,7 +150,6 @@ def test_importance_is_skipped_with_a_reason() -> None:
     ):
         made = of(name)
         assert figures.why_no_importance(made) == reason
-        assert reason in " ".join(texts_of(figures.importance(made))).replace("\n", " ")
     assert figures.why_no_importance(optuna.create_study()) == "0 trials have ended, and it takes 20"
     same = optuna.create_study()
     for _ in range(20):
@@ -177,7 +176,40 @@ def test_timeline_shows_when_and_how_trials_ended() -> None:
     assert "time since the first trial began (min)" in texts_of(figure)
     made.ask()
     assert {"complete", "failed", "pruned", "running"} <= set(texts_of(figures.timeline(made, TITLE)))
-    assert "No trial has been started." in texts_of(figures.timeline(optuna.create_study()))
+
+
+MARKS = [figures.Mark("KD, same split and seeds", 60.0), figures.Mark("chance (10.00%)", 10.0, True, False)]
+
+
+def marked(figure: Figure, value: float) -> list[tuple[int, str]]:
+    """Panels, and the direction and dashes, of the lines at a value."""
+    found = []
+    for number, axes in enumerate(figure.axes):
+        for line in axes.get_lines():
+            for name, data in (("across", line.get_xdata()), ("along", line.get_ydata())):
+                if len(set(data)) == 1 and len(data) == 2 and data[0] == value:
+                    found.append((number, f"{name} {line.get_linestyle()}"))
+    return found
+
+
+def test_what_trials_are_seen_against_is_a_line_in_every_panel_of_ours() -> None:
+    """The plain method always; chance where it does not take the room, or is needed; never beside published points."""
+    for name, panels, direction in (("sdd_beta", [0], "along"), ("sdd_terms", [0], "across"),
+                                    ("sdd_joint", [0, 1, 2, 3], "along")):  # fmt: skip
+        definition = questions.registry.get(name)()
+        frame = as_frame(of(name))
+        figure = figures.with_marks(definition.figure(frame, TITLE), MARKS)
+        assert marked(figure, 60.0) == [(panel, f"{direction} -") for panel in panels], name
+        assert marked(figure, 10.0) == []
+        assert not unreadable(figure)
+        assert "KD, same split and seeds" in texts_of(figure)
+        low, high = figure.axes[0].get_xlim() if direction == "across" else figure.axes[0].get_ylim()
+        assert low < 60.0 < high
+        near = figures.with_marks(definition.figure(frame, TITLE), [MARKS[1]._replace(is_needed=True)])
+        assert marked(near, 10.0) == [(panel, f"{direction} --") for panel in panels]
+        assert texts_of(near).count("chance (10.00%)") == 1
+    history = figures.with_marks(figures.history(as_frame(of("sdd_beta"))), [MARKS[1]._replace(value=72.0)])
+    assert marked(history, 72.0) == [(0, "along --")]
 
 
 def test_saved_is_the_same_every_time(joint: optuna.Study) -> None:
@@ -193,6 +225,5 @@ def test_shared_figures_can_be_read(joint: optuna.Study) -> None:
         figures.history(as_frame(joint), TITLE),
         figures.importance(joint, TITLE),
         figures.timeline(joint, TITLE),
-        figures.importance(of("sdd_beta")),
     ):
         assert not unreadable(figure)

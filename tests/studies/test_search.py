@@ -22,7 +22,9 @@ from optuna.trial import BaseTrial, TrialState
 
 from benchmark.errors import UserError
 from studies.base import Choice, Study
-from studies.search import Search, frame, is_retried, slug
+from studies.chance import Chance
+from studies.search import METRIC, Reference, Search, frame, is_retried, slug
+from studies.tables import leaderboard, remarks
 from tests.processes import exit_code, heard, pipe, start
 
 
@@ -54,6 +56,35 @@ class Drawn(Grid):
 
     def grid(self) -> Sequence[Mapping[str, Any]]:
         return ()
+
+
+def test_optuna_knows_what_a_value_is(tmp_path: Path) -> None:
+    search = opened(tmp_path)
+    assert search.study.metric_names == [METRIC]
+    search.study._storage.set_study_system_attr(search.study._study_id, "study:metric_names", None)  # of before
+    search.close()
+    assert opened(tmp_path).study.metric_names == [METRIC]
+
+
+def test_trials_at_chance_level_have_no_winner(tmp_path: Path) -> None:
+    search = opened(tmp_path)
+    while batch := search.ask():
+        for trial, _ in batch:
+            search.tell(trial, 12.0 - trial.number)
+    assert search.winner() == Choice("sdd_kd", {"sdd.beta": 0})  # on how many images is not known yet
+    search.remember(Chance(num_classes=10, num_images=100))
+    assert search.chance is not None
+    assert (search.chance.percent, round(search.chance.level, 2)) == (10.0, 16.99)
+    assert search.is_at_chance
+    assert search.winner() is None
+    assert any(line.startswith("No winner: no trial is above chance (10.00%, on 100") for line in remarks(search))
+    assert not any(cell.bold for row in leaderboard(search).sections[0].rows for cell in row.cells)
+    search.remember(Chance(num_classes=10, num_images=10_000))
+    assert not search.is_at_chance
+    assert search.winner() == Choice("sdd_kd", {"sdd.beta": 0})
+    search.remember(Reference("kd", "KD", 11.5, None, 1))
+    search.close()
+    assert opened(tmp_path).reference == Reference("kd", "KD", 11.5, None, 1)
 
 
 def opened(folder: Path, study: Study | None = None, **options: Any) -> Search:
