@@ -223,9 +223,9 @@ def _faulty_runs(store: sqlite3.Connection) -> Iterator[str]:
     )
     for (signature,) in store.execute(query):
         yield f"{signature} has no finished run"
-    query = (
-        "select name, m.key, m.step, count(*) from metrics m join runs using (run_uuid) where status = 'FINISHED'"
-        " group by run_uuid, m.key, m.step having count(*) > 1"
+    query = (  # of training runs: the figures of a pair's run change as its runs end
+        "select name, m.key, m.step, count(*) from metrics m join runs using (run_uuid) join tags t using (run_uuid)"
+        " where status = 'FINISHED' and t.key = 'signature' group by run_uuid, m.key, m.step having count(*) > 1"
     )
     for name, key, step, count in store.execute(query):
         yield f"{key} of {name} was logged {count} times for step {step}"
