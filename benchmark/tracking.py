@@ -226,7 +226,10 @@ class Tracker:
         return any(isinstance(cause, OperationalError | OSError) for cause in causes)
 
     def experiment(self, name: str, tags: Mapping[str, str], views: Sequence[SavedView] = ()) -> str:
-        """Get the id of an experiment, created on first use, with these tags, and these views unless it has them."""
+        """Get the id of an experiment, created on first use, with these tags, and these views unless it has them.
+
+        A description that the user has changed in MLflow stays; one that was only shorter is brought up to date.
+        """
         found = self.client.get_experiment_by_name(name)
         if found is None:
             location = (self._artifacts / name.replace(" ", "-")).as_uri() if self.is_local else None
@@ -237,7 +240,9 @@ class Tracker:
         if found is None or found.lifecycle_stage != "active":
             raise UserError(f"experiment '{name}' was deleted in MLflow: restore it in the UI, or use another --runs")
         for key, value in tags.items():
-            if found.tags.get(key) != value:
+            before = found.tags.get(key)
+            is_the_users = key == "mlflow.note.content" and before and not value.startswith(before)
+            if before != value and not is_the_users:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
         self._save_views(found, views)
         return str(found.experiment_id)

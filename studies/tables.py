@@ -133,9 +133,11 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
     if len(by_choice) <= len(search.definition.baselines()):
         notes.append("The winner is one of the baselines, so it is listed once.")
     chance = search.chance
-    low = [label for label, last in by_choice.items() if chance and chance.covers(stats.mean_std(last.tolist())[0])]
-    if chance and low:
-        notes.append(f"At chance level ({chance.percent:.2f}%): {'; '.join(low)}.")
+    by_chance = [
+        label for label, last in by_choice.items() if chance and chance.covers(stats.mean_std(last.tolist())[0])
+    ]
+    if chance and by_chance:
+        notes.append(f"At chance level ({chance.percent:.2f}%): {'; '.join(by_chance)}.")
     columns = (
         Column("choice", "left"),
         Column("last"),

@@ -11,7 +11,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from benchmark import files
+from filelock import FileLock
+
 from benchmark.execution.options import Options
 from benchmark.execution.survey import Entry
 from benchmark.plan.resolve import Plan
@@ -34,10 +35,10 @@ def update(tracker: Tracker, plan: Plan, options: Options, data_digest: str, ent
     for entry in entries:
         if entry.parent_id is not None:
             wanted[entry.parent_id][entry.config.method] = entry
-    with files.locked(options.runs / "locks" / "pair-means"):
+    with FileLock(options.runs / "locks" / "pair-means.lock"):
         for parent, by_method in wanted.items():
             known = tracker.metrics(parent)
-            children = tracker.runs_below(parent, *(by_method if len(by_method) == 1 else ()))
+            children = tracker.runs_below(parent, next(iter(by_method)) if len(by_method) == 1 else "")
             found: dict[str, float] = {}
             for method, entry in by_method.items():
                 name, seeds = name_of(plan, method), _with_settings_of(entry, data_digest, children)
@@ -67,6 +68,8 @@ def _with_settings_of(entry: Entry, data_digest: str, children: Sequence[Tracked
     """The finished runs that differ from the entry in nothing but the seed, each seed once."""
     found: dict[str, Tracked] = {}
     for run in children:
+        if not run.tags.get("seed", "").isdigit():  # of another origin
+            continue
         config = entry.config.model_copy(update={"repetition": int(run.tags["seed"])})
         is_same = run.signature == config.signature(data_digest, run.tags.get("teacher_checksum"))
         if is_same and _METRIC in run.metrics:

@@ -301,18 +301,23 @@ def test_runs_of_an_earlier_version_are_read_in_todays_words(tracker: tracking.T
 
 
 def test_an_experiment_has_its_views_and_an_address_that_opens_them(tracker: tracking.Tracker, digits: DataSet) -> None:
-    experiment = tracker.experiment("small", {"suite": "small", "mlflow.note.content": "before"})
+    experiment = tracker.experiment("small", {"suite": "small", "mlflow.note.content": "A suite."})
     page = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?workflowType=machine_learning"
     assert tracker.ui_address(experiment) == (
         f"{page}&searchFilter=tags.role%20%3D%20%27student%27&orderByKey=metrics.%60final/last%60&orderByAsc=false"
     )
     views = saved_views.of_suite(["vanilla", "kd"], 1)
     tracker.client.set_experiment_tag(experiment, "mlflow.sharedViewState.pairs", "as the user left it")
-    assert tracker.experiment("small", {"suite": "small", "mlflow.note.content": "now"}, views) == experiment
+    assert tracker.experiment("small", {"suite": "small", "mlflow.note.content": "A suite. More."}, views) == experiment
     assert tracker.ui_address(experiment) == f"{page}&viewStateShareKey=students"
     assert tracker.ui_address(experiment, charts=True) == f"{page}&viewStateShareKey=charts&compareRunsMode=CHART"
     tags = tracker.client.get_experiment(experiment).tags
-    assert (tags["mlflow.sharedViewState.pairs"], tags["mlflow.note.content"]) == ("as the user left it", "now")
+    assert (tags["mlflow.sharedViewState.pairs"], tags["mlflow.note.content"]) == (
+        "as the user left it",
+        "A suite. More.",
+    )
+    tracker.experiment("small", {"suite": "small", "mlflow.note.content": "Another."})
+    assert tracker.client.get_experiment(experiment).tags["mlflow.note.content"] == "A suite. More."
     # what a view names is there: the search finds students alone, and every column is a figure or field of a run
     state = json.loads(json.loads(tags["mlflow.sharedViewState.students"])["state"])
     run_id = start(tracker, digits, "s1")
