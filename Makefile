@@ -43,7 +43,7 @@ study: install  ## answer a question with a search: STUDY=sdd_beta (without STUD
 dashboard: install  ## browse studies in Optuna's dashboard: STORAGE=file or URL (default: the newest under runs/)
 	@storage="$(or $(STORAGE),$(shell ls -t $(or $(RUNS),runs)/studies/*.journal 2>/dev/null | head -1))"; \
 	test -n "$$storage" || { echo "error: no study under $(or $(RUNS),runs): start one with make study STUDY=sdd_beta" >&2; exit 2; }; \
-	$(BIN)/optuna-dashboard "$$storage" $(ARGS)
+	exec $(BIN)/optuna-dashboard "$$storage" $(ARGS)
 
 report: install  ## build a suite's tables and figures as a PDF from its tracked runs
 	@$(BIN)/python -m reports $(DATASET) $(choices) $(ARGS)

@@ -1,10 +1,11 @@
-"""Arguments, console and error handling that all commands share."""
+"""Arguments, console and error handling that all commands share. Nothing here imports torch before it is needed."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,12 +14,13 @@ from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 
-from benchmark import files, logs, machine, plugins
-from benchmark.config import MAX_SEEDS
+from benchmark import catalogue, files, logs, plugins, process
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
 
 EXIT_USER_ERROR = 2
+#: option of a process that is to end with the process that started it
+END_WITH_STDIN = "--end-with-stdin"
 #: bytes of a file's name on every usual file system
 MAX_FILE_NAME_BYTES = 255
 
@@ -39,15 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.add_argument(
-            "--plugin",
-            dest=f"plugins of {self.prog}",  # of its own for a command of a command, which would hide the other's
-            action="append",
-            default=[],
-            type=Path,
-            metavar="FILE.py",
-            help="a file that registers methods, networks, data sets or suites of your own (repeatable)",
-        )
+        add_common(self)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and load the plugins: names of all kinds are looked up afterwards. Raises UserError for a plugin."""
@@ -79,6 +73,49 @@ class Parser(argparse.ArgumentParser):
         return own.union(*(command.options() for command in commands))
 
 
+class _Version(argparse.Action):
+    """Print the version and end; the commit is asked for only then."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        print(process.version())
+        sys.exit(0)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command has: here, and nowhere else."""
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and the git commit, and exit")
+    parser.add_argument(
+        "--plugin",
+        dest=f"plugins of {parser.prog}",  # of its own for a command of a command, which would hide the other's
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.py",
+        help="a file that registers methods, networks, data sets or suites of your own (repeatable)",
+    )
+
+
+def check_names(given: argparse.Namespace) -> None:
+    """Refuse unknown names of suites, profiles, pairs, methods, studies and sections before anything is imported.
+
+    What is left of a mistake, such as a field of `--set`, is refused by what reads it.
+    """
+    named = vars(given)
+    if "suite" in named:
+        catalogue.check_suite(given.suite, named.get("profile"))
+    for method in named.get("methods", ()):
+        catalogue.check("methods", method)
+    for pair in [*named.get("pairs", ()), *filter(None, [named.get("pair")])]:
+        for model in pair.split(":", 1) if ":" in pair else ():
+            catalogue.check("models", model)
+    if named.get("study") is not None:
+        catalogue.check("studies", given.study)
+    if "device" in named:
+        check_device(given.device)
+    for section in named.get("sections", ()):
+        catalogue.check("sections", section)
+
+
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Add the options for folders: `--runs` and `--data`."""
     parser.add_argument(
@@ -104,14 +141,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", type=words, default=[], metavar="M,...", help="distillers")
     parser.add_argument("--seeds", type=seeds, metavar="N", help="repetitions per method")
     parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field, e.g. sdd.beta=4 or recipe.epochs=60 (repeatable)",
-    )
+    add_assignments(parser)
     parser.add_argument(
         "--amp",
         dest="assignments",
@@ -133,6 +163,18 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         action="append_const",
         const="teacher_cache=fp16",
         help="keep teachers' outputs for every view on disk (fp16), for these and all later runs",
+    )
+
+
+def add_assignments(parser: argparse.ArgumentParser, example: str = "sdd.beta=4 or recipe.epochs=60") -> None:
+    """Add the option `--set`."""
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"change a field, e.g. {example} (repeatable)",
     )
 
 
@@ -200,13 +242,11 @@ def amount(unit: str) -> Callable[[str], float]:
 
 #: processes and threads: more than any machine has
 parallel = whole(1, 1024)
-seeds = whole(1, MAX_SEEDS)
+seeds = whole(1, catalogue.MAX_SEEDS)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the options for the device, workers, threads and engine."""
-    from benchmark.execution import engines  # not needed by commands that train nothing
-
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--workers",
@@ -228,7 +268,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=engines.names(),
+        choices=list(catalogue.known("engines").entries),
         default="local",
         help="where cohorts train: worker processes of this machine (local) or this process (inline); default: local",
     )
@@ -240,6 +280,21 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="training goes on while the tracking store is away for as long (default: 600)",
     )
+
+
+def choices_of(given: argparse.Namespace) -> list[str]:
+    """The arguments that choose the same runs in another command."""
+    chosen = [given.suite]
+    for option, words_given in (("--pairs", given.pairs), ("--methods", given.methods)):
+        chosen += [option, ",".join(words_given)] if words_given else []
+    chosen += ["--profile", given.profile] if given.profile else []
+    chosen += ["--seeds", str(given.seeds)] if given.seeds else []
+    for assignment in given.assignments:
+        chosen += ["--set", assignment]
+    for option in ("runs", "data"):
+        place = getattr(given, option)
+        chosen += [f"--{option}", str(place)] if place != Path(option) else []
+    return chosen
 
 
 def options_of(given: argparse.Namespace) -> Options:
@@ -265,26 +320,29 @@ def options_of(given: argparse.Namespace) -> Options:
     )
 
 
+def check_device(name: str) -> None:
+    """Raise UserError for a name that no device has."""
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name) is None:
+        raise UserError(f"--device {name}: no such device; use cpu, cuda or cuda:N")
+
+
 def resolve_device(name: str) -> str:
     """Resolve `auto`, and check any other name. Raises UserError for a device that this machine does not have."""
-    import torch
+    check_device(name)
+    if name == "cpu":
+        return name
+    import torch  # only the driver knows which devices there are
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if (torch.device(name).index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
     return name
 
 
 def default_workers(device: str, threads: int) -> int:
     """Default number of cohorts that train at the same time: one per `threads` cores on a CPU, one on a GPU."""
-    return 1 if device != "cpu" else max(1, machine.available_cores() // threads)
+    return 1 if device != "cpu" else max(1, process.available_cores() // threads)
 
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:

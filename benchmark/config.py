@@ -22,15 +22,13 @@ from pydantic import (
 )
 
 import distillers
+from benchmark.catalogue import MAX_SEEDS
 from benchmark.errors import UserError, among, name_fault, shown, unprintable
 from benchmark.randomness import stream_seed
 from benchmark.registry import Origin, origin_of
 
 #: increase it whenever a change of the harness changes a run's numbers: it is part of every signature
 NUMERICS_VERSION = 2
-
-#: most repetitions of a method
-MAX_SEEDS = 1000
 
 Precision = Literal["fp32", "bf16"]
 #: format that the teacher's outputs for the weak view are rounded to, so that a view cache can hold them

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from benchmark import machine
+from benchmark import process
 
 #: logs that a runs folder keeps
 NUM_KEPT = 100
@@ -28,10 +28,12 @@ log.addHandler(logging.NullHandler())  # without a file, tracebacks are not prin
 
 
 class LoggedConsole(Console):
-    """A console whose permanent lines go to the log as well."""
+    """A console whose permanent lines go to the log as well, and which breaks lines at spaces only."""
 
     def print(self, *objects: Any, **named: Any) -> None:
-        """Print, and log the plain text."""
+        """Print, and log the plain text; paths and addresses stay whole, however narrow the terminal is."""
+        if all(isinstance(one, str) for one in objects):
+            named = {"overflow": "ignore", "crop": False, **named}
         super().print(*objects, **named)
         plain = Console(file=io.StringIO(), width=self.width, markup=False, highlight=False)
         plain.print(*objects, **named)
@@ -42,7 +44,10 @@ class LoggedConsole(Console):
 
 @contextmanager
 def kept(runs: Path, command: str, console: Console) -> Iterator[Path]:
-    """Log to a new file while a command runs, and print its path at the end; the oldest files are deleted."""
+    """Log to a new file while a command runs, and yield its path; the oldest files are deleted.
+
+    The path is printed when the command fails; when it ends, it prints it among what it has to say.
+    """
     folder = runs / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{command}-{os.getpid()}.log"
@@ -57,17 +62,17 @@ def kept(runs: Path, command: str, console: Console) -> Iterator[Path]:
     warnings.showwarning = cast(Any, show_and_log)
     for old in sorted(folder.glob("*.log"), key=lambda one: one.stat().st_mtime)[:-NUM_KEPT]:
         old.unlink(missing_ok=True)
-    commit, dirty = machine.git_state()
-    log.info(f"starts: {machine.command_line()}")
-    log.info(f"commit {commit}{' (changed)' if dirty else ''}; {machine.package_versions()}")
+    commit, dirty = process.git_state()
+    log.info(f"starts: {process.command_line()}")
+    log.info(f"commit {commit}{' (changed)' if dirty else ''}; {process.package_versions()}")
     try:
         yield path
         log.info("ends")
     except BaseException as error:
         log.exception(f"ends with {type(error).__name__}")
+        console.print(f"Log: {path}")
         raise
     finally:
-        console.print(f"Log: {path}", soft_wrap=True)
         warnings.showwarning = show
         logging.getLogger().removeHandler(handler)
         handler.close()

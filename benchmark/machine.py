@@ -1,19 +1,15 @@
-"""The machine and the checkout a run happens on: commit, package versions, devices, numerics, memory."""
+"""The machine a run happens on: devices, numerics, memory, signals."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import functools
-import importlib.metadata
 import multiprocessing
 import os
 import platform
 import resource
-import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,39 +17,10 @@ from types import FrameType
 
 import torch
 
+from benchmark import process
+
 #: constants of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "scikit-learn", "pillow", "timm")
-
-
-@functools.cache
-def git_state() -> tuple[str, bool]:
-    """Return (commit, dirty) of the checkout that this code runs from; ("unknown", True) outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-    return commit, dirty
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@functools.cache
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that affect a run's numbers."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def set_numerics(device: torch.device, threads: int) -> None:
@@ -175,18 +142,11 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, ceiling), hard))
 
 
-def command_line() -> str:
-    """The command that started this process, as typed in a shell."""
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    start = [sys.argv[0] or "python"] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
-    return shlex.join([*start, *sys.argv[1:]])
-
-
 def describe_device(device: torch.device) -> str:
     """Describe the device, e.g. `NVIDIA H200` or `CPU x86_64 (2 cores)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU {_cpu_model()} ({available_cores()} cores)"
+    return f"CPU {_cpu_model()} ({process.available_cores()} cores)"
 
 
 def _cpu_model() -> str:
@@ -205,11 +165,6 @@ def _cpu_fact(name: str) -> str:
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name), "")
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use (not the number that the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_main() -> bool:

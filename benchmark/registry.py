@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -107,14 +107,15 @@ class Registry(Generic[T]):
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._families:
             return self._families[prefix](rest)
-        families = "".join(f", {family}/<name>" for family in sorted(self._families))
-        raise UserError(
-            f"unknown {self.kind} '{name}'{among(name, self.names())}{families} (list them with `{self.listed_by}`)"
-        )
+        raise unknown(self.kind, name, self.names(), self.families(), self.listed_by)
 
     def names(self, pattern: str = "*") -> list[str]:
         """Registered names that match a shell pattern, sorted; families are not enumerated."""
         return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
+
+    def families(self) -> tuple[str, ...]:
+        """Prefixes of the families, sorted."""
+        return tuple(sorted(self._families))
 
     def in_order(self, order: Sequence[str]) -> list[T]:
         """All registered things: first those that `order` names, in its order, then the others by name."""
@@ -126,6 +127,12 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+
+def unknown(kind: str, name: str, names: Iterable[str], families: Iterable[str], listed_by: str) -> UserError:
+    """Make the error for an unknown name: the nearest known one, all of them, and the command that lists them."""
+    also = "".join(f", {family}/<name>" for family in families)
+    return UserError(f"unknown {kind} '{name}'{among(name, names)}{also} (list them with `{listed_by}`)")
 
 
 def import_modules(package: str, path: list[str]) -> None:

@@ -33,7 +33,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from benchmark import files, known_runs, machine, saved_views
+from benchmark import files, known_runs, process, saved_views
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -419,8 +419,8 @@ class Tracker:
         run_id: str | None = None,
     ) -> str:
         """Create a run with its parameters, tags and data set, and return its id; with `run_id`, complete that run."""
-        commit, dirty = machine.git_state()
-        command = machine.command_line()
+        commit, dirty = process.git_state()
+        command = process.command_line()
         everything = {
             "role": role,
             "signature": signature,
@@ -437,7 +437,7 @@ class Tracker:
             "mlflow.source.name": command,
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": commit,
-            "versions": _versions_text(machine.package_versions()),
+            "versions": _versions_text(process.package_versions()),
             **({"mlflow.parentRunId": parent} if parent else {}),
             **tags,
         }
@@ -512,6 +512,14 @@ class Tracker:
             text = {key: value.encode(errors="backslashreplace").decode()[:4000] for key, value in tags.items()}
             self.tag(run_id, text)
         self.client.set_terminated(run_id, status)
+
+    def where(self, experiment: str) -> str:
+        """Say where the runs of an experiment can be browsed."""
+        identity = self.experiments().get(experiment)
+        if identity is None:
+            return "none is tracked yet"
+        address = self.ui_address(identity)
+        return f"`make ui`, then {address}" if self.is_local else address
 
     def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000", charts: bool = False) -> str:
         """Address of an experiment's students sorted by accuracy, or of their charts, in MLflow's UI.

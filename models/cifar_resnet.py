@@ -64,10 +64,15 @@ def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequ
     return nn.Sequential(first, *(BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)))
 
 
-for depth in (8, 20, 32, 56, 110):
-    registry.add(f"resnet{depth}", partial(CifarResNet, depth, (16, 16, 32, 64)))
-for depth in (8, 32):
-    registry.add(f"resnet{depth}x4", partial(CifarResNet, depth, (32, 64, 128, 256)))
+#: widths of the first convolution and of the three stages
+NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+registry.add("resnet8", partial(CifarResNet, 8, NARROW))
+registry.add("resnet20", partial(CifarResNet, 20, NARROW))
+registry.add("resnet32", partial(CifarResNet, 32, NARROW))
+registry.add("resnet56", partial(CifarResNet, 56, NARROW))
+registry.add("resnet110", partial(CifarResNet, 110, NARROW))
+registry.add("resnet8x4", partial(CifarResNet, 8, WIDE))
+registry.add("resnet32x4", partial(CifarResNet, 32, WIDE))
 # teacher and student of the 16x16 digits: half the width of resnet8x4, and of resnet8
 registry.add("resnet8x2", partial(CifarResNet, 8, (16, 32, 64, 128)))
 registry.add("resnet8_half", partial(CifarResNet, 8, (8, 8, 16, 32)))

@@ -67,5 +67,6 @@ def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequ
     return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *rest)))
 
 
-for depth, widen_factor in ((16, 2), (40, 1), (40, 2)):
-    registry.add(f"wrn_{depth}_{widen_factor}", partial(WideResNet, depth, widen_factor))
+registry.add("wrn_16_2", partial(WideResNet, 16, 2))
+registry.add("wrn_40_1", partial(WideResNet, 40, 1))
+registry.add("wrn_40_2", partial(WideResNet, 40, 2))

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
-from benchmark import command_line, files, tracking
-from benchmark.plan.resolve import Plan, make_plan
-from benchmark.plan.suite import load
-from reports import build, sections
-from reports.base import Context
-from reports.compare import compared
-from reports.gather import gather
-from reports.write import log, write
+from benchmark import catalogue, command_line
 
 
 def parser() -> command_line.Parser:
@@ -51,80 +41,15 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     if given.list:
-        every = sections.in_order()
-        width = max(len(one.name) for one in every)
-        for one in every:
-            console.print(f"{one.name:{width}}  {one.title}")
+        sections = catalogue.known("sections").entries
+        width = max(map(len, sections))
+        for name, entry in sections.items():
+            console.print(f"{name:{width}}  {entry.title}")
         return 0
-    chosen = build.chosen_sections(given.sections)
-    runs, out = given.runs.resolve(), (given.out or given.runs / "reports").resolve()
-    files.check_writable(out, "name another folder for the report with --out")
-    tracker = tracking.open_existing(runs)
+    command_line.check_names(given)
+    from reports import command  # MLflow, pandas, matplotlib: after everything that is refused without them
 
-    def context_of(suite: str) -> Context:
-        return gather(
-            plans_of(given, suite),
-            tracker,
-            runs,
-            given.data.resolve(),
-            server=given.server or (tracker.uri if tracker is not None and not tracker.is_local else None),
-            arguments=chosen_arguments(given, suite),
-        )
-
-    if given.compare:
-        a, b = given.compare
-        report = compared(a, b, given.suite, context_of)
-        path = write(report, out)
-        unlogged = None
-    else:
-        context = context_of(given.suite)
-        report = build.make(context, chosen, given.row)
-        path = write(report, out)
-        unlogged = log(context, path)
-    for problem in [*report.problems, *([unlogged] if unlogged else [])]:
-        console.print(f"note: {problem}", soft_wrap=True)
-    for fault in report.faults:
-        console.print(f"failed: {fault}", style="red", soft_wrap=True)
-    console.print(f"{report.subtitle}.", soft_wrap=True)
-    console.print(f"Tables, figures and cells.csv: {out / report.slug}", soft_wrap=True)
-    console.print(f"Report: {path}", soft_wrap=True)
-    if given.open:
-        webbrowser.open(path.as_uri())
-    return 1 if report.faults else 0
-
-
-def plans_of(given: command_line.Choices, suite: str) -> list[Plan]:
-    """Resolve the plan that the command line chose, once for every device that its runs may have had."""
-    chosen = load(suite)
-    either = [chosen]
-    if chosen.teacher_precision is None:  # resolved by the device that trained, which need not be this one
-        either = [chosen.model_copy(update={"teacher_precision": precision}) for precision in ("fp32", "bf16")]
-    return [
-        make_plan(
-            one,
-            profile=given.profile,
-            methods=given.methods,
-            pairs=given.pairs,
-            seeds=given.seeds,
-            assignments=given.assignments,
-        )
-        for one in either
-    ]
-
-
-def chosen_arguments(given: argparse.Namespace, suite: str) -> list[str]:
-    """Arguments that choose the same runs on the command line, without pairs and methods."""
-    words = [suite]
-    words += ["--profile", given.profile] if given.profile else []
-    words += ["--seeds", str(given.seeds)] if given.seeds else []
-    for assignment in given.assignments:
-        words += ["--set", assignment]
-    for name in ("runs", "data"):
-        folder = getattr(given, name)
-        words += [f"--{name}", str(folder)] if folder != Path(name) else []
-    for file in given.plugins:
-        words += ["--plugin", str(file)]
-    return words
+    return command.command(given, console)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from benchmark import machine
+from benchmark import process
 from benchmark.errors import UserError, among
 from benchmark.tracking import Tracked
 from reports import paper, sections
@@ -88,7 +88,7 @@ def make(context: Context, chosen: Sequence[ReportSection], own: Sequence[str] =
 
 def checkout() -> str:
     """Describe the commit that reports are made from."""
-    commit, dirty = machine.git_state()
+    commit, dirty = process.git_state()
     return commit[:12] + (" (changed)" if dirty else "")
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark import catalogue
 from benchmark.analysis import stats
 from benchmark.analysis.decision import Decision, Question, confidence_text, decide, interval_note
 from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import MISSING, signed, unmarked_spread
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.errors import UserError, among
-from benchmark.plan import suite
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, checkout, linker, newest
@@ -80,7 +80,7 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
 
 
 def _is_suite(name: str) -> bool:
-    return name in suite.names() or (name.endswith((".yaml", ".yml")) and Path(name).exists())
+    return name in catalogue.suites() or (name.endswith((".yaml", ".yml")) and Path(name).exists())
 
 
 def _suite_side(context: Context) -> Side:
@@ -111,7 +111,7 @@ def _commit_side(context: Context, commit: str) -> Side:
     if not mine:
         raise UserError(
             f"--compare {commit}: neither a suite nor a commit with runs of {context.plan.name}"
-            f"{among(commit, [*suite.names(), *(full[:12] for full in known)])}"
+            f"{among(commit, [*catalogue.suites(), *(full[:12] for full in known)])}"
         )
     settings: dict[tuple[Key, int], Mapping[str, object]] = {}
     for planned in context.plan.runs:

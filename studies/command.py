@@ -1,8 +1,4 @@
-"""Answer a question with a search: `python -m benchmark.study sdd_beta --suite cifar100 --pair resnet32x4:resnet8x4`.
-
-Trials train on a split of the training set and are ranked on its validation part; only accuracies that are confirmed
-afterwards, on the whole training set under fresh seeds, are called results.
-"""
+"""Run the trials of a study, confirm its winner, and write tables and figures."""
 
 from __future__ import annotations
 
@@ -15,14 +11,12 @@ import pandas as pd
 from optuna.trial import FixedTrial
 from rich.console import Console
 
-from benchmark import command_line, datasets, files, logs, machine, tracking
-from benchmark.config import MAX_SEEDS
+from benchmark import command_line, datasets, files, logs, process, tracking
 from benchmark.errors import UserError, among
 from benchmark.execution import progress
 from benchmark.execution.delivery import patiently
 from benchmark.execution.options import Options
 from benchmark.plan.suite import load, small_form
-from benchmark.run import where
 from benchmark.train.batches import splits
 from studies import questions, tables
 from studies.base import Study
@@ -37,62 +31,13 @@ from studies.trials import (
     measure_reference,
     num_runs,
 )
-from studies.workers import END_WITH_STDIN, end_with_stdin, watch
+from studies.workers import end_with_stdin, watch
 
 
-def parser() -> command_line.Parser:
-    """Define the command's arguments."""
-    made = command_line.Parser("python -m benchmark.study", description=__doc__)
-    made.add_argument("study", nargs="?", help="a study's name (default: list all studies)")
-    made.add_argument("--suite", default="digits", help="a suite's name or a path to its .yaml (default: digits)")
-    made.add_argument("--pair", metavar="T:S", help="teacher:student (default: the suite's first)")
-    made.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
-    made.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field, as in benchmark.run",
-    )
-    made.add_argument(
-        "--trials",
-        type=command_line.whole(1, 100_000),
-        metavar="N",
-        help="number of trials of a sampler (a grid has its own)",
-    )
-    made.add_argument(
-        "--timeout", type=command_line.amount("seconds"), metavar="SECONDS", help="start no more trials after this time"
-    )
-    made.add_argument(
-        "--confirm",
-        type=command_line.whole(0, MAX_SEEDS),
-        default=3,
-        metavar="N",
-        help="seeds of the confirmation (default: 3; 0: no confirmation)",
-    )
-    made.add_argument(
-        "--storage", metavar="URL", help="postgresql+psycopg://... for several machines (default: a journal)"
-    )
-    made.add_argument(
-        "--fresh", action="store_true", help="start the study from the beginning; its trained runs are kept"
-    )
-    made.add_argument("--show", action="store_true", help="print the trials and how many are left; train nothing")
-    made.add_argument("--join", action="store_true", help="run trials only; skip figures and confirmation")
-    made.add_argument(END_WITH_STDIN, action="store_true", help=argparse.SUPPRESS)
-    command_line.add_places(made)
-    command_line.add_device(made)
-    command_line.add_cache_limit(made)
-    return made
-
-
-def main(arguments: Sequence[str] | None, console: Console) -> int:
+def command(given: argparse.Namespace, arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
-    given = parser().parse_args(arguments)
     if given.end_with_stdin:
         end_with_stdin()
-    if given.study is None:
-        return list_studies(console)
     definition = questions.registry.get(given.study)()
     ground = ground_of(given)
     title = study_title(definition, ground)
@@ -115,23 +60,15 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     )
     try:
         if given.show:
-            console.print(tables.leaderboard(search).to_rich())
+            tables.leaderboard(search).show(console, "a wider terminal")
             console.print(tables.left_words(search))
             return 0
-        with logs.kept(options.runs, "study", console):
-            return run(given, arguments, search, ground, options, console)
+        with logs.kept(options.runs, "study", console) as log:
+            code = run(given, arguments, search, ground, options, console)
+            console.print(f"Log: {log}")
+            return code
     finally:
         search.close()
-
-
-def list_studies(console: Console) -> int:
-    """Print every study and its question."""
-    width = max(map(len, questions.names()))
-    for name in questions.names():
-        console.print(f"  {name:{width}}  {questions.registry.get(name).question}", soft_wrap=True)
-    console.print("\nStart or resume a study with `python -m benchmark.study NAME`.")
-    console.print("Suites, methods and models: `python -m benchmark list`.")
-    return 0
 
 
 def ground_of(given: argparse.Namespace) -> Ground:
@@ -238,9 +175,9 @@ def conclude(
     """Print and write the results, log them to the study's MLflow run, and say where to look next."""
     place = search.folder / slug(search.title)
     console.print()
-    console.print(tables.leaderboard(search).to_rich())
+    tables.leaderboard(search).show(console, str(place))
     if confirmed is not None and len(confirmed):
-        console.print(tables.confirmation_table(search, confirmed).to_rich())
+        tables.confirmation_table(search, confirmed).show(console, str(place))
     contents = tables.contents(search, confirmed)
     for name, content in contents.items():
         files.write(place / name, content)
@@ -258,9 +195,9 @@ def conclude(
         console.print(f"failed: {problem}", style="red", soft_wrap=True)
     console.print(tables.left_words(search))
     console.print(f"Figures and tables: {place}", soft_wrap=True)
-    console.print(f"Every run: {where(execution.tracker, execution.experiment)}", soft_wrap=True)
+    console.print(f"Every run: {execution.tracker.where(execution.experiment)}", soft_wrap=True)
     console.print("The study in Optuna: `make dashboard`")
     if stopped:
-        console.print(f"Stopped. The same command resumes: {machine.command_line()}", soft_wrap=True)
+        console.print(f"Stopped. The same command resumes: {process.command_line()}", soft_wrap=True)
         return 130
     return 0 if not search.num_left() and not execution.problems else 1

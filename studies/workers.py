@@ -21,8 +21,6 @@ from studies.search import ENDED, Search, slug
 from studies.tables import words_of
 
 POLL_SECONDS = 1.0
-#: option of a process that is to end with the process that started it
-END_WITH_STDIN = "--end-with-stdin"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,16 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, worke
     A process that dies is reported: its trials are re-queued and taken by the others, or by this process in the end.
     """
     own = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--fresh"]
-    command = [sys.executable, "-m", "benchmark.study", *own, "--workers", str(workers), "--join", END_WITH_STDIN]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmark.study",
+        *own,
+        "--workers",
+        str(workers),
+        "--join",
+        command_line.END_WITH_STDIN,
+    ]
     seen = {trial.number for trial in search.trials() if trial.state in ENDED}
     stopped = False
     with contextlib.ExitStack() as held:

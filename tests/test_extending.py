@@ -74,7 +74,7 @@ def test_section() -> None:
     failed = frames.runs("kd", [0.0], status="FAILED")
     (listing,) = sections.in_order()[-1].make(frames.context(failed))
     assert listing.table.sections[0].rows[0].cells[0].text == "kd"
-    assert sections.in_order()[-1].make(frames.context()) != []
+    assert sections.in_order()[-1].make(frames.context()) == []
 
 
 def test_engine(tmp_path: Path) -> None:
@@ -104,7 +104,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
         (copy / path).write_text(code)
     (copy / "tests" / "test_examples.py").write_text(CHECKS)
     # an engine's bits take as long as all the rest: CHECKS trains one cohort
-    wanted = " or ".join(["test_examples", "test_a_method_has_one_spelling", *(name.strip("]") for name in NAMES)])
+    wanted = " or ".join(
+        ["test_examples", "test_a_method_has_one_spelling", "test_reading_equals", *(name.strip("]") for name in NAMES)]
+    )
     names = f"({wanted}) and not bit_equal"
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "--junitxml=found.xml",
                "-k", names, "tests/contracts", "tests/test_examples.py"]  # fmt: skip

@@ -13,8 +13,8 @@ import benchmark.__main__
 import benchmark.run
 import reports.__main__
 from benchmark import files, tracking
+from benchmark import study as study_command
 from benchmark.errors import UserError
-from studies import command as study_command
 from tests.benchmark.test_tracking import start
 from tests.processes import exit_code, heard, pipe
 from tests.processes import start as start_process

@@ -22,7 +22,7 @@ from benchmark.plan.suite import Pair
 #: columns that `comparison` reads, one row per run; accuracies in percent
 RUN_COLUMNS = (
     *("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs"),
-    *("last", "best_test", "best_val", "is_part"),
+    *("last", "best_test", "best_val", "is_part", "machine"),
 )
 
 
@@ -259,6 +259,12 @@ def _notes(
     elif not plan.profile and (is_part or values) and not is_comparable(plan, dataset):
         part = ", a part of the data set" if is_part else ""
         notes.append(f"Run on {dataset}{part}: not comparable with published values.")
+    machines = runs.loc[runs["status"] == "FINISHED", "machine"].dropna().unique()
+    if len(machines) > 1:
+        notes.append(
+            f"Runs of {len(machines)} kinds of machine ({'; '.join(sorted(map(str, machines)))}): the same run may come out"
+            " differently on the other."
+        )
     if rounding := _teacher_rounding(plan):
         notes.append(f"Teachers: {rounding}.")
     notes += [

@@ -42,7 +42,7 @@ from benchmark.datasets.base import MemoryImages
 from benchmark.datasets.mapped import Content, mapped
 from benchmark.errors import UserError
 from benchmark.files import say
-from benchmark.machine import available_cores
+from benchmark.process import available_cores
 
 #: raise it whenever decoding changes, so that older caches are not used
 DECODER = 3

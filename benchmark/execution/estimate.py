@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark import machine
+from benchmark import machine, process
 from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.datasets.image_files import FileImages
@@ -26,6 +26,9 @@ from benchmark.train.view_cache import Views
 #: batch of a measured step on a CPU, where a step's time is proportional to its batch: for small and for large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
 _STEPS = 2
+#: seconds until a worker process has imported what it needs, and those of a new store's tables; CPU-seconds that
+#: MLflow and the curves of a finished run take, and each of its epochs. Measured on an AMD EPYC
+_WORKER_START_S, _STORE_S, _TRACKED_RUN_S, _TRACKED_EPOCH_S = 5.0, 3.5, 0.15, 0.006
 #: images decoded to measure a loader
 _LOADER_IMAGES = 1024
 
@@ -150,8 +153,19 @@ def _cost(group: Sequence[Entry], costs: Costs) -> float:
     return costs.cohort_s([entry.config for entry in group], group[0].epochs_done)
 
 
+def overhead_s(survey: Survey) -> float:
+    """Estimate the seconds of an execution that are not spent training: start of the workers, and tracking."""
+    left = distinct(entry for entry in [*survey.teacher_entries.values(), *survey.entries] if entry.is_open)
+    epochs = sum(entry.config.recipe.epochs - entry.epochs_done for entry in left)
+    tracking_s = len(left) * _TRACKED_RUN_S + epochs * _TRACKED_EPOCH_S
+    start_s = _WORKER_START_S if survey.options.engine == "local" else 0.0
+    # one thread tracks while workers train: on a CPU it takes its share of the cores from them
+    shared_s = tracking_s / process.available_cores() if survey.options.device == "cpu" else 0.0
+    return start_s + shared_s + (_STORE_S if survey.tracker is None else 0.0)
+
+
 def estimate_s(survey: Survey, costs: Costs) -> float:
-    """Estimate the seconds of an execution from measured steps: teachers first, then their students."""
+    """Estimate the seconds that training takes from measured steps: teachers first, then their students."""
     loads = [0.0] * survey.options.workers
 
     def add(seconds: float, not_before: float = 0.0) -> None:

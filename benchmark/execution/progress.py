@@ -101,7 +101,7 @@ class LiveView:
         if isinstance(event, StepsDone):
             self._progress.update(bar, completed=(event.epoch - 1) * steps + event.step)
         elif isinstance(event, EpochDone):
-            detail = f"epoch {event.epoch}/{job.epochs}, {event.images_per_s:,.0f} images/s"
+            detail = f"epoch {event.epoch}/{job.epochs}, {rate(event.images_per_s)}"
             self._progress.update(bar, completed=event.epoch * steps, detail=detail)
 
     def ended(self, job: CohortJob) -> None:
@@ -155,7 +155,7 @@ class PlainView:
             begun, first = self._begun[job.name]
             left = (now - begun) / (event.epoch - first) * (job.epochs - event.epoch)
             self.say(
-                f"{_title(job)}: epoch {event.epoch}/{job.epochs}, {event.images_per_s:,.0f} images/s,"
+                f"{_title(job)}: epoch {event.epoch}/{job.epochs}, {rate(event.images_per_s)},"
                 f" {duration(left)} left, {self._done}/{self._total} runs done"
             )
 
@@ -167,10 +167,22 @@ def _title(job: CohortJob) -> str:
     return f"{job.name} ({job.num_lanes} student{'s' if job.num_lanes > 1 else ''})"
 
 
+def rate(images_per_s: float) -> str:
+    """Format a speed for reading: `1,250 images/s`, `0.4 images/s`, `25 s an image`."""
+    if images_per_s >= 10:
+        return f"{images_per_s:,.0f} images/s"
+    if images_per_s >= 0.1:
+        return f"{images_per_s:.1f} images/s"
+    return f"{duration(1 / images_per_s)} an image" if images_per_s > 0 else "no images yet"
+
+
 def duration(seconds: float) -> str:
-    """Format seconds for reading: `40 s`, `4 min`, `2.5 h`, `3.1 days`."""
-    if seconds < 90:
+    """Format seconds for reading: `40 s`, `2 min 30 s`, `25 min`, `2.5 h`, `3.1 days`."""
+    if seconds < 89.5:
         return f"{seconds:.0f} s"
+    if seconds < 10 * 60:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} days"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmark import machine
+from benchmark import machine, process
 from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.perf.base import Measurement, Setting, Side, SideBySide, Unit
 
@@ -54,16 +54,16 @@ class Result:
 
 def provenance(setting: Setting, flags: Sequence[str]) -> dict[str, Any]:
     """Collect the facts that the numbers depend on, ready for JSON."""
-    commit, dirty = machine.git_state()
+    commit, dirty = process.git_state()
     return {
         "device": machine.describe_device(setting.device),
-        "cores": machine.available_cores(),
+        "cores": process.available_cores(),
         "threads": setting.threads,
         "cpu_capability": machine.cpu_capability(),
         #: runnable processes just before the start, this one included: above 1, others were running
         "load_average_1_min": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
-        "versions": machine.package_versions(),
+        "versions": process.package_versions(),
         "git_commit": commit,
         "git_dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 import distillers
 import models
-from benchmark import plain_yaml
+from benchmark import catalogue
 from benchmark.config import Epochs, Frozen, Name, Precision, Recipe, Seeds, Storage, Title, explain
 from benchmark.errors import UserError, among
 from benchmark.registry import Registry, registered_by
@@ -78,7 +78,7 @@ def small_form(suite: Suite, profile: str | None) -> Profile:
     if profile is None:
         return Profile()
     if profile not in suite.profiles:
-        raise UserError(f"suite '{suite.name}' has no profile '{profile}'{among(profile, suite.profiles)}")
+        raise catalogue.no_profile(suite.name, profile, suite.profiles)
     return suite.profiles[profile]
 
 
@@ -100,19 +100,8 @@ def load(name: str) -> Suite:
     Raises:
         UserError: for an unknown name; for an invalid file, naming the field's path and the allowed values.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    elif name in registry:
-        path = registry.get(name)
-    else:
-        raise UserError(
-            f"unknown suite '{name}'{among(name, names())}"
-            " (list them with `python -m benchmark list suites`; a path to a .yaml file works too)"
-        )
+    path, content = catalogue.suite_file(name), catalogue.suite_fields(name)
     try:
-        content = plain_yaml.read(path)
-        if not isinstance(content, dict):
-            raise UserError("must hold fields by name, e.g. `title: ...`")
         suite = Suite(**{"name": name if name in registry else path.stem, **content})
         _check_keys(suite)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 import models
-from benchmark import files, machine
+from benchmark import files, machine, process
 from benchmark.config import Frozen
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
@@ -158,7 +158,7 @@ def store(
     folder = folder_of(teachers, data)
     # one entry of metadata only: safetensors writes several in any order, and the checksum is part of signatures
     content = serialize(weights, metadata={"model": model})
-    commit, dirty = machine.git_state()
+    commit, dirty = process.git_state()
     manifest = Manifest(
         model=model,
         dataset=data.name,
@@ -169,7 +169,7 @@ def store(
         test_top1=test_top1,
         git_commit=commit,
         git_dirty=dirty,
-        versions=machine.package_versions(),
+        versions=process.package_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         **about,
     )

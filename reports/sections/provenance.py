@@ -68,6 +68,7 @@ def _provenance(context: Context) -> Table:
         "Code of the runs": _counted(frame, "git_commit", 12),
         "From changed checkouts": (f"{int(changed.sum())} of {len(frame)} runs", tuple(frame.loc[changed, "run_id"])),
         "Devices": _counted(frame, "device"),
+        "Machines": _machines(frame),
         "Training time": (_hours(frame), tuple(frame["run_id"])),
         "Versions": (", ".join(versions) or MISSING, ()),
     }
@@ -88,6 +89,15 @@ def _counted(frame: pd.DataFrame, column: str, length: int | None = None) -> tup
     counts = frame[column].dropna().astype(str).value_counts(sort=False).sort_index()
     words = [f"{str(value)[:length]} ({count} run{'s' if count > 1 else ''})" for value, count in counts.items()]
     return ", ".join(words) or MISSING, tuple(frame["run_id"])
+
+
+def _machines(frame: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+    """What the numbers depend on beside settings and packages, with a warning where runs of one plan differ in it."""
+    if "machine" not in frame:
+        return MISSING, ()
+    text, run_ids = _counted(frame, "machine")
+    mixed = frame.loc[frame["status"] == "FINISHED", "machine"].fillna("not recorded").nunique() > 1
+    return text + ("; mixed: not equal to the last digit" if mixed else ""), run_ids
 
 
 def _hours(frame: pd.DataFrame) -> str:

@@ -42,6 +42,7 @@ def ill(runs_folder: Path, digits: DataSet, teacher_file: TeacherFile) -> Path:
     tracker = tracking.Tracker(runs_folder)
     start(tracker, digits, "gone", runs_folder=options.identity())
     tracker.end(start(tracker, digits, "done"), "FINISHED")
+    (runs_folder / "artifacts" / "small").mkdir(parents=True)
     for signature in ("done", "gone"):
         options.work(signature).mkdir(parents=True)
         (options.work(signature) / "checkpoint").write_bytes(b"x")

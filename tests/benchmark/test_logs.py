@@ -78,3 +78,12 @@ def test_the_oldest_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with logs.kept(tmp_path, "run", a_console()) as path:
         pass
     assert {one.name for one in path.parent.iterdir()} == {"2.log", path.name, "notes.txt"}
+
+
+def test_paths_and_addresses_are_never_broken(tmp_path: Path) -> None:
+    """Seen at 80 columns: an address in two lines, of which a terminal opens the first."""
+    address = "http://127.0.0.1:5000/#/experiments/1/runs?" + "&".join(f"column={number}" for number in range(20))
+    console = logs.LoggedConsole(file=io.StringIO(), width=80, markup=False, highlight=False)
+    console.print(f"Every run: `make ui`, then {address}")
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert address in said and said.startswith("Every run: `make ui`, then")

@@ -15,10 +15,10 @@ from rich.console import Console
 import benchmark.__main__ as module
 import distillers
 import models
-from benchmark import datasets
+from benchmark import catalogue, datasets
+from benchmark.commands import prepare
 from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.errors import UserError
-from benchmark.plan import suite
 from benchmark.tracking import Tracker
 from benchmark.train import teacher_store
 from benchmark.train.lane import create_network
@@ -34,12 +34,11 @@ def command(*arguments: str) -> str:
 
 def test_list_names_everything_that_is_registered() -> None:
     text = command("list")
-    for name in [*distillers.names(), *models.names(), *datasets.names(), *suite.names()]:
+    for name in [*distillers.names(), *models.names(), *datasets.names(), *catalogue.suites()]:
         assert f" {name} " in f"{text} ".replace("\n", " "), name
     assert "timm/<name>" in text
     assert "cifar100" not in command("list", "methods")
-    assert "`python -m benchmark.study`" in text
-    assert command("list", "studies") == "`python -m benchmark.study` lists the studies.\n"
+    assert "sdd_beta" in command("list", "studies") and "verdict" in command("list", "sections")
 
 
 @pytest.mark.parametrize("name", distillers.names())
@@ -110,7 +109,7 @@ def test_prepare_fills_view_caches_and_goes_on(
     def read_only(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.prepare, "open_caches", read_only)
+    monkeypatch.setattr(prepare, "open_caches", read_only)
     with pytest.raises(UserError, match=r"--cache: the view cache .*Permission denied.*: make it writable"):
         command("prepare", "few", "--cache", "--runs", str(tmp_path))
 
@@ -121,8 +120,7 @@ def test_teachers_are_imported_and_listed(tmp_path: Path) -> None:
     checkpoint = tmp_path / "published" / "resnet8_vanilla" / "ckpt_epoch_240.pth"
     checkpoint.parent.mkdir(parents=True)
     torch.save({"model": create_network("resnet8", 10, 16, seed=0).state_dict()}, checkpoint)
-    imported = ["--dataset", "digits", "--device", "cpu"]
-    text = command("teachers", "import", str(tmp_path / "published"), *imported, *runs)
+    text = command("teachers", "import", str(tmp_path / "published"), "digits", "--device", "cpu", *runs)
     assert text.startswith("imported resnet8: ")
     listed = command("teachers", "list", *runs)
     assert "resnet8" in listed
@@ -149,7 +147,7 @@ def test_export_can_be_moved(tmp_path: Path, digits: DataSet) -> None:
     assert (out / "artifacts" / "abc" / "config.json").read_bytes() == b"{}"
     assert not [path for path in out.rglob("*.csv") if str(tmp_path) in path.read_text()]
     with pytest.raises(UserError, match=r"no experiment 'smal'; did you mean 'small'\?"):
-        command("export", str(out), "--suite", "smal", "--runs", str(runs))
+        command("export", str(out), "smal", "--runs", str(runs))
 
 
 def test_the_ui_needs_something_to_show(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 import yaml
 
 from benchmark import __main__ as looking
-from benchmark import command_line, run
+from benchmark import command_line, datasets, run, study
 from benchmark.perf import __main__ as perf
 from reports import __main__ as reports
-from studies import command as study
 from tests.conftest import SMALL_SUITE
 from tests.mistakes import refusal
 
@@ -40,7 +39,7 @@ COMMANDS = {"run": run.main, "bench": looking.main, "study": study.main, "report
         ("run digits --runs FILE/below", "--runs: '.*FILE/below': .*FILE is a file, not a folder"),
         ("run digits --data FILE", "--data: .* is a file, not a folder"),
         ("reports digits --out FILE", "--out: .* is a file, not a folder"),
-        ("bench export FILE", "to: .* is a file, not a folder"),
+        ("bench export FILE", "FOLDER: .* is a file, not a folder"),
         (f"run digits --runs {LONG}", "--runs: .*cannot be a folder: File name too long"),
         (f"run digits --runs none/{LONG}", "--runs: .*a name has over 255 bytes"),
         ("run digits --runs LOOP", "--runs: .*cannot be a folder: Symlink loop"),
@@ -73,8 +72,8 @@ def test_a_mistake_is_one_line(words: str, message: str, tmp_path: Path, monkeyp
     (tmp_path / "FOLDER.yaml").mkdir()
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    for module in (run, study):  # a mistake that is not refused must not train
-        monkeypatch.setattr(module.datasets, "load", lambda *_, **__: pytest.fail("nothing was refused"))
+    # a mistake that is not refused must not train
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: pytest.fail("nothing was refused"))
     name, *arguments = words.split()
     said = refusal(COMMANDS[name], *arguments)
     assert re.search(message, said), said

@@ -15,8 +15,8 @@ import benchmark.__main__ as looking
 import distillers
 import models
 from benchmark import command_line, plugins, registry, run, tracking
-from reports.__main__ import chosen_arguments
 from reports.__main__ import parser as reporting
+from reports.command import chosen_arguments
 from tests.conftest import make_config
 from tests.mistakes import refusal
 

@@ -6,6 +6,8 @@ import io
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +23,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmark import command_line, results, tracking
+from benchmark import __main__ as looking
+from benchmark import command_line, logs, results, tracking
 from benchmark import run as module
+from benchmark.commands import status
 from benchmark.errors import UserError
+from tests import footprint
 
 SMALL: dict[str, Any] = {
     "title": "small",
@@ -61,7 +65,7 @@ def arguments(suite: Path, runs: Path, engine: str, *more: str) -> list[str]:
 def run(suite: Path, runs: Path, *more: str, engine: str = "inline", text: io.StringIO | None = None) -> Printed:
     """Run the command in this process, and train in it too."""
     text = text or io.StringIO()
-    code = module.main(arguments(suite, runs, engine, *more), Console(file=text, width=140))
+    code = module.main(arguments(suite, runs, engine, *more), logs.LoggedConsole(file=text, width=140))
     return Printed(code, text.getvalue())
 
 
@@ -101,6 +105,13 @@ def test_it_ends_with_tracked_runs_and_a_table(
     assert printed.code == 0
     assert "Plan: small" in printed.text
     assert "Runs: 6 finished" in printed.text
+    assert re.search(r"\nAbout .*, teachers included, on CPU .*start-up and tracking", printed.text)
+    assert re.search(r"\nEstimated [\d a-z]+, took [\d a-z]+\.\n", printed.text)
+    result, table_line, runs_line, following = printed.text.rstrip().splitlines()[-4:]
+    assert result.startswith("Result: highest accuracy after the last epoch: ")
+    assert table_line.startswith(f"Table: {runs}/results/small.md, ")
+    assert runs_line.startswith("Every run: `make ui`, then http://127.0.0.1:5000/#/experiments/")
+    assert following.startswith("Next: the report, python -m reports ") and f"--runs {runs}" in following
     found = tracked(runs)
     assert [one.status for one in found] == ["FINISHED"] * 7
     assert sorted(one.tags["role"] for one in found) == ["student"] * 6 + ["teacher"]
@@ -134,6 +145,51 @@ def test_again_trains_nothing(done: tuple[Path, Path, Printed]) -> None:
     assert "6 finished" in printed.text
     assert "starts" not in printed.text
     assert {one.run_id for one in tracked(runs)} == before
+
+
+def test_the_status_of_a_finished_suite_needs_neither_torch_nor_mlflow(
+    done: tuple[Path, Path, Printed], tmp_path: Path
+) -> None:
+    """Seen: 8 CPU-seconds and 860 MiB. A copy of the runs folder is known too."""
+    suite, runs, _ = done
+    copy = tmp_path / "copy"
+    shutil.copytree(runs, copy)
+    ran = footprint.of(["benchmark", "status", str(suite), "--runs", str(copy)])
+    assert "Plan: small, data digits" in ran.stdout and "Runs: 6 finished" in ran.stdout
+    assert ran.heavy == set() and ran.cpu_s < 1.5
+
+
+def test_a_remembered_status_is_forgotten_with_its_grounds(
+    done: tuple[Path, Path, Printed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, runs, _ = done
+
+    def known(*more: str) -> bool:
+        given = looking.parser().parse_args(["status", str(suite), "--runs", str(copy), *more])
+        return status.remembered(given) is not None
+
+    copy = tmp_path / "copy"
+    shutil.copytree(runs, copy)
+    assert known()
+    assert not known("--seeds", "1") and not known("--device", "cpu") and not known("--set", "kd.weight=1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert not known()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr(status, "_code", lambda: iter([Path(__file__)]))
+    assert not known()
+    monkeypatch.undo()
+    weights = next(copy.glob("teachers/*/*.safetensors"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not known()
+    weights.write_bytes(content)
+    assert known()
+    tracker = tracking.Tracker(copy)
+    assert not known()  # opening a copied store brings its artifacts home
+    tracker.tag(tracked(copy)[0].run_id, {"seen": "yes"})
+    assert not known()
+    (copy / "known-status.json").write_text("{")
+    assert not known()
 
 
 def test_a_dry_run_and_status_write_nothing(done: tuple[Path, Path, Printed], tmp_path: Path) -> None:
@@ -177,9 +233,9 @@ def test_kill_9_and_the_same_command_ends_with_the_same_numbers(
 
 
 def _children_left(parent: int) -> bool:
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if f"parent_pid={parent}" in status.read_bytes().decode(errors="replace"):
+            if f"parent_pid={parent}" in process.read_bytes().decode(errors="replace"):
                 return True
         except OSError:
             continue

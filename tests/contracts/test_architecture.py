@@ -16,8 +16,9 @@ PACKAGES = ("benchmark", "distillers", "models", "reports", "studies")
 #: (`studies/questions`, `reports/sections`, ...) belong to the room around them. Rooms of one floor do not import
 #: each other. `benchmark/study.py` is the door: the command's name is fixed, and the machinery is in `studies`
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("benchmark/__main__.py", "benchmark/study.py"),
-    ("studies", "reports", "benchmark/run.py", "benchmark/prepare.py", "benchmark/perf", "benchmark/doctor"),
+    ("benchmark/__main__.py", "benchmark/run.py", "benchmark/study.py"),
+    ("benchmark/commands",),
+    ("studies", "reports", "benchmark/perf", "benchmark/doctor"),
     ("benchmark/command_line.py",),
     ("benchmark/execution",),
     ("benchmark/train", "benchmark/analysis", "benchmark/results.py"),
@@ -27,11 +28,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("distillers",),
     ("benchmark/plugins.py",),
+    ("benchmark/catalogue.py", "benchmark/machine.py"),
     (
         "benchmark/registry.py",
         "benchmark/files.py",
-        "benchmark/machine.py",
         "benchmark/plain_yaml.py",
+        "benchmark/process.py",
         "benchmark/randomness.py",
     ),
     ("benchmark/errors.py", "benchmark/__init__.py"),

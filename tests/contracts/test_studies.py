@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from optuna.trial import FixedTrial, TrialState
 
+from benchmark import catalogue
 from benchmark.analysis import published
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, make_plan
@@ -58,7 +59,7 @@ def test_is_described(definition: Study) -> None:
 
 
 def test_pairs_and_tables_exist(definition: Study) -> None:
-    known = {pair.name for name in suite.names() for pair in loaded(name).pairs}
+    known = {pair.name for name in catalogue.suites() for pair in loaded(name).pairs}
     assert definition.pairs and set(definition.pairs) <= known
     assert len(definition.published_lines()) >= len(definition.tables)
     for name in definition.tables:

@@ -8,13 +8,13 @@ import pytest
 
 import distillers
 import models
-from benchmark import datasets
+from benchmark import catalogue, datasets
 from benchmark.analysis import published
 from benchmark.config import RunConfig
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, make_plan
 
-SUITES = suite.names()
+SUITES = catalogue.suites()
 PROFILES = [(name, profile) for name in SUITES for profile in (None, *suite.load(name).profiles)]
 #: suites with a profile for a first look, which is then held to be one
 WITH_SMOKE = [name for name, profile in PROFILES if profile == "smoke"]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmark import run
+from benchmark.commands import train
 from benchmark.tracking import Tracked, flat
 from reports.sections.ablations import PARTS, Factor, ablations, find, missing, tracked_frame
 from tests.reports.frames import PAIR, check_drawn, commands, context, drawings, plan, rows, runs, tables, words
@@ -89,7 +90,7 @@ def test_the_commands_that_fill_a_gap_are_taken(factor: Factor) -> None:
     levels = set()
     for command in missing(factor, context()):
         given = run.parser().parse_args(shlex.split(command)[3:])
-        for planned in run.plan_of(given, "cpu").runs:
+        for planned in train.plan_of(given, "cpu").runs:
             params = {
                 f"param.{name}": str(value) for name, value in flat(planned.config.model_dump(mode="json")).items()
             }

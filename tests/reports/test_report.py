@@ -22,6 +22,7 @@ from benchmark.analysis import published
 from benchmark.analysis.numbers import spread
 from benchmark.analysis.scores import scores
 from benchmark.analysis.table import Cell, Column, Row, Section, Table
+from benchmark.commands import train
 from benchmark.errors import UserError
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, make_plan
@@ -131,7 +132,7 @@ def test_every_command_that_a_report_prints_is_taken(
     build.make(context, build.chosen_sections([]))
     assert {" ".join(words[:3]) for words in printed} == {"python -m benchmark.run"}
     for words in printed:
-        assert run.plan_of(run.parser().parse_args(words[3:]), "cpu").runs
+        assert train.plan_of(run.parser().parse_args(words[3:]), "cpu").runs
 
 
 def test_is_the_same_bytes_for_the_same_data(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ OPEN = [73.0, 77.8, 74.2]
 def finished(tracked: list[Tracked], **choice: object) -> Context:
     """A context whose planned runs are all finished."""
     made = context(tracked, plan(**choice))  # type: ignore[arg-type]
-    signatures = {(one.tags["student"], one.tags["distiller"], one.tags["seed"]): one.signature for one in tracked}
+    signatures = {(one.tags["student"], one.tags["method"], one.tags["seed"]): one.signature for one in tracked}
     planned = [
         (one, signatures[one.config.student, one.config.method, str(one.config.repetition)]) for one in made.plan.runs
     ]

@@ -17,7 +17,7 @@ from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from benchmark import tracking
+from benchmark import study, tracking
 from benchmark.errors import UserError
 from benchmark.execution.engines.local import LocalEngine
 from benchmark.execution.survey import Entry
@@ -214,7 +214,7 @@ def test_confirmation_uses_the_whole_training_set_and_fresh_seeds(tmp_path: Path
 def command(folder: Path, *arguments: str) -> tuple[int, str]:
     text = io.StringIO()
     given = ["sdd_terms", "--suite", str(folder / "small.yaml"), "--runs", str(folder / "runs"), *arguments]
-    code = module.main(given, Console(file=text, width=160, markup=False, highlight=False))
+    code = study.main(given, Console(file=text, width=160, markup=False, highlight=False))
     return code, text.getvalue()
 
 
@@ -230,6 +230,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     ground_in(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SDDTerms, "seeds", 1)
+        patch.setattr("studies.chance._ONE_IN_100", 0.0)  # so short a training is hardly above chance
         patch.setattr(LocalEngine, "__init__", refused)
         code, text = command(folder, "--workers", "1", "--confirm", "2", "--engine", "inline")
     assert code == 0, text
@@ -244,7 +245,7 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
     assert tracker is not None
     everything = {run.run_id: run for run in tracker.runs_in(list(tracker.experiments().values()))}
     monkeypatch.setattr(SDDTerms, "seeds", 1)
-    given = module.parser().parse_args(["sdd_terms", "--suite", str(folder / "small.yaml")])
+    given = study.parser().parse_args(["sdd_terms", "--suite", str(folder / "small.yaml")])
     ground = module.ground_of(given)
     about = {"suite": "small", "profile": None, "pair": "resnet8:resnet8_half", "set": []}
     search = Search(SDDTerms(), module.study_title(SDDTerms(), ground), about, folder / "runs" / "studies")
@@ -335,9 +336,9 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path: Path, arguments
 
 def test_without_a_name_all_are_listed() -> None:
     text = io.StringIO()
-    assert module.main([], Console(file=text, width=160)) == 0
+    assert study.main([], Console(file=text, width=160)) == 0
     assert "sdd_beta_continuous" in text.getvalue()
     assert "`python -m benchmark list`" in text.getvalue()
     message = r"unknown study 'sdd_bta'; did you mean 'sdd_beta'.* \(list them with `python -m benchmark.study`\)"
     with pytest.raises(UserError, match=message):
-        module.main(["sdd_bta"], Console(file=text))
+        study.main(["sdd_bta"], Console(file=text))

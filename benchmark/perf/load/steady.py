@@ -52,7 +52,7 @@ def measure(scratch: Path, epochs: int, cohorts: int, console: Console) -> dict[
         console.print(f"Training {label} ...")
         watched[label] = watch(["benchmark.run", *common, *more])
     table = to_table(watched)
-    console.print(table.to_rich())
+    table.show(console, "the written table")
     return {"load-steady.svg": figure(watched), "load-steady.md": table.to_markdown().encode()}
 
 

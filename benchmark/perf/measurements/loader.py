@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.datasets.image_files import FileImages
-from benchmark.machine import available_cores
 from benchmark.perf.base import Setting, SideBySide, measurement, throughput
 from benchmark.perf.measure import Task
 from benchmark.perf.measurements.augmentation import run_epoch, train_stream
 from benchmark.perf.reference_loader import file_loader, to_device
 from benchmark.perf.workload import random_data
+from benchmark.process import available_cores
 from benchmark.randomness import generator
 
 SIDE, CROP, CLASSES = 256, 224, 4

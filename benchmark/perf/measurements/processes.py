@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from benchmark import machine
+from benchmark import process
 from benchmark.perf.apart import call, hold, worker
 from benchmark.perf.base import Setting, SideBySide, measurement, timed
 from benchmark.perf.measure import Task
@@ -21,7 +21,7 @@ TASK = "steps"
 def processes(setting: Setting) -> Iterator[SideBySide]:
     """Ours against ours: two cohorts (a teacher, KD and SD-KD each) one after the other in a process with two threads
     ("reference"), against side by side in two processes with one thread each ("ours"). Time per student and step."""
-    if setting.device.type != "cpu" or machine.available_cores() < 2:
+    if setting.device.type != "cpu" or process.available_cores() < 2:
         return
     for pair in setting.choose(PAIRS[2:], (PAIRS[0], PAIRS[2])):
         with worker(keep_memory=True) as together, worker(keep_memory=True) as one, worker(keep_memory=True) as other:

@@ -280,6 +280,37 @@ def test_rich_takes_text_as_it_is() -> None:
         assert expected in text
 
 
+def full(frame: pd.DataFrame, made: Plan) -> Table:
+    return comparison(made, frame, {"resnet32x4": 79.42})
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(140, ()), (80, ("published", "best − published"))])
+def test_a_method_stays_on_one_line_of_the_terminal(width: int, left_out: tuple[str, ...]) -> None:
+    """Seen at 80 columns: three lines a method, and `72.5` over `0`."""
+    made = plan(("kd", "vanilla", "sdd_kd", "mlkd"))
+    rows = [one for method in made.methods for one in runs(method, [75.12, 70.5, 79.91])]
+    table = full(pd.DataFrame(rows, columns=list(RUN_COLUMNS)), made)
+    shown, missing = table.fitted(width, ("best − published", "published", "best"))
+    assert missing == left_out
+    console = Console(width=width, file=io.StringIO())
+    console.print(shown.to_rich())
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    sdd = next(line for line in lines if line.startswith("SD-KD "))
+    assert "75.18 ± 4.71" in sdd and sdd.endswith("3/3")
+    assert sum(line.endswith("3/3") for line in lines) == 4
+
+
+def test_what_a_narrow_terminal_leaves_out_is_said() -> None:
+    columns = (Column("method", "left"), *(Column(f"a column of {number}") for number in range(9)))
+    row = Row.of("kd", *(f"{number}.00 ± 0.00" for number in range(9)))
+    console = Console(width=60, file=io.StringIO(), highlight=False)
+    Table.of_rows("t", "", columns, [row]).show(console, "results/t.md", ("a column of 1",))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "kd      0.00 ± 0.00  2.00 ± 0.00  3.00 ± 0.00" in said
+    assert "of 8: see results/t.md" in " ".join(said.split()) and "columns are too few for a column of 1, a" in said
+
+
 def test_a_line_end_does_not_break_a_row() -> None:
     """Found by fuzzing: a carriage return ended the row of a CSV, and a line end that of a Markdown table."""
     label = "two\nlines\rand | more"

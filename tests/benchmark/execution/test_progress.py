@@ -69,7 +69,32 @@ def test_a_dropped_run_is_done_with(job: CohortJob) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (3600, "60 min"), (9000, "2.5 h"), (864000, "10.0 days")],
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (91, "1 min 31 s"),
+        (120, "2 min"),
+        (158.2, "2 min 38 s"),
+        (1500, "25 min"),
+        (3600, "60 min"),
+        (9000, "2.5 h"),
+        (864000, "10.0 days"),
+    ],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert progress.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("images_per_s", "words"),
+    [
+        (1234.4, "1,234 images/s"),
+        (9.96, "10.0 images/s"),
+        (0.42, "0.4 images/s"),
+        (0.04, "25 s an image"),
+        (0.0, "no images yet"),
+    ],
+)
+def test_a_slow_rate_is_not_zero(images_per_s: float, words: str) -> None:
+    """Seen: `0 images/s` on a network that took two seconds an image."""
+    assert progress.rate(images_per_s) == words

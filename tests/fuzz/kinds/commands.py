@@ -9,11 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmark import __main__ as looking
-from benchmark import command_line, run
+from benchmark import command_line, run, study
+from benchmark.commands import train
 from benchmark.perf import __main__ as perf
 from reports import __main__ as reports
 from reports import build
-from studies import command as study
+from reports import command as reporting
+from studies import command as studying
 from studies import questions
 from tests.fuzz import nasty
 from tests.fuzz.kinds.assignments import assignment
@@ -67,20 +69,20 @@ def run_up_to_the_work(case: list[str], folder: Path) -> None:
     if name == "run":
         given = run.parser().parse_args(words)
         options = command_line.options_of(given)
-        run.plan_of(given, options.device)
+        train.plan_of(given, options.device)
     elif name == "study":
         given = study.parser().parse_args(words)
         if given.study is None:
             return
         definition = questions.registry.get(given.study)()
-        ground = study.ground_of(given)
-        study.check(definition, ground)
-        study.study_title(definition, ground)
+        ground = studying.ground_of(given)
+        studying.check(definition, ground)
+        studying.study_title(definition, ground)
         command_line.options_of(given)
     elif name == "reports":
         given = reports.parser().parse_args(words)
         build.chosen_sections(given.sections)
-        reports.plans_of(given, given.suite)
+        reporting.plans_of(given, given.suite)
     elif name == "perf":
         perf.selected(perf.parser().parse_args(words).only)
     elif name in COMMANDS:
@@ -88,6 +90,6 @@ def run_up_to_the_work(case: list[str], folder: Path) -> None:
         if name in ("list", "export", "ui", "teachers") or (name == "show" and "/" not in given.name):
             looking.main([name, *words], console)
         elif name == "status":
-            run.plan_of(given, command_line.options_of(given).device)
+            train.plan_of(given, command_line.options_of(given).device)
         elif name == "prepare":
             command_line.options_of(given)

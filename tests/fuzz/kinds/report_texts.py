@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmark.analysis.latex import latex
 from benchmark.analysis.table import Cell, Column, Row, Section, Table
-from reports import pdf
+from reports import document, pdf
 from reports.base import Listing, Text
 from tests.fuzz import nasty
 
@@ -46,8 +46,8 @@ def check(case: dict[str, Any], folder: Path) -> None:
     Console(file=io.StringIO(), width=80).print(table.to_rich())
     found = list(csv.DictReader(io.StringIO(table.to_csv(), newline="")))
     assert [row["label"] for row in found] == [" ".join(str(row.fields["label"]).splitlines()) for row in rows]
-    part = pdf.Part("part", title, [Text(title), Listing("table", table)])
-    content = pdf.content(title, title, title, "commit", {title: title}, [part], lambda _: None)
+    part = document.Part("part", title, [Text(title), Listing("table", table)])
+    content = document.content(title, title, title, "commit", [part], [title], lambda _: None)
     written = json.dumps(content)
     if case.get("pdf"):
         (folder / pdf.SOURCE).write_bytes(pdf.template())

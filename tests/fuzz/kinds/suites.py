@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from benchmark import catalogue
 from benchmark.plan import suite
 from benchmark.plan.resolve import make_plan
 from tests.conftest import SMALL_SUITE
@@ -20,7 +21,7 @@ from tests.fuzz import nasty
 @cache
 def texts() -> tuple[str, ...]:
     folder = resources.files("benchmark.plan") / "suites"
-    every = [(folder / f"{name}.yaml").read_text("utf-8") for name in suite.names()]
+    every = [(folder / f"{name}.yaml").read_text("utf-8") for name in catalogue.suites()]
     return (*[yaml.safe_dump(SMALL_SUITE)] * 3, *every)
 
 

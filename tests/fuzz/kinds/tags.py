@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmark import errors, machine, results
+from benchmark import errors, process, results
 from benchmark.datasets.base import Augmentation, DataSet, MemoryImages
 from benchmark.tracking import Tracker
 from tests.conftest import make_config
@@ -24,7 +24,7 @@ SHARE = 0.05
 def store() -> tuple[tempfile.TemporaryDirectory[str], Tracker]:
     """One store for all inputs, since a new one takes a second; it is deleted at the end of the process."""
     folder = tempfile.TemporaryDirectory(prefix="fuzz-store-")
-    machine.git_state()  # asks git, once
+    process.git_state()  # asks git, once
     return folder, Tracker(Path(folder.name))
 
 

@@ -12,7 +12,6 @@ from benchmark import command_line, datasets, machine
 from benchmark.config import Data, Precision
 from benchmark.errors import UserError, among
 from benchmark.execution.options import Options
-from benchmark.plan import suite
 from benchmark.plan.resolve import data_config, parse_assignments
 from benchmark.train import teacher_store
 from benchmark.train.heads import STORED_SCALES, Request
@@ -22,14 +21,11 @@ from benchmark.train.view_cache import open_caches
 
 def prepare(given: argparse.Namespace, console: Console) -> int:
     """Download, check and decode a data set, print its size and source, and fill view caches when asked to."""
-    name = given.dataset
-    if name not in datasets.names() and name in suite.names():
-        name = str(suite.load(name).data["name"])
     changes = parse_assignments(given.assignments)
     fields = changes.pop("data", {})
     if changes or not isinstance(fields, dict):
         raise UserError(f"--set {next(iter(changes), 'data')}: only data.FIELD=VALUE makes sense here")
-    config: Data = data_config({"name": name, **fields})
+    config: Data = data_config({"name": given.dataset, **fields})
     options = command_line.options_of(given)
     data = datasets.load(config, options.data_root, options.cache, download=True)
     console.print(

@@ -1,0 +1,1 @@
+"""What the commands do, once their arguments are accepted. The doors, which parse them, import this last."""

@@ -1,0 +1,225 @@
+"""Train a suite and tabulate it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmark import command_line, datasets, files, logs, machine, process, results, tracking
+from benchmark.analysis.comparison import comparison
+from benchmark.analysis.latex import latex
+from benchmark.analysis.summary import notes_of_rows, result_of
+from benchmark.analysis.table import Table
+from benchmark.commands import status
+from benchmark.commands.status import Progress
+from benchmark.errors import UserError
+from benchmark.execution import progress
+from benchmark.execution.estimate import Costs, estimate_s, overhead_s, refuse_slow_bf16
+from benchmark.execution.execute import Execution
+from benchmark.execution.options import Options
+from benchmark.execution.survey import Entry, Survey
+from benchmark.plan.resolve import Plan, make_plan
+from benchmark.plan.suite import load
+
+#: columns that a narrow terminal leaves out first
+DISPENSABLE = ("best − published", "published", "best", "seeds")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a command was said to take, and since when."""
+
+    seconds: float
+    started: float
+
+    def compared(self) -> str:
+        """Say what was estimated and what it took."""
+        took = progress.duration(time.monotonic() - self.started)
+        return f"Estimated {progress.duration(self.seconds)}, took {took}."
+
+
+def command(given: argparse.Namespace, console: Console) -> int:
+    """Run the command; return its exit code."""
+    options = command_line.options_of(given)
+    plan = plan_of(given, options.device)  # a mistake in the arguments writes nothing
+    if given.dry_run:
+        return run(given, plan, options, console)
+    files.check_writable(options.runs)
+    with logs.kept(options.runs, "run", console) as log:
+        return run(given, plan, options, console, log)
+
+
+def run(given: argparse.Namespace, plan: Plan, options: Options, console: Console, log: Path | None = None) -> int:
+    """Train what is left of a plan, or only show it; return the command's exit code."""
+    survey = look(plan, options, download=not given.no_download and not given.dry_run)
+    console.print(progress_of(survey).table())
+    left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
+    costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
+    estimate = estimated(survey, costs, console) if left else None
+    if given.dry_run:
+        console.print("Dry run: nothing was trained.")
+        return 0
+    tracker = survey.tracker = survey.tracker or tracking.Tracker(options.runs)
+    with progress.view(console, left) as view:
+        execution = Execution(survey, tracker, costs, view)
+        execution.run()
+    code = conclude(execution, given, console, estimate, log)
+    remember(given, survey)
+    return code
+
+
+def estimated(survey: Survey, costs: Costs, console: Console) -> Estimate:
+    """Measure a few steps of every network, and print how long what is left takes."""
+    refuse_slow_bf16(survey)
+    console.print("Measuring a few steps of every network ...")
+    options, device = survey.options, torch.device(survey.options.device)
+    training_s, other_s = estimate_s(survey, costs), overhead_s(survey)
+    workers = f"{options.workers} worker{'s' if options.workers > 1 else ''}"
+    console.print(
+        f"About {progress.duration(training_s + other_s)}, teachers included, on {machine.describe_device(device)},"
+        f" {workers}: training {progress.duration(training_s)}, start-up and tracking {progress.duration(other_s)}"
+    )
+    if (images_per_s := costs.loader_images_per_s()) is not None:
+        console.print(f"Images are streamed from files: at least {progress.rate(images_per_s)} on this machine.")
+    return Estimate(training_s + other_s, time.monotonic())
+
+
+def plan_of(given: command_line.Choices, device: str) -> Plan:
+    """Resolve the plan that the command line chose, for a device."""
+    return make_plan(
+        load(given.suite),
+        profile=given.profile,
+        methods=given.methods,
+        pairs=given.pairs,
+        seeds=given.seeds,
+        assignments=given.assignments,
+        device=device,
+    )
+
+
+def look(plan: Plan, options: Options, download: bool) -> Survey:
+    """Load a plan's images and find out which of its runs exist already; write nothing but downloads and caches."""
+    data = datasets.load(plan.data, options.data_root, options.cache, download)
+    survey = Survey(plan, options, data, tracking.open_existing(options.runs))
+    survey.look()
+    return survey
+
+
+def progress_of(survey: Survey) -> Progress:
+    """Describe the plan: pairs, methods, and the runs that are done, to resume, failed and to train."""
+    plan = survey.plan
+    rows = []
+    for pair in plan.pairs:
+        entries = [
+            e for e in survey.entries if e.config.student == pair.student and e.config.teacher in (None, pair.teacher)
+        ]
+        accuracy = survey.teacher_accuracy.get(pair.teacher)
+        epochs = sorted({entry.config.recipe.epochs for entry in entries})
+        if accuracy is not None:
+            teacher = f"stored, {accuracy:.2f}%"
+        else:
+            teacher = "to train" if pair.teacher in plan.teachers else "not needed"
+        methods, numbers = " ".join(plan.methods), " ".join(map(str, epochs))
+        rows.append((pair.name, teacher, methods, str(plan.seeds), numbers, counts(entries)))
+    lines = []
+    for entry in survey.entries:
+        if entry.state == "failed":
+            lines.append(f"failed: {entry.label}: {entry.reason}")
+        elif entry.state == "resume":
+            lines.append(f"to resume after epoch {entry.epochs_done}: {entry.label}")
+    lines.append(f"Runs: {counts(survey.entries)}")
+    return Progress(f"Plan: {plan.name}, data {survey.data.name}", tuple(rows), tuple(lines))
+
+
+def remember(given: argparse.Namespace, survey: Survey) -> None:
+    """Let `status` know a finished plan without looking again."""
+    if all(entry.state == "finished" for entry in [*survey.entries, *survey.teacher_entries.values()]):
+        status.remember(given, progress_of(survey), reads_folder=not survey.data.embedded)
+
+
+def counts(entries: Iterable[Entry]) -> str:
+    """Describe how many runs are in each state."""
+    words = {
+        "finished": "finished",
+        "failed": "failed",
+        "dropped": "dropped",
+        "resume": "to resume",
+        "new": "to train",
+        "waiting": "to train",
+        "elsewhere": "trained by another process",
+        "remote": "trained on another machine",
+    }
+    tally = Counter(words[entry.state] for entry in entries)
+    return ", ".join(f"{count} {word}" for word, count in tally.items())
+
+
+def conclude(
+    execution: Execution, given: argparse.Namespace, console: Console, estimate: Estimate | None, log: Path | None
+) -> int:
+    """Print and write the table, report failures and where to look next; return the exit code."""
+    survey, plan = execution.survey, execution.plan
+    table = table_of(survey, execution.tracker)
+    written = write_table(table, survey.options.runs, plan.file_name)
+    full = shortest(written[0])
+    if not execution.was_stopped:
+        console.print()
+        replace(table, notes=notes_of_rows(table, full)).show(console, full, DISPENSABLE)
+        console.print()
+    again = process.command_line()
+    reasons = {entry.reason: entry.label for entry in survey.entries if entry.state == "failed"}
+    for problem in execution.problems or [f"{label}: {reason}" for reason, label in reasons.items()]:
+        console.print(f"failed: {problem}", style="red")
+    console.print(f"Runs: {counts(survey.entries)}")
+    if estimate is not None and not execution.was_stopped:
+        console.print(estimate.compared())
+    if execution.user_error is not None:
+        raise UserError(f"{execution.user_error}; then resume with `{again}`")
+    if log is not None:
+        console.print(f"Log: {shortest(log)}")
+    if not execution.was_stopped and (result := result_of(table)):
+        console.print(f"Result: {result}", style="bold")
+    console.print(f"Table: {', '.join(map(shortest, written))}")
+    console.print(f"Every run: {execution.tracker.where(plan.experiment_name)}")
+    if execution.was_stopped:
+        console.print(f"Stopped and saved. The same command resumes: {again}", soft_wrap=True)
+        return 130
+    is_finished = all(entry.state == "finished" for entry in survey.entries)
+    if is_finished:
+        report = shlex.join(["python", "-m", "reports", *command_line.choices_of(given)])
+        console.print(f"Next: the report, {report}", soft_wrap=True)
+    else:
+        retried = " --retry-failed" if reasons and "--retry-failed" not in again else ""
+        console.print(f"Next: what is left, {again}{retried}", soft_wrap=True)
+    return 0 if is_finished else 1
+
+
+def shortest(path: Path) -> str:
+    """A path as one would type it from here: relative when it lies below the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
+    """Make the comparison table of a plan from the runs that are finished so far."""
+    signatures = {entry.signature for entry in survey.entries if entry.signature is not None}
+    with tracker.named_errors():
+        frame = results.frame(tracker.runs_with(signatures), signatures)
+    return comparison(survey.plan, frame, survey.teacher_accuracy, dataset_name=survey.data.name)
+
+
+def write_table(table: Table, runs: Path, name: str) -> list[Path]:
+    """Write a table as Markdown, CSV and LaTeX; return the paths."""
+    texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": latex(table, name)}
+    paths = {ending: runs / "results" / f"{name}.{ending}" for ending in texts}
+    with files.locked(runs / "locks" / "results"):  # commands that end together write one table after the other
+        for ending, text in texts.items():
+            files.write(paths[ending], text.encode())
+    return list(paths.values())

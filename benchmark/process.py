@@ -1,0 +1,65 @@
+"""This process: the checkout that it runs from, its command line, package versions and cores. Standard library only."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import benchmark
+
+PACKAGES = ("torch", "torchvision", "numpy", "mlflow", "scikit-learn", "pillow", "timm")
+
+
+@functools.cache
+def git_state() -> tuple[str, bool]:
+    """Return (commit, dirty) of the checkout that this code runs from; ("unknown", True) outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+    return commit, dirty
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def version() -> str:
+    """The package's version with the commit it runs from: `0.1.0, commit 1a2b3c4 (changed)`."""
+    commit, dirty = git_state()
+    if commit == "unknown":
+        return f"{benchmark.__version__}, installed without git: the commit is unknown"
+    return f"{benchmark.__version__}, commit {commit[:12]}{' (changed)' if dirty else ''}"
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that affect a run's numbers."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def command_line() -> str:
+    """The command that started this process, as typed in a shell."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    start = [sys.argv[0] or "python"] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use (not the number that the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

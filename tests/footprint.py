@@ -1,0 +1,41 @@
+"""What a command imports and how long it computes, in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: what takes a second or more to import, or brings what does
+HEAVY = {"torch", "torchvision", "mlflow", "pandas", "scipy", "matplotlib", "optuna", "sklearn", "numpy"}
+_PROBE = """
+import runpy, sys
+module, *sys.argv[1:] = sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    print("imported", *sorted({heavy} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A command that has ended."""
+
+    heavy: set[str]
+    cpu_s: float
+    stdout: str
+    stderr: str
+
+
+def of(words: Sequence[str]) -> Footprint:
+    """Run `python -m <words>` to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", _PROBE.format(heavy=HEAVY), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    imported = next(line for line in done.stderr.splitlines() if line.partition(" ")[0] == "imported")
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Footprint(set(imported.split()[1:]), seconds, done.stdout, done.stderr)
