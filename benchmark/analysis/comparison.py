@@ -262,8 +262,8 @@ def _notes(
     machines = runs.loc[runs["status"] == "FINISHED", "machine"].dropna().unique()
     if len(machines) > 1:
         notes.append(
-            f"Runs of {len(machines)} kinds of machine ({'; '.join(sorted(map(str, machines)))}): the same run may come out"
-            " differently on the other."
+            f"Runs of {len(machines)} kinds of machine, {'; '.join(sorted(map(str, machines)))}: the same run may"
+            " come out differently on another one."
         )
     if rounding := _teacher_rounding(plan):
         notes.append(f"Teachers: {rounding}.")
