@@ -9,6 +9,7 @@ import pytest
 
 from benchmark import run
 from benchmark.analysis.decision import Outcome
+from benchmark.commands import train
 from benchmark.tracking import Tracked
 from reports.base import Context
 from reports.sections.result import leaders, next_step, result
@@ -95,7 +96,7 @@ def test_seeds_that_decide_most_are_one_command(given: tuple[str, ...]) -> None:
     words_ = shlex.split(command)
     assert words_.count("--seeds") == 1
     assert words_[words_.index("--seeds") + 1] == str(needed)
-    chosen = run.plan_of(run.parser().parse_args(words_[3:]), "cpu")
+    chosen = train.plan_of(run.parser().parse_args(words_[3:]), "cpu")
     assert (chosen.methods, chosen.seeds) == (("kd", "sdd_kd"), needed)
     assert [pair.name for pair in chosen.pairs] == [PAIR]
     assert ("--runs elsewhere" in command) == bool(given)
