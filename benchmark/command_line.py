@@ -284,17 +284,24 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def choices_of(given: argparse.Namespace) -> list[str]:
     """The arguments that choose the same runs in another command."""
-    chosen = [given.suite]
-    for option, words_given in (("--pairs", given.pairs), ("--methods", given.methods)):
-        chosen += [option, ",".join(words_given)] if words_given else []
-    chosen += ["--profile", given.profile] if given.profile else []
-    chosen += ["--seeds", str(given.seeds)] if given.seeds else []
+    suite, *rest = settings_of(given, given.suite)
+    narrowed = [("--pairs", given.pairs), ("--methods", given.methods)]
+    return [suite, *(word for option, names in narrowed if names for word in (option, ",".join(names))), *rest]
+
+
+def settings_of(given: argparse.Namespace, suite: str) -> list[str]:
+    """The arguments that choose all pairs and methods of a suite under the same settings, the suite first."""
+    words = [suite]
+    words += ["--profile", given.profile] if given.profile else []
+    words += ["--seeds", str(given.seeds)] if given.seeds else []
     for assignment in given.assignments:
-        chosen += ["--set", assignment]
+        words += ["--set", assignment]
     for option in ("runs", "data"):
         place = getattr(given, option)
-        chosen += [f"--{option}", str(place)] if place != Path(option) else []
-    return chosen
+        words += [f"--{option}", str(place)] if place != Path(option) else []
+    for file in given.plugins:
+        words += ["--plugin", str(file)]
+    return words
 
 
 def options_of(given: argparse.Namespace) -> Options:

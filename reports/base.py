@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark import results
-from benchmark.analysis.gains import Gain, gains
+from benchmark.analysis.gains import Best, Gain, gains, leaders
 from benchmark.analysis.table import Table
 from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.registry import Registry
@@ -90,14 +90,22 @@ class Context:
     arguments: tuple[str, ...] = ()
 
     def command(self, *more: str) -> str:
-        """The shell command that runs the plan, or the part of it that `more` chooses."""
+        """The shell command that runs the plan, or what `more` chooses of it; seeds in `more` replace the plan's."""
         suite, *rest = self.arguments or (self.plan.suite.name,)
+        if "--seeds" in more and "--seeds" in rest:
+            place = rest.index("--seeds")
+            del rest[place : place + 2]
         return shlex.join(["python", "-m", "benchmark.run", suite, *more, *rest])
 
     @cached_property
     def gains(self) -> list[Gain]:
         """Every method's gain over its base on every pair, decided together by the rule."""
         return gains(self.plan, self.frame, self.dataset)
+
+    @cached_property
+    def leaders(self) -> dict[str, Best | None]:
+        """The best method of every pair by name, None where there is none."""
+        return leaders(self.plan, self.frame, self.gains)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:

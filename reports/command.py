@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
-from pathlib import Path
 
 from rich.console import Console
 
@@ -32,7 +31,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
             runs,
             given.data.resolve(),
             server=given.server or (tracker.uri if tracker is not None and not tracker.is_local else None),
-            arguments=chosen_arguments(given, suite),
+            arguments=command_line.settings_of(given, suite),
         )
 
     if given.compare:
@@ -74,18 +73,3 @@ def plans_of(given: command_line.Choices, suite: str) -> list[Plan]:
         )
         for one in either
     ]
-
-
-def chosen_arguments(given: argparse.Namespace, suite: str) -> list[str]:
-    """Arguments that choose the same runs on the command line, without pairs and methods."""
-    words = [suite]
-    words += ["--profile", given.profile] if given.profile else []
-    words += ["--seeds", str(given.seeds)] if given.seeds else []
-    for assignment in given.assignments:
-        words += ["--set", assignment]
-    for name in ("runs", "data"):
-        folder = getattr(given, name)
-        words += [f"--{name}", str(folder)] if folder != Path(name) else []
-    for file in given.plugins:
-        words += ["--plugin", str(file)]
-    return words

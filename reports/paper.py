@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.analysis import published, stats
-from benchmark.analysis.gains import best
 from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import MISSING, percent, rounded, spread, two_decimals
 from benchmark.analysis.published import PublishedTable
@@ -39,15 +38,14 @@ def compact(context: Context) -> Table:
     """Tabulate `last` by method (rows) and pair (columns)."""
     plan, frame = context.plan, context.frame
     confidence = context.gains[0].decision.confidence if context.gains else stats.CONFIDENCE
-    leaders = {pair.name: best(plan, frame, pair, confidence) for pair in plan.pairs}
     teachers = [context.teachers.get(pair.teacher) for pair in plan.pairs]
     rows = [Row.of("Teacher", *(two_decimals(one.test_top1 if one else None) for one in teachers), method="teacher")]
     for method in in_order(plan):
         cells = [Cell(title_of(method, alone="Student"))]
         fields: dict[str, Value] = {"method": method}
         for pair in plan.pairs:
-            found, leader = scores(frame, pair, method), leaders[pair.name]
-            is_best = leader is not None and leader.is_separated and leader.method == method
+            found, leader = scores(frame, pair, method), context.leaders[pair.name]
+            is_best = leader is not None and leader.is_bold(method)
             cells.append(Cell(spread(found.values), found.run_ids, bold=is_best))
             fields |= {f"{pair.name} mean": rounded(found.mean), f"{pair.name} std": rounded(found.std)}
         rows.append(Row(tuple(cells), fields))

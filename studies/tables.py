@@ -101,7 +101,8 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
     winner = next(iter(confirmed.loc[confirmed["is_winner"], "choice"]), None)
     rivals = [label for label in by_choice if winner is not None and label != winner]
     asked = [Question(stats.paired_difference(by_choice[str(winner)], by_choice[label])) for label in rivals]
-    decisions = dict(zip(rivals, decide(asked), strict=True))
+    decided = decide(asked)
+    decisions = dict(zip(rivals, decided, strict=True))
     rows = []
     for label, last in by_choice.items():
         mean, std = stats.mean_std(last.tolist())
@@ -128,7 +129,7 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
         rows.append(Row(cells, fields))
     notes = [
         "Trained on the whole training set under seeds that no trial saw; top-1 on the test set after the last epoch,"
-        f" in percent. Gain: the winner minus this line, paired by seed. {interval_note(list(decisions.values()))}",
+        f" in percent. Gain: the winner minus this line, paired by seed. {interval_note(decided)}",
     ]
     if len(by_choice) <= len(search.definition.baselines()):
         notes.append("The winner is one of the baselines, so it is listed once.")
@@ -141,7 +142,7 @@ def confirmation_table(search: Search, confirmed: pd.DataFrame) -> Table:
     columns = (
         Column("choice", "left"),
         Column("last"),
-        Column(f"winner's gain [{confidence_text(list(decisions.values()))}]"),
+        Column(f"winner's gain [{confidence_text(decided)}]"),
         Column("outcome", "left"),
         Column("seeds"),
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmark.analysis import published, stats
 from benchmark.analysis.decision import Decision, confidence_text, interval_note
-from benchmark.analysis.gains import Best, Gain, best, gains, is_comparable, is_whole
+from benchmark.analysis.gains import Best, Gain, gains, is_comparable, is_whole, leaders
 from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedValue
@@ -43,13 +43,14 @@ def comparison(
     comparable = is_comparable(plan, name)
     runs = frame.reindex(columns=list(RUN_COLUMNS))
     methods = [VANILLA] * (VANILLA in plan.methods) + [method for method in plan.methods if method != VANILLA]
-    decided = {(one.comparison.pair.name, one.comparison.method): one for one in gains(plan, runs, name)}
+    every_gain = gains(plan, runs, name)
+    decided = {(one.comparison.pair.name, one.comparison.method): one for one in every_gain}
     by_pair = [
         (pair, [_line(plan, pair, method, runs, decided.get((pair.name, method))) for method in methods])
         for pair in plan.pairs
     ]
     lines = [line for _, of_pair in by_pair for line in of_pair]
-    decisions = [one.decision for one in decided.values()]
+    decisions = [one.decision for one in every_gain]
     columns = {
         "method": Column("Method", "left"),
         "last": Column("last"),
@@ -66,10 +67,11 @@ def comparison(
     hidden |= set() if plan.data.val_fraction else {"best_val"}
     hidden |= {"difference"} if plan.profile else set()
     shown = {key: column for key, column in columns.items() if key not in hidden}
-    sections = []
-    for pair, of_pair in by_pair:
-        leader = best(plan, runs, pair, decisions[0].confidence) if decisions else None
-        sections.append(_section(plan, name, tuple(shown), pair, of_pair, teacher_accuracy.get(pair.teacher), leader))
+    best = leaders(plan, runs, every_gain)
+    sections = [
+        _section(plan, name, tuple(shown), pair, of_pair, teacher_accuracy.get(pair.teacher), best[pair.name])
+        for pair, of_pair in by_pair
+    ]
     return Table(
         title=plan.suite.title + (f" — {plan.profile} profile: a small slice, not a result" if plan.profile else ""),
         subtitle=f"Suite {plan.name}, data set {name}, top-1 accuracy in percent.",
@@ -171,7 +173,7 @@ def _section(
     rows = []
     for line in lines:
         cells = _cells(line)
-        if leader is not None and leader.is_separated and line.config.method == leader.method:
+        if leader is not None and leader.is_bold(line.config.method):
             cells["last"] = replace(cells["last"], bold=True)
         fields = {**shared, **_fields(line, is_comparable(plan, dataset))}
         rows.append(Row(tuple(cells[key] for key in shown), fields))

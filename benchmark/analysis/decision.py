@@ -127,9 +127,16 @@ def decide(questions: Iterable[Question]) -> list[Decision]:
 
 def _decision(question: Question, p: float | None, adjusted_p: float | None, confidence: float) -> Decision:
     difference, published = question.difference, question.published
-    interval = stats.t_interval(difference.differences, confidence) if difference and p is not None else None
+    interval = interval_of(difference, confidence)
     outcome, because = _judge(difference, interval, adjusted_p, published)
     return Decision(difference, published, confidence, interval, p, adjusted_p, outcome, because)
+
+
+def interval_of(difference: PairedDifference | None, confidence: float) -> Interval | None:
+    """Paired t interval of a difference; None below three seeds, and when every seed gave the same difference."""
+    if difference is None or stats.paired_p(difference.differences) is None:
+        return None
+    return stats.t_interval(difference.differences, confidence)
 
 
 def _judge(

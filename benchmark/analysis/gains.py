@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
 
 from benchmark.analysis import published, stats
-from benchmark.analysis.decision import Decision, Question, decide
+from benchmark.analysis.decision import Decision, Question, decide, interval_of
 from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.scores import Scores, scores
 from benchmark.plan.resolve import Plan
@@ -96,27 +96,30 @@ class Best:
     #: whether its lead over every other method excludes 0: else it is the best by its mean only
     is_separated: bool
 
+    def is_bold(self, method: str) -> bool:
+        """Whether a method's mean is printed bold: the best, and by the rule."""
+        return self.is_separated and self.method == method
 
-def best(plan: Plan, frame: pd.DataFrame, pair: Pair, confidence: float) -> Best | None:
-    """Find the best method of a pair; None with fewer than two complete methods, and for a small profile.
 
-    Choosing it by its mean needs no correction: Hung and Fithian (2019), https://arxiv.org/abs/1610.03944.
+def leaders(plan: Plan, frame: pd.DataFrame, decided: Sequence[Gain]) -> dict[str, Best | None]:
+    """Find the best method of every pair, by name, at the confidence of the plan's gains.
+
+    None with fewer than two complete methods, and for a small profile. That the best is chosen by its mean needs no
+    correction: Hung and Fithian (2019), https://arxiv.org/abs/1610.03944.
     """
+    confidence = decided[0].decision.confidence if decided else stats.CONFIDENCE
+    return {pair.name: None if plan.profile else _best(plan, frame, pair, confidence) for pair in plan.pairs}
+
+
+def _best(plan: Plan, frame: pd.DataFrame, pair: Pair, confidence: float) -> Best | None:
     found = {method: scores(frame, pair, method) for method in plan.methods}
     complete = {m: one for m, one in found.items() if one.mean is not None and len(one.values) == plan.seeds}
-    if plan.profile is not None or len(complete) < 2:
+    if len(complete) < 2:
         return None
     first, *others = sorted(complete, key=lambda method: -(complete[method].mean or 0.0))
-    leads = {other: stats.paired_difference(complete[first].by_seed, complete[other].by_seed) for other in others}
-    intervals = {other: _interval(lead, confidence) for other, lead in leads.items()}
-    lead = leads[others[0]]
-    if lead is None:
+    leads = [stats.paired_difference(complete[first].by_seed, complete[other].by_seed) for other in others]
+    intervals = [interval_of(lead, confidence) for lead in leads]
+    if leads[0] is None:
         return None
-    separated = all(interval is not None and interval[0] > 0 for interval in intervals.values())
-    return Best(first, complete[first], others[0], lead, intervals[others[0]], separated)
-
-
-def _interval(lead: stats.PairedDifference | None, confidence: float) -> stats.Interval | None:
-    if lead is None or stats.paired_p(lead.differences) is None:
-        return None
-    return stats.t_interval(lead.differences, confidence)
+    separated = all(interval is not None and interval[0] > 0 for interval in intervals)
+    return Best(first, complete[first], others[0], leads[0], intervals[0], separated)

@@ -7,12 +7,12 @@ how often: whoever has finished a run reads them all, under a lock, and logs wha
 from __future__ import annotations
 
 import re
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from filelock import FileLock
 
+from benchmark.analysis.stats import mean_std
 from benchmark.execution.options import Options
 from benchmark.execution.survey import Entry
 from benchmark.plan.resolve import Plan
@@ -54,8 +54,9 @@ def figures(name: str, accuracies: Sequence[float]) -> dict[str, float]:
     """Figures by metric name, accuracies rounded to what a page shows: `mean/kd`, `std/kd` of two or more, `n/kd`."""
     if not accuracies:
         return {}
-    made = {f"mean/{name}": round(statistics.fmean(accuracies), 2), f"n/{name}": float(len(accuracies))}
-    return made | ({f"std/{name}": round(statistics.stdev(accuracies), 2)} if len(accuracies) > 1 else {})
+    mean, std = mean_std(accuracies)
+    made = {f"mean/{name}": round(mean, 2), f"n/{name}": float(len(accuracies))}
+    return made | ({} if std is None else {f"std/{name}": round(std, 2)})
 
 
 def name_of(plan: Plan, method: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from benchmark.analysis import published, stats
 from benchmark.analysis.comparison import comparison as detailed
 from benchmark.analysis.decision import Outcome
-from benchmark.analysis.gains import best, is_comparable
+from benchmark.analysis.gains import is_comparable
 from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, rounded, signed, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedTable
@@ -76,8 +76,6 @@ def overview(context: Context, pairs: Sequence[Pair]) -> Table:
     """Tabulate the mean `last` of every method on every pair, with its gain and an arrow where that is decided."""
     plan = context.plan
     decided = {(one.comparison.pair.name, one.comparison.method): one for one in context.gains}
-    confidence = context.gains[0].decision.confidence if context.gains else 0.0
-    leaders = {pair.name: best(plan, context.frame, pair, confidence) for pair in pairs}
     rows = [_teacher_row(context, pairs)] if plan.teachers else []
     for method in in_order(plan):
         cells = [Cell(title_of(method, alone="Student alone"))]
@@ -86,7 +84,7 @@ def overview(context: Context, pairs: Sequence[Pair]) -> Table:
             mine, gain, leader = (
                 scores(context.frame, pair, method),
                 decided.get((pair.name, method)),
-                leaders[pair.name],
+                context.leaders[pair.name],
             )
             decision = gain.decision if gain else None
             difference = decision.difference if decision else None
@@ -94,7 +92,7 @@ def overview(context: Context, pairs: Sequence[Pair]) -> Table:
             text = two_decimals(mine.mean) + count
             if decision is not None and difference is not None:
                 text += f" ({signed(difference.mean)}{ARROWS[decision.outcome]})"
-            is_best = leader is not None and leader.is_separated and leader.method == method
+            is_best = leader is not None and leader.is_bold(method)
             cells.append(Cell(text, gain.run_ids if gain and difference else mine.run_ids, bold=is_best))
             fields |= {
                 f"{pair.name} mean": rounded(mean) if (mean := mine.mean) is not None else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from benchmark.analysis import stats
 from benchmark.analysis.decision import MAX_SEEDS, Decision, Outcome, confidence_text
-from benchmark.analysis.gains import Best, Gain, best
+from benchmark.analysis.gains import Best, Gain
 from benchmark.analysis.methods import base_of, pair_title, title_of
 from benchmark.analysis.numbers import MISSING, bracketed, plus_minus, rounded, signed
 from benchmark.analysis.scores import scores
 from benchmark.analysis.table import Cell, Column, Row, Table
 from reports import style
 from reports.base import Block, Command, Context, Drawing, Listing, Text, section
-from reports.sections.coverage import open_runs
+from reports.sections.coverage import command_for, open_runs
 from reports.sections.verdict import Claim, claims_of
 
 if TYPE_CHECKING:
@@ -73,13 +73,8 @@ def result(context: Context) -> list[Block]:
 def leaders(context: Context) -> list[Leader]:
     """The best method of every pair that has one."""
     of = {(one.comparison.pair.name, one.comparison.method): one for one in context.gains}
-    confidence = context.gains[0].decision.confidence if context.gains else stats.CONFIDENCE
-    found = []
-    for pair in context.plan.pairs:
-        leader = best(context.plan, context.frame, pair, confidence)
-        if leader is not None:
-            found.append(Leader(pair.name, leader, of.get((pair.name, leader.method))))
-    return found
+    found = context.leaders.items()
+    return [Leader(pair, leader, of.get((pair, leader.method))) for pair, leader in found if leader is not None]
 
 
 def sentence(one: Leader) -> str:
@@ -149,7 +144,11 @@ def outcomes(gains: Sequence[Gain], claims: Sequence[Claim]) -> Table:
     rows = []
     for text, found, mean, published, run_ids in lines:
         counts = [sum(one is outcome for one, _ in found) for outcome in Outcome]
-        word = found[0][1] if len(found) == 1 else ", ".join(f"{num} {word}" for word, num in _count(found).items())
+        word = (
+            found[0][1]
+            if len(found) == 1
+            else ", ".join(f"{num} {word}" for word, num in Counter(word for _, word in found).items())
+        )
         rows.append(
             Row.of(
                 text,
@@ -175,13 +174,6 @@ def _statement(gain: Gain) -> str:
     base = gain.comparison.base
     over = "the student alone" if base_of(base) is None else title_of(base)
     return f"{title_of(gain.comparison.method)} is better than {over}"
-
-
-def _count(found: Iterable[tuple[Outcome, str]]) -> dict[str, int]:
-    counted: dict[str, int] = {}
-    for _, word in found:
-        counted[word] = counted.get(word, 0) + 1
-    return counted
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -224,19 +216,10 @@ def _named(gains: Sequence[Gain]) -> str:
 
 def _with_seeds(context: Context, gains: Sequence[Gain], num_seeds: int) -> str:
     """The command that trains the methods of these differences on their pairs under more seeds."""
-    suite, *rest = context.arguments or (context.plan.suite.name,)
-    if "--seeds" in rest:
-        place = rest.index("--seeds")
-        rest = rest[:place] + rest[place + 2 :]
     wanted = {name for one in gains for name in (one.comparison.method, one.comparison.base)}
     methods = [method for method in context.plan.methods if method in wanted]
     pairs = list(dict.fromkeys(one.comparison.pair.name for one in gains))
-    words = ["--seeds", str(num_seeds)]
-    if len(pairs) < len(context.plan.suite.pairs):
-        words += ["--pairs", ",".join(pairs)]
-    if tuple(methods) != tuple(context.plan.suite.methods):
-        words += ["--methods", ",".join(methods)]
-    return shlex.join(["python", "-m", "benchmark.run", suite, *words, *rest])
+    return command_for(context, pairs, methods, ["--seeds", str(num_seeds)])
 
 
 def caption(gains: Sequence[Gain]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -89,8 +90,7 @@ def verdict(context: Context) -> list[Block]:
 
 def summary(gains: Sequence[Gain]) -> str:
     """Count the differences by their outcome."""
-    counts = pd.Series([one.decision.word for one in gains]).value_counts()
-    parts = [f"{word}: {number}" for word, number in counts.items()]
+    parts = [f"{word}: {number}" for word, number in Counter(one.decision.word for one in gains).most_common()]
     return f"{len(gains)} difference{'s' if len(gains) > 1 else ''} between methods. {'; '.join(parts)}."
 
 

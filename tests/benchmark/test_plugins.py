@@ -16,7 +16,6 @@ import distillers
 import models
 from benchmark import command_line, plugins, registry, run, tracking
 from reports.__main__ import parser as reporting
-from reports.command import chosen_arguments
 from tests.conftest import make_config
 from tests.mistakes import refusal
 
@@ -76,7 +75,7 @@ def test_the_documented_plugin_trains_and_is_recorded(tmp_path: Path, runs_folde
     assert run.main(words, Console(quiet=True)) == 0
     tracker = tracking.Tracker(runs_folder)
     tracked = tracker.runs_in(list(tracker.experiments().values()))
-    found = {(one.tags["role"], one.tags["distiller"]): one for one in tracked}
+    found = {(one.tags["role"], one.tags["method"]): one for one in tracked}
     checksum = hashlib.sha256(EXAMPLE.encode()).hexdigest()
     plugged = {key: one.tags["plugins"] for key, one in found.items() if "plugins" in one.tags}
     assert len(found) == 3
@@ -141,7 +140,8 @@ def test_another_process_loads_what_the_command_read(tmp_path: Path) -> None:
 def test_commands_that_a_report_prints_keep_it(tmp_path: Path) -> None:
     path = plugin(tmp_path)
     given = reporting().parse_args(["digits", "--plugin", str(path)])
-    assert chosen_arguments(given, "digits")[-2:] == ["--plugin", str(path)]
+    assert command_line.settings_of(given, "digits")[-2:] == ["--plugin", str(path)]
+    assert command_line.choices_of(given)[-2:] == ["--plugin", str(path)]
 
 
 @pytest.mark.parametrize(
