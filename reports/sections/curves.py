@@ -124,7 +124,7 @@ def _last_third(line: pd.DataFrame) -> pd.DataFrame:
 
 def _enlarge_the_end(axes: Axes, lines: dict[str, pd.DataFrame]) -> None:
     """Draw the means of the last third again in the free lower right of the panel, without their bands."""
-    inset = axes.inset_axes((0.42, 0.09, 0.56, 0.5))
+    inset = axes.inset_axes((0.5, 0.1, 0.48, 0.27))
     for method, line in lines.items():
         end = _last_third(line)
         inset.plot(end.index, end["mean"], **{**style.look(method).options(), "marker": "", "linewidth": 1})
