@@ -1,7 +1,8 @@
-"""What `status` says, and when it may say it again: a finished plan is remembered with all that its state follows from.
+"""What `status` says without looking: what a training of the same plan says now, or what was seen and still holds.
 
-Nothing of a finished plan changes as long as the code, the arguments, the images, the stored teachers and the database
-are the same, bytes and not times, so that a copied store is known too. Then `status` needs neither torch nor MLflow.
+Nothing of a plan changes as long as the code, the arguments, the images, the stored teachers, the checkpoints and the
+database are the same, bytes and not times, so that a copied store is known too. A plan that trains changes all the
+time, and its command writes down how far it is. Either way `status` needs neither torch nor MLflow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ HEADERS = ("pair", "teacher", "methods", "seeds", "epochs", "runs")
 _ARGUMENTS = ("suite", "profile", "pairs", "methods", "seeds", "assignments", "device")
 #: plans that a runs folder remembers, and files that a folder of images may have to be looked at for each `status`
 _MAX_KEPT, _MAX_FILES = 50, 50_000
+#: bytes at the head of a checkpoint that are read
+_HEAD = 128
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,59 @@ class Progress:
 
 
 def remembered(given: argparse.Namespace) -> Progress | None:
-    """The progress of a finished plan whose every ground is as it was; None when it has to be looked at."""
+    """The progress of a plan that trains now, or whose every ground is as it was; None when it has to be looked at."""
     try:
-        content = json.loads(_file(given.runs).read_bytes())
-        known = content[_name(given)]
-        if known["grounds"] != _grounds(given, known["reads_folder"]):
-            return None
-        rows = tuple(tuple(str(cell) for cell in row) for row in known["rows"])
-        return Progress(str(known["title"]), rows, tuple(str(line) for line in known["lines"]))
+        live = _live(given)
+        if not files.is_free(_lock(live)):
+            return _progress(json.loads(live.read_bytes()))
+        known = json.loads(_file(given.runs).read_bytes())[_name(given)]
+        return _progress(known) if known["grounds"] == _grounds(given, known["reads_folder"]) else None
     except (OSError, ValueError, KeyError, TypeError):  # nothing is remembered, or it is damaged: look
         return None
 
 
+def _progress(known: Mapping[str, Any]) -> Progress:
+    rows = tuple(tuple(str(cell) for cell in row) for row in known["rows"])
+    return Progress(str(known["title"]), rows, tuple(str(line) for line in known["lines"]))
+
+
+@contextlib.contextmanager
+def told(given: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
+    """Yield a function that lets `status` know how far this process is, until the block ends or the process dies.
+
+    Where another process trains the same plan, that one tells it.
+    """
+    live = _live(given)
+    live.parent.mkdir(parents=True, exist_ok=True)
+    lock, said = filelock.FileLock(_lock(live)), None
+
+    def tell(progress: Progress) -> None:
+        nonlocal said
+        if lock.is_locked and progress != said:
+            said = progress
+            with contextlib.suppress(OSError):  # a full disk is reported by what must be written
+                partial = live.with_name(f"{live.name}.partial")
+                partial.write_text(json.dumps(asdict(progress)))
+                partial.replace(live)
+
+    with contextlib.suppress(filelock.Timeout, OSError):
+        lock.acquire(timeout=0)
+    try:
+        live.unlink(missing_ok=True) if lock.is_locked else None
+        yield tell
+    finally:
+        if lock.is_locked:
+            live.unlink(missing_ok=True)
+        lock.release()
+
+
 def remember(given: argparse.Namespace, progress: Progress, reads_folder: bool) -> None:
-    """Remember the progress of a finished plan; `reads_folder` says whether its images lie in the data folder.
+    """Remember the progress of a plan; `reads_folder` says whether its images lie in the data folder.
 
     When another process writes the file, or the folder cannot be written, nothing is remembered.
     """
     grounds = _grounds(given, reads_folder)
-    if grounds is None:
+    if grounds is None or not given.runs.is_dir():
         return
     path = _file(given.runs)
     with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(f"{path}.lock", timeout=0):
@@ -91,6 +128,15 @@ def _file(runs: Path) -> Path:
     return runs / "known-status.json"
 
 
+def _live(given: argparse.Namespace) -> Path:
+    """File in which a process that trains the plan says how far it is, while it holds the lock."""
+    return Path(given.runs) / "locks" / f"status-{_name(given)}.json"
+
+
+def _lock(live: Path) -> Path:
+    return live.with_suffix(".lock")
+
+
 def _name(given: argparse.Namespace) -> str:
     """Name what was asked for."""
     asked = {name: getattr(given, name) for name in _ARGUMENTS}
@@ -98,7 +144,7 @@ def _name(given: argparse.Namespace) -> str:
 
 
 def _grounds(given: argparse.Namespace, reads_folder: bool) -> str | None:
-    """Hash all that a finished plan's state follows from; None when that cannot be known without looking."""
+    """Hash all that a plan's state follows from; None when that cannot be known without looking."""
     if plugins.loaded():  # what they register is not among the code that is hashed
         return None
     if "MLFLOW_TRACKING_URI" in os.environ or any(one.startswith("data.") for one in given.assignments):
@@ -111,6 +157,9 @@ def _grounds(given: argparse.Namespace, reads_folder: bool) -> str | None:
     devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     total.update(repr([platform.node(), devices, os.environ.get("CUDA_VISIBLE_DEVICES")]).encode())
     total.update(_database(given.runs / "mlflow.db"))
+    for path in sorted((given.runs / "work").glob("*/checkpoint")):  # each has its checksum at the head
+        with path.open("rb") as file:
+            total.update(path.parent.name.encode() + file.read(_HEAD))
     if reads_folder:
         for number, (name, about) in enumerate(_below(given.data)):
             if number >= _MAX_FILES:
@@ -129,6 +178,8 @@ def _code() -> Iterator[Path]:
 
 def _database(path: Path) -> bytes:
     """Size and header of an SQLite database, in which every transaction is counted, and its journal's size."""
+    if not path.exists():
+        return b"none"
     with path.open("rb") as file:
         head = file.read(100)
     sizes: Sequence[int] = [one.stat().st_size for one in (path, path.with_name(f"{path.name}-wal")) if one.exists()]

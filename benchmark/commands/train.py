@@ -68,8 +68,8 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
         console.print("Dry run: nothing was trained.")
         return 0
     tracker = survey.tracker = survey.tracker or tracking.Tracker(options.runs)
-    with progress.view(console, left) as view:
-        execution = Execution(survey, tracker, costs, view)
+    with progress.view(console, left) as view, status.told(given) as tell:
+        execution = Execution(survey, tracker, costs, view, on_look=lambda: tell(progress_of(survey)))
         execution.run()
     code = conclude(execution, given, console, estimate, log)
     remember(given, survey)
@@ -133,15 +133,16 @@ def progress_of(survey: Survey) -> Progress:
     for entry in survey.entries:
         if entry.state == "failed":
             lines.append(f"failed: {entry.label}: {entry.reason}")
-        elif entry.state == "resume":
+        elif entry.state == "resume" and entry.lock is None:
             lines.append(f"to resume after epoch {entry.epochs_done}: {entry.label}")
     lines.append(f"Runs: {counts(survey.entries)}")
     return Progress(f"Plan: {plan.name}, data {survey.data.name}", tuple(rows), tuple(lines))
 
 
 def remember(given: argparse.Namespace, survey: Survey) -> None:
-    """Let `status` know a finished plan without looking again."""
-    if all(entry.state == "finished" for entry in [*survey.entries, *survey.teacher_entries.values()]):
+    """Let `status` know a plan without looking again, unless others are at work on it."""
+    everything = [*survey.entries, *survey.teacher_entries.values()]
+    if not any(entry.state in ("elsewhere", "remote", "dropped") for entry in everything):
         status.remember(given, progress_of(survey), reads_folder=not survey.data.embedded)
 
 
@@ -157,7 +158,7 @@ def counts(entries: Iterable[Entry]) -> str:
         "elsewhere": "trained by another process",
         "remote": "trained on another machine",
     }
-    tally = Counter(words[entry.state] for entry in entries)
+    tally = Counter("in training" if entry.lock is not None and entry.is_open else words[entry.state] for entry in entries)
     return ", ".join(f"{count} {word}" for word, count in tally.items())
 
 

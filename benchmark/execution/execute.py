@@ -49,6 +49,8 @@ class Execution:
     `on_epoch` receives the row of every epoch that a student trains here, and returns whether to drop the run; for an
     entry that it drops, it is not called again. A run that several entries ask for is dropped when it is dropped for
     all of them. The entry's state tells the outcome: a lane that was at its end by then has finished.
+
+    `on_look` is called about every second, when the states of all entries may have changed.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Execution:
         view: View,
         parent: str | None = None,
         on_epoch: Callable[[Entry, dict[str, float]], bool] | None = None,
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
         self.survey, self.tracker, self.costs, self.view = survey, tracker, costs, view
         self.options, self.plan = survey.options, survey.plan
@@ -72,7 +75,7 @@ class Execution:
         self._record = Record(survey, tracker, parent)
         self._delivery = Delivery(tracker, view.say, self.options.patience_s)
         self._last_look = 0.0
-        self._on_epoch = on_epoch
+        self._on_epoch, self._on_look = on_epoch, on_look
         #: by signature: the entry that represents a run, and all entries that ask for it
         self._by_signature: dict[str, Entry] = {}
         self._asking: defaultdict[str, list[Entry]] = defaultdict(list)
@@ -161,6 +164,7 @@ class Execution:
         if self._is_stopping or now - self._last_look < LOOK_SECONDS:
             return
         self._last_look = now
+        self._on_look()
         left = [entry for entry in self._elsewhere() if self.survey.is_free(entry)]
         if not left:
             return

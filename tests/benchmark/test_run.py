@@ -192,6 +192,29 @@ def test_a_remembered_status_is_forgotten_with_its_grounds(
     assert not known()
 
 
+def test_a_training_tells_status_how_far_it_is(tmp_path: Path) -> None:
+    given = looking.parser().parse_args(["status", "digits", "--runs", str(tmp_path)])
+    said = status.Progress("Plan: digits", (("a -> b", "to train"),), ("Runs: 1 in training",))
+    with status.told(given) as tell, status.told(given) as tell_too:
+        assert status.remembered(given) is None  # nothing was told yet
+        tell(said)
+        tell_too(status.Progress("of another process of the same plan", (), ()))
+        assert status.remembered(given) == said
+    assert status.remembered(given) is None
+
+
+def test_the_status_of_an_interrupted_plan_is_remembered_until_its_checkpoints_change(tmp_path: Path) -> None:
+    given = looking.parser().parse_args(["status", "digits", "--runs", str(tmp_path)])
+    seen = status.Progress("Plan: digits", (), ("to resume after epoch 3: kd",))
+    checkpoint = tmp_path / "work" / "0123456789abcdef" / "checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"after epoch 3")
+    status.remember(given, seen, reads_folder=False)
+    assert status.remembered(given) == seen
+    checkpoint.write_bytes(b"after epoch 4")
+    assert status.remembered(given) is None
+
+
 def test_a_dry_run_and_status_write_nothing(done: tuple[Path, Path, Printed], tmp_path: Path) -> None:
     suite, _, _ = done
     printed = run(suite, tmp_path / "runs", "--dry-run")
