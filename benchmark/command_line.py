@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 
-from benchmark import catalogue, files, logs, plugins, process
+from benchmark import catalogue, files, hyperparameters, logs, plugins, process
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
 
@@ -96,9 +96,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def check_names(given: argparse.Namespace) -> None:
-    """Refuse unknown names of suites, profiles, pairs, methods, studies and sections before anything is imported.
+    """Refuse unknown names of suites, profiles, pairs, methods, fields, studies and sections before heavy imports.
 
-    What is left of a mistake, such as a field of `--set`, is refused by what reads it.
+    What is left of a mistake, such as a value of `--set`, is refused by what reads it.
     """
     named = vars(given)
     if "suite" in named:
@@ -108,6 +108,8 @@ def check_names(given: argparse.Namespace) -> None:
     for pair in [*named.get("pairs", ()), *filter(None, [named.get("pair")])]:
         for model in pair.split(":", 1) if ":" in pair else ():
             catalogue.check("models", model)
+    for assignment in named.get("assignments", ()):
+        hyperparameters.check_assignment(assignment)
     if named.get("study") is not None:
         catalogue.check("studies", given.study)
     if "device" in named:

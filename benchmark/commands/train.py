@@ -158,7 +158,9 @@ def counts(entries: Iterable[Entry]) -> str:
         "elsewhere": "trained by another process",
         "remote": "trained on another machine",
     }
-    tally = Counter("in training" if entry.lock is not None and entry.is_open else words[entry.state] for entry in entries)
+    tally = Counter(
+        "in training" if entry.lock is not None and entry.is_open else words[entry.state] for entry in entries
+    )
     return ", ".join(f"{count} {word}" for word, count in tally.items())
 
 

@@ -21,7 +21,7 @@ LIGHT = [
     "benchmark --version", "benchmark status --help", "benchmark list", "benchmark show sdd_kdd",
     "benchmark teachers import . cifar10", "benchmark.run --help", "benchmark.run digits --mthods kd",
     "benchmark.run cub --methods kdd", "benchmark.run cub --pairs resnet8x5:resnet8",
-    "benchmark.run cub --profile smke",
+    "benchmark.run cub --profile smke", "benchmark.run digits --set sdd.bta=4", "benchmark status --set recipe.epoch=3",
     "benchmark.run digits --device tpu", "benchmark.study", "benchmark.study sdd_bta", "reports --list",
     "reports cub --sections verdct", "benchmark.perf --only stp", "benchmark.perf.load --help",
 ]  # fmt: skip

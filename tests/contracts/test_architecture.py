@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("distillers",),
     ("benchmark/plugins.py",),
-    ("benchmark/catalogue.py", "benchmark/machine.py"),
+    ("benchmark/catalogue.py", "benchmark/hyperparameters.py", "benchmark/machine.py"),
     (
         "benchmark/registry.py",
         "benchmark/files.py",
