@@ -23,8 +23,11 @@ from benchmark.train.lane import create_network
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import Views
 
-#: batch of a measured step on a CPU, where a step's time is proportional to its batch: for small and for large images
+#: batch of a measured step on a CPU, where a step's time is about proportional to its batch: of small and large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
+#: a faster step is measured with four times the batch: much of a short step is not proportional to it (0.27 ms an image
+#: in a batch of 16, and 0.17 ms in one of 64)
+_SHORT_STEP_S = 0.05
 _STEPS = 2
 #: seconds until a worker process has imported what it needs, and those of a new store's tables; CPU-seconds that
 #: MLflow and the curves of a finished run take, and each of its epochs. Measured on an AMD EPYC
@@ -55,7 +58,11 @@ class Costs:
         """Speed of a network, measured on first use."""
         if model not in self._speeds:
             count = self._count(batch_size)
-            self._speeds[model] = _measure(model, self.data, count, self.device, self.threads, self.precision)
+            found = _measure(model, self.data, count, self.device, self.threads, self.precision)
+            if count < batch_size and count * found.train_s < _SHORT_STEP_S:
+                more = min(batch_size, 4 * count)
+                found = _measure(model, self.data, more, self.device, self.threads, self.precision)
+            self._speeds[model] = found
         return self._speeds[model]
 
     def _count(self, batch_size: int) -> int:
