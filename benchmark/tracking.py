@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shlex
 import sqlite3
 import tempfile
 import time
@@ -519,7 +520,10 @@ class Tracker:
         if identity is None:
             return "none is tracked yet"
         address = self.ui_address(identity)
-        return f"`make ui`, then {address}" if self.is_local else address
+        if not self.is_local:
+            return address
+        usual = self.runs == Path("runs").resolve()
+        return f"`make ui{'' if usual else f' RUNS={shlex.quote(str(self.runs))}'}`, then {address}"
 
     def ui_address(self, experiment_id: str, local_server: str = "http://127.0.0.1:5000", charts: bool = False) -> str:
         """Address of an experiment's students sorted by accuracy, or of their charts, in MLflow's UI.

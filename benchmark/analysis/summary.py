@@ -42,7 +42,7 @@ def _number(fields: Mapping[str, Value], name: str) -> float | None:
 
 
 def _described(fields: Mapping[str, Value]) -> str:
-    """Describe a method's row, e.g. `SD-KD 84.92 ± 0.68, +6.73 [+4.48, +8.99] to KD`."""
+    """Describe a method's row, e.g. `SD-KD 84.92 ± 0.68, +6.73 [+4.48, +8.99] to KD: holds here`."""
     std, gain = _number(fields, "last_std"), _number(fields, "gain")
     text = f"{title_of(str(fields['method']))} {two_decimals(_number(fields, 'last_mean'))}"
     text += "" if std is None else f" ± {two_decimals(std)}"
@@ -50,7 +50,8 @@ def _described(fields: Mapping[str, Value]) -> str:
         return text
     low, high = _number(fields, "gain_low"), _number(fields, "gain_high")
     interval = "" if low is None else f" [{signed(low)}, {signed(high)}]"
-    return f"{text}, {signed(gain)}{interval} to {title_of(str(fields['base']), alone='the student alone')}"
+    base = title_of(str(fields["base"]), alone="the student alone")
+    return f"{text}, {signed(gain)}{interval} to {base}: {fields['gain_outcome']}"
 
 
 def notes_of_rows(table: Table, full: str) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def test_it_ends_with_tracked_runs_and_a_table(
     result, table_line, runs_line, following = printed.text.rstrip().splitlines()[-4:]
     assert result.startswith("Result: highest accuracy after the last epoch: ")
     assert table_line.startswith(f"Table: {runs}/results/small.md, ")
-    assert runs_line.startswith("Every run: `make ui`, then http://127.0.0.1:5000/#/experiments/")
+    assert runs_line.startswith(f"Every run: `make ui RUNS={runs}`, then http://127.0.0.1:5000/#/experiments/")
     assert following.startswith("Next: the report, python -m reports ") and f"--runs {runs}" in following
     found = tracked(runs)
     assert [one.status for one in found] == ["FINISHED"] * 7

@@ -21,7 +21,8 @@ def tabulated(values: dict[tuple[str, str], list[float]], pairs: tuple[str, ...]
 def test_the_result_is_one_line() -> None:
     one = {("resnet8x4", "kd"): [70.0, 71.0, 72.0], ("resnet8x4", "sdd_kd"): [73.0, 74.5, 75.0]}
     said = (
-        "highest accuracy after the last epoch: SD-KD 74.17 ± 1.04, +3.17 [+2.45, +3.88] to KD (resnet32x4:resnet8x4)"
+        "highest accuracy after the last epoch:"
+        " SD-KD 74.17 ± 1.04, +3.17 [+2.45, +3.88] to KD: holds here (resnet32x4:resnet8x4)"
     )
     assert result_of(tabulated(one)) == said
     two = {**one, ("shufflenet_v1", "vanilla"): [71.0], ("shufflenet_v1", "kd"): [70.0]}
