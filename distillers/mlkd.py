@@ -29,7 +29,8 @@ class MLKD(Parameters):
     #: the masks select the weak view's uncertain samples and classes (`select`), or scale all of them by the
     #: fraction that would be selected (`fraction`)
     masks: Literal["fraction", "select"] = "fraction"
-    #: temperatures at which the strong view's instance and class terms take the weak view's logits
+    #: temperatures at which the strong view's instance and class terms take the weak view's logits; of a temperature
+    #: that stands twice, the last
     weak_logits_at: tuple[Positive, ...] = (2.0, 6.0)
     #: keep the strong view's class and batch terms
     strong_relations: bool = False
@@ -101,13 +102,14 @@ class MLKDDistiller(LogitDistiller):
             mask_B, mask_K = mask_B.mean(), mask_K.mean()
 
         instance, classes, batch = target_B.new_zeros((3,), dtype=mask_B.dtype)
-        for temperature in p.temperatures:
+        for place, temperature in enumerate(p.temperatures):
 
             def kd_at(student_NK: Tensor, teacher_NK: Tensor, _: Tensor, temperature: float = temperature) -> Tensor:
                 return kd(student_NK, teacher_NK, temperature)
 
             weak_B = self.instance(kd_at, student["weak"], teacher["weak"], target_B)
-            strong = "weak" if temperature in p.weak_logits_at else "strong"
+            is_last = temperature not in p.temperatures[place + 1 :]
+            strong = "weak" if temperature in p.weak_logits_at and is_last else "strong"
             strong_B = weak_B if strong == "weak" else self.instance(kd_at, student[strong], teacher[strong], target_B)
             instance = instance + (mask_B * weak_B).mean() + strong_B.mean()
             classes = classes + (mask_K * class_relation(s["weak"], t["weak"], temperature)).mean()

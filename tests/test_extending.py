@@ -24,7 +24,7 @@ BLOCKS = {
 }
 PACKAGES = ("benchmark", "distillers", "models", "reports", "studies", "tests")
 #: what is registered, each tested by at least so many contracts
-NAMES = {"cosine]": 3, "sdd_cosine": 3, "ls_kd": 3, "sdd_ls_dkd": 3, "ls_mlkd": 3, "exposure": 3,
+NAMES = {"cosine]": 3, "sdd_cosine": 3, "swap_kd": 3, "sdd_swap_dkd": 3, "swap_mlkd": 3, "exposure": 3,
          "plain4": 3, "stripes": 5, "cosine_weight": 5, "failures": 5, "threads": 1}  # fmt: skip
 
 #: for what no contract runs over
@@ -46,9 +46,9 @@ from tests.reports import frames
 
 
 def test_titles_and_bases() -> None:
-    shown = {name: distillers.registry.get(name) for name in distillers.names("*ls_*")}
-    assert set(shown) == {f"{sdd}ls_{base}" for sdd in ("", "sdd_") for base in ("kd", "dkd", "mlkd")}
-    assert (shown["ls_kd"].title, shown["ls_kd"].base, shown["sdd_ls_kd"].base) == ("KD+LS", "kd", "ls_kd")
+    shown = {name: distillers.registry.get(name) for name in distillers.names("*swap_*")}
+    assert set(shown) == {f"{sdd}swap_{base}" for sdd in ("", "sdd_") for base in ("kd", "dkd", "mlkd")}
+    assert (shown["swap_kd"].title, shown["swap_kd"].base, shown["sdd_swap_kd"].base) == ("KD+Swap", "kd", "swap_kd")
 
 
 def test_rows_printed_by_title_are_found_by_key() -> None:
