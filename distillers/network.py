@@ -6,8 +6,20 @@ Shape letters: B batch, D channels, H and W height and width (of an image or a m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor, nn
+
+
+class Stages(NamedTuple):
+    """Feature maps after the stages of a network, the stem left out, as the literature's feature methods take them."""
+
+    #: (B, D, H, W) each, in the published convention of the network's family: mostly after the last activation
+    maps: tuple[Tensor, ...]
+    #: the same before that activation; empty where the published code of the family has none
+    pre_activations: tuple[Tensor, ...]
+    #: (B, D, H, W): the last feature map, which the head classifies; in some families it is not the last stage's
+    map: Tensor
 
 
 class Network(nn.Module, ABC):
@@ -29,6 +41,17 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def classify(self, pooled_D: Tensor) -> Tensor:
         """Compute logits, (..., K), from pooled features, (..., D), with any leading axes."""
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        """Compute the maps after every stage, and the last feature map, equal to that of `forward_features`.
+
+        Raises NotImplementedError for a network whose family has no published stages.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no stages")
+
+    def norms_before_activation(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Batch norms that give the pre-activation of every stage; () where not every stage ends so."""
+        return ()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Compute the network's own logits, (B, K)."""

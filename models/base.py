@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmark.registry import Registry
-from distillers.network import Network
+from distillers.network import Network, Stages
 
-__all__ = ["Network", "NetworkFactory", "registry"]
+__all__ = ["Network", "NetworkFactory", "Stages", "registry"]
 
 #: makes a network: (num_classes, image_size) -> Network
 NetworkFactory = Callable[[int, int], Network]

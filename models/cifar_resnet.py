@@ -10,8 +10,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.base import Network, registry
-from models.layers import init_convolutions, stem
+from models.base import Network, Stages, registry
+from models.layers import init_convolutions, last_norms, residual_stages, stem
 
 
 class BasicBlock(nn.Module):
@@ -29,9 +29,14 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pre_activation(self, x: Tensor) -> Tensor:
+        """Compute the sum of the two paths."""
         out = relu(self.bn1(self.conv1(x)), inplace=True)
-        return relu(self.bn2(self.conv2(out)) + self.downsample(x), inplace=True)
+        total: Tensor = self.bn2(self.conv2(out)) + self.downsample(x)
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.pre_activation(x), inplace=True)
 
 
 class CifarResNet(Network):
@@ -53,6 +58,13 @@ class CifarResNet(Network):
         x = relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         map_BDHW: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return map_BDHW
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        x = relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
+        return residual_stages(x, (self.layer1, self.layer2, self.layer3))
+
+    def norms_before_activation(self) -> tuple[nn.BatchNorm2d, ...]:
+        return last_norms((self.layer1, self.layer2, self.layer3), "bn2")
 
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.fc(pooled_D)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from models.base import Stages
 
 #: images above this many pixels per side get the large stem
 LARGEST_SMALL_IMAGE = 64
@@ -23,6 +29,24 @@ def conv_bn_relu(
         in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=bias
     )
     return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+
+
+def residual_stages(x: Tensor, stages: Sequence[nn.Sequential]) -> Stages:
+    """Run stages of blocks that end in a ReLU of their `pre_activation`, which is kept for the last of each stage."""
+    maps, pre_activations = [], []
+    for stage in stages:
+        *blocks, last = list[Any](stage)
+        for block in blocks:
+            x = block(x)
+        pre_activations.append(last.pre_activation(x))
+        x = relu(pre_activations[-1])
+        maps.append(x)
+    return Stages(tuple(maps), tuple(pre_activations), x)
+
+
+def last_norms(stages: Sequence[nn.Sequential], name: str) -> tuple[nn.BatchNorm2d, ...]:
+    """The batch norm `name` of the last block of every stage."""
+    return tuple(cast(nn.BatchNorm2d, getattr(stage[-1], name)) for stage in stages)
 
 
 def init_convolutions(network: nn.Module) -> None:

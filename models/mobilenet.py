@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.base import Network, registry
+from models.base import Network, Stages, registry
 from models.layers import LARGEST_SMALL_IMAGE, conv_bn_relu, init_classifier, init_convolutions
 
 #: V2 at width 1: expansion, channels, blocks, stride of the first block
@@ -22,6 +22,8 @@ V2_STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+#: V2: groups of blocks after which the literature takes features
+V2_PUBLISHED_STAGES = (1, 2, 4, 6)
 #: V1: channels and stride of every depthwise-separable block
 V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
@@ -76,6 +78,15 @@ class MobileNetV2(Network):
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
         map_BDHW: Tensor = self.conv2(self.blocks(self.conv1(x_BCHW)))
         return map_BDHW
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        """As published, stages are the linear outputs of bottlenecks, which no activation follows."""
+        x, maps = self.conv1(x_BCHW), []
+        for index, stage in enumerate(self.blocks):
+            x = stage(x)
+            if index in V2_PUBLISHED_STAGES:
+                maps.append(x)
+        return Stages(tuple(maps), (), self.conv2(x))
 
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.classifier(pooled_D)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.base import Network, registry
-from models.layers import init_convolutions, stem
+from models.base import Network, Stages, registry
+from models.layers import init_convolutions, last_norms, residual_stages, stem
 
 #: channels before expansion, blocks, stride of the first block
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
@@ -35,10 +35,15 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pre_activation(self, x: Tensor) -> Tensor:
+        """Compute the sum of the two paths."""
         out = relu(self.bn1(self.conv1(x)), inplace=True)
         out = relu(self.bn2(self.conv2(out)), inplace=True)
-        return relu(self.bn3(self.conv3(out)) + self.shortcut(x), inplace=True)
+        total: Tensor = self.bn3(self.conv3(out)) + self.shortcut(x)
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.pre_activation(x), inplace=True)
 
 
 @registry.register("resnet50")
@@ -66,6 +71,13 @@ class ResNet50(Network):
         x = relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         map_BDHW: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return map_BDHW
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        x = relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
+        return residual_stages(x, (self.layer1, self.layer2, self.layer3, self.layer4))
+
+    def norms_before_activation(self) -> tuple[nn.BatchNorm2d, ...]:
+        return last_norms((self.layer1, self.layer2, self.layer3, self.layer4), "bn3")
 
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.linear(pooled_D)

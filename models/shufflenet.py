@@ -8,12 +8,14 @@ keep). Initialised with torch's defaults, like the published networks. The map i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
-from models.base import Network, registry
-from models.layers import stem
+from models.base import Network, Stages, registry
+from models.layers import residual_stages, stem
 
 #: blocks after the first, strided one of each stage
 NUM_BLOCKS = (3, 7, 3)
@@ -50,13 +52,18 @@ class GroupedBottleneck(nn.Module):
         self.conv3 = _pointwise(hidden, branch, groups=3)
         self.bn3 = nn.BatchNorm2d(branch)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pre_activation(self, x: Tensor) -> Tensor:
+        """Compute the sum of the two paths, or with stride 2 both of them."""
         out = channel_shuffle(relu(self.bn1(self.conv1(x))), self.in_groups)
         out = relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         if self.stride == 2:
-            return relu(torch.cat([out, avg_pool2d(x, 3, stride=2, padding=1)], dim=1))
-        return relu(out + x)
+            return torch.cat([out, avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
+        total: Tensor = out + x
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.pre_activation(x))
 
 
 @registry.register("shufflenet_v1")
@@ -84,6 +91,10 @@ class ShuffleNetV1(Network):
         map_BDHW: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return map_BDHW
 
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        x = relu(self.bn1(self.conv1(x_BCHW)))
+        return residual_stages(x, (self.layer1, self.layer2, self.layer3))
+
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.linear(pooled_D)
         return logits
@@ -102,11 +113,15 @@ class SplitBlock(nn.Module):
         self.conv3 = _pointwise(half, half)
         self.bn3 = nn.BatchNorm2d(half)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the two halves of the channels: as they came, and convolved, before its activation."""
         kept, out = x.chunk(2, dim=1)
         out = relu(self.bn1(self.conv1(out)))
-        out = relu(self.bn3(self.conv3(self.bn2(self.conv2(out)))))
-        return channel_shuffle(torch.cat([kept, out], dim=1), groups=2)
+        return kept, self.bn3(self.conv3(self.bn2(self.conv2(out))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, out = self.halves(x)
+        return channel_shuffle(torch.cat([kept, relu(out)], dim=1), groups=2)
 
 
 class DownBlock(nn.Module):
@@ -156,6 +171,19 @@ class ShuffleNetV2(Network):
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
         x = relu(self.bn1(self.conv1(x_BCHW)))
         return relu(self.bn2(self.conv2(self.layer3(self.layer2(self.layer1(x))))))
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        """As published, the pre-activation of a stage is taken before the shuffle, in another order of channels."""
+        x, maps, pre_activations = relu(self.bn1(self.conv1(x_BCHW))), [], []
+        for stage in (self.layer1, self.layer2, self.layer3):
+            *blocks, last = list[Any](stage)
+            for block in blocks:
+                x = block(x)
+            kept, out = last.halves(x)
+            pre_activations.append(torch.cat([kept, out], dim=1))
+            x = channel_shuffle(torch.cat([kept, relu(out)], dim=1), groups=2)
+            maps.append(x)
+        return Stages(tuple(maps), tuple(pre_activations), relu(self.bn2(self.conv2(x))))
 
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.linear(pooled_D)

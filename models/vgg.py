@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import max_pool2d, relu
 
-from models.base import Network, registry
+from models.base import Network, Stages, registry
 from models.layers import conv_bn_relu, init_classifier, init_convolutions
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -44,6 +44,24 @@ class VGG(Network):
             if index < self.pooled_blocks:
                 x = max_pool2d(x, 2)
         return x
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        """The first block is the stem; a stage is its block's output, before any pooling."""
+        x, maps, pre_activations = x_BCHW, [], []
+        for index in range(len(WIDTHS)):
+            if 0 < index <= self.pooled_blocks:
+                x = max_pool2d(x, 2)
+            *layers, _ = self.get_submodule(f"block{index}").children()
+            for layer in layers:
+                x = layer(x)
+            pre_activations.append(x)
+            x = relu(x)
+            maps.append(x)
+        return Stages(tuple(maps[1:]), tuple(pre_activations[1:]), x)
+
+    def norms_before_activation(self) -> tuple[nn.BatchNorm2d, ...]:
+        norms = [self.get_submodule(f"block{index}")[-2] for index in range(1, len(WIDTHS))]  # type: ignore[index]
+        return tuple(norm for norm in norms if isinstance(norm, nn.BatchNorm2d))
 
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.classifier(pooled_D)

@@ -6,12 +6,14 @@ Parameter names are those of RepDistiller (Tian et al., ICLR 2020, arXiv 1910.10
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.base import Network, registry
+from models.base import Network, Stages, registry
 from models.layers import init_convolutions, stem
 
 
@@ -29,7 +31,10 @@ class PreActivationBlock(nn.Module):
             self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = relu(self.bn1(x), inplace=True)
+        return self.after_activation(relu(self.bn1(x), inplace=True), x)
+
+    def after_activation(self, activated: Tensor, x: Tensor) -> Tensor:
+        """Compute the block from its normalised and activated input, and that input as it came."""
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         out: Tensor = self.conv2(relu(self.bn2(self.conv1(activated)), inplace=True))
         return out + shortcut
@@ -55,6 +60,27 @@ class WideResNet(Network):
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(self.conv1(x_BCHW))))
         return relu(self.bn1(x), inplace=True)
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        """As published, a stage is the raw sum of its last block; the next batch norm gives its pre-activation."""
+        x = self.block1(self.conv1(x_BCHW))
+        maps, pre_activations = [x], []
+        for stage in (self.block2, self.block3):
+            first, *blocks = self._blocks(stage)
+            pre_activations.append(first.bn1(x))  # once: in training its statistics move with every call
+            x = first.after_activation(relu(pre_activations[-1]), x)
+            for block in blocks:
+                x = block(x)
+            maps.append(x)
+        pre_activations.append(self.bn1(x))
+        return Stages(tuple(maps), tuple(pre_activations), relu(pre_activations[-1]))
+
+    def norms_before_activation(self) -> tuple[nn.BatchNorm2d, ...]:
+        return *(self._blocks(stage)[0].bn1 for stage in (self.block2, self.block3)), self.bn1
+
+    @staticmethod
+    def _blocks(stage: nn.Sequential) -> list[PreActivationBlock]:
+        return list(cast(Iterable[PreActivationBlock], stage.get_submodule("layer")))
 
     def classify(self, pooled_D: Tensor) -> Tensor:
         logits: Tensor = self.fc(pooled_D)
