@@ -134,7 +134,7 @@ def progress_of(survey: Survey) -> Progress:
         if entry.state == "failed":
             lines.append(f"failed: {entry.label}: {entry.reason}")
         elif entry.state == "resume" and entry.lock is None:
-            lines.append(f"to resume after epoch {entry.epochs_done}: {entry.label}")
+            lines.append(f"to resume {entry.place}: {entry.label}")
     lines.append(f"Runs: {counts(survey.entries)}")
     return Progress(f"Plan: {plan.name}, data {survey.data.name}", tuple(rows), tuple(lines))
 

@@ -32,8 +32,8 @@ def teacher_key(config: RunConfig) -> tuple[Hashable, ...]:
     return config.teacher, config.teacher_precision, config.teacher_cache
 
 
-def group(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done: Callable[[T], int]) -> list[list[T]]:
-    """Group runs into cohorts: equal key, equal teacher, equal number of finished epochs.
+def group(runs: Iterable[T], config_of: Callable[[T], RunConfig], done: Callable[[T], Hashable]) -> list[list[T]]:
+    """Group runs into cohorts: equal key, equal teacher, as many epochs and steps done.
 
     Runs without a teacher join a cohort of equal key that has one (the first, in order), or form their own.
     """
@@ -44,11 +44,11 @@ def group(runs: Iterable[T], config_of: Callable[[T], RunConfig], epochs_done: C
         if config.teacher is None:
             without_teacher.append(run)
         else:
-            groups[cohort_key(config), teacher_key(config), epochs_done(run)].append(run)
+            groups[cohort_key(config), teacher_key(config), done(run)].append(run)
     for run in without_teacher:
-        key, done = cohort_key(config_of(run)), epochs_done(run)
-        hosts = [group for group in groups if group[0] == key and group[2] == done]
-        groups[hosts[0] if hosts else (key, None, done)].append(run)
+        key, place = cohort_key(config_of(run)), done(run)
+        hosts = [group for group in groups if group[0] == key and group[2] == place]
+        groups[hosts[0] if hosts else (key, None, place)].append(run)
     return list(groups.values())
 
 

@@ -113,7 +113,7 @@ class Costs:
         views, epochs = Views(self.data).num_views, config.recipe.epochs
         return views * (1 - (1 - 1 / views) ** epochs) / epochs
 
-    def cohort_s(self, configs: Iterable[RunConfig], epochs_done: int = 0) -> float:
+    def cohort_s(self, configs: Iterable[RunConfig], epochs_done: float = 0) -> float:
         """Seconds that a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
         runs = list(configs)
         first = runs[0]
@@ -152,18 +152,18 @@ def distinct(entries: Iterable[Entry]) -> list[Entry]:
 
 def cohorts_of(entries: Sequence[Entry], workers: int, costs: Costs) -> list[list[Entry]]:
     """Group entries into cohorts of about equal load for the workers, the costliest first."""
-    groups = cohorts.group(entries, lambda e: e.config, lambda e: e.epochs_done)
+    groups = cohorts.group(entries, lambda e: e.config, lambda e: (e.epochs_done, e.steps_done))
     return cohorts.balance(groups, workers, lambda group: _cost(group, costs))
 
 
 def _cost(group: Sequence[Entry], costs: Costs) -> float:
-    return costs.cohort_s([entry.config for entry in group], group[0].epochs_done)
+    return costs.cohort_s([entry.config for entry in group], group[0].progress)
 
 
 def overhead_s(survey: Survey) -> float:
     """Estimate the seconds of an execution that are not spent training: start of the workers, and tracking."""
     left = distinct(entry for entry in [*survey.teacher_entries.values(), *survey.entries] if entry.is_open)
-    epochs = sum(entry.config.recipe.epochs - entry.epochs_done for entry in left)
+    epochs = sum(entry.config.recipe.epochs - entry.progress for entry in left)
     tracking_s = len(left) * _TRACKED_RUN_S + epochs * _TRACKED_EPOCH_S
     start_s = _WORKER_START_S if survey.options.engine == "local" else 0.0
     # one thread tracks while workers train: on a CPU it takes its share of the cores from them

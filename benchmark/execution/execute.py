@@ -138,7 +138,7 @@ class Execution:
             self._is_stopping = True
         if self._is_stopping and not self.was_stopped:
             self.was_stopped = True
-            self.view.say("Stopping: every student is saved at its last finished epoch ...")
+            self.view.say("Stopping: every student is saved where it stands ...")
         return self._is_stopping
 
     # -- runs that other processes train -----------------------------------------------------------------------------
@@ -199,7 +199,8 @@ class Execution:
         assert entry.signature is not None
         for asking in self._asking.get(entry.signature) or [entry]:
             asking.state, asking.reason, asking.figures = state, reason, entry.figures
-            asking.run_id, asking.epochs_done = entry.run_id, entry.epochs_done
+            asking.run_id = entry.run_id
+            asking.stand_at(entry.epochs_done, entry.steps_done, entry.steps_per_epoch)
 
     def _taken(self, entries: Sequence[Entry]) -> list[Entry]:
         """Lock runs for this process, look at them again, and return those that are to be trained here.
@@ -303,7 +304,7 @@ class Execution:
             self._dropped(self._by_signature[event.signature], event)
         elif isinstance(event, Stopped):
             for entry in self._unfinished(job):
-                entry.epochs_done = event.epochs_done
+                entry.stand_at(event.epochs_done, event.steps_done, event.steps_per_epoch)
                 self._interrupted(entry, "stopped by the user")
 
     def _unfinished(self, job: CohortJob) -> list[Entry]:

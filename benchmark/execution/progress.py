@@ -8,6 +8,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from benchmark.train import checkpoint
 from benchmark.train.messages import (
     CohortJob,
     EpochDone,
@@ -86,7 +87,7 @@ class LiveView:
             self._bars[job.name] = self._progress.add_task(
                 _title(job),
                 total=job.epochs * event.steps_per_epoch,
-                completed=event.epochs_done * event.steps_per_epoch,
+                completed=event.epochs_done * event.steps_per_epoch + event.steps_done,
                 unit="steps",
                 detail=f"epoch {min(event.epochs_done + 1, job.epochs)}/{job.epochs}",
             )
@@ -118,7 +119,7 @@ class PlainView:
         self._console, self._total = console, total_runs
         self._done = 0
         self._last: dict[str, float] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
+        self._begun: dict[str, tuple[float, float]] = {}
         self._steps: dict[str, int] = {}
 
     def __enter__(self) -> PlainView:
@@ -134,10 +135,11 @@ class PlainView:
     def show(self, job: CohortJob, event: Event) -> None:
         """Print a cohort's progress, at most every few seconds, and always after its last epoch."""
         if isinstance(event, Started):
-            self._begun[job.name] = (time.monotonic(), event.epochs_done)
+            done = event.epochs_done + event.steps_done / event.steps_per_epoch
+            self._begun[job.name] = (time.monotonic(), done)
             self._steps[job.name] = event.steps_per_epoch
-            again = f", from epoch {event.epochs_done + 1}" if event.epochs_done else ""
-            self.say(f"{_title(job)}: starts{again}")
+            place = checkpoint.place_of(event.epochs_done, event.steps_done, event.steps_per_epoch)
+            self.say(f"{_title(job)}: {f'goes on {place}' if done else 'starts'}")
         elif isinstance(event, LaneFinished | LaneFailed | LaneDropped):
             self._done += 1
             self._total = max(self._total, self._done)  # another process left one
@@ -153,10 +155,11 @@ class PlainView:
                 return
             self._last[job.name] = now
             begun, first = self._begun[job.name]
-            left = (now - begun) / (event.epoch - first) * (job.epochs - event.epoch)
+            trained = event.epoch - first  # nothing, where only the epoch's evaluation was left
+            left = duration((now - begun) / trained * (job.epochs - event.epoch)) if trained else "some time"
             self.say(
-                f"{_title(job)}: epoch {event.epoch}/{job.epochs}, {rate(event.images_per_s)},"
-                f" {duration(left)} left, {self._done}/{self._total} runs done"
+                f"{_title(job)}: epoch {event.epoch}/{job.epochs}, {rate(event.images_per_s)}, {left} left,"
+                f" {self._done}/{self._total} runs done"
             )
 
     def ended(self, job: CohortJob) -> None:

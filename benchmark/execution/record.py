@@ -96,7 +96,7 @@ class Record:
         }
         if entry.run_id is not None:
             moved = {"mlflow.parentRunId": parent} if self._parent else {}
-            if entry.epochs_done:
+            if entry.progress:
                 where["machine"] = _joined(self.tracker.tags(entry.run_id).get("machine"), event.machine)
             self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
             entry.logged = self.tracker.epochs_logged(entry.run_id)

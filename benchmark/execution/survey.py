@@ -40,6 +40,9 @@ class Entry:
     signature: str | None = None
     state: State = "waiting"
     epochs_done: int = 0
+    #: steps of the next epoch that are done, and how many there are in an epoch, where that is known
+    steps_done: int = 0
+    steps_per_epoch: int = 0
     run_id: str | None = None
     #: run that this one is nested in
     parent_id: str | None = None
@@ -58,6 +61,20 @@ class Entry:
     def is_open(self) -> bool:
         """Whether this command still has to train the run."""
         return self.state in ("new", "resume", "waiting")
+
+    @property
+    def progress(self) -> float:
+        """Number of epochs done, with the part of the next one that is done."""
+        return self.epochs_done + (self.steps_done / self.steps_per_epoch if self.steps_done else 0)
+
+    @property
+    def place(self) -> str:
+        """Where its training stands, in words."""
+        return checkpoint.place_of(self.epochs_done, self.steps_done, self.steps_per_epoch)
+
+    def stand_at(self, epochs_done: int, steps_done: int = 0, steps_per_epoch: int = 0) -> None:
+        """Set how much of the run is done."""
+        self.epochs_done, self.steps_done, self.steps_per_epoch = epochs_done, steps_done, steps_per_epoch
 
 
 class Survey:
@@ -78,7 +95,7 @@ class Survey:
         Raises:
             UserError: for a damaged checkpoint, teacher or manifest, before anything is trained or overwritten.
         """
-        tracked = self._tracked(self._signatures())
+        tracked = self._tracked(self.signatures())
         self.teacher_entries.clear()
         for model, config in self.plan.teachers.items():
             entry = Entry(config, "teacher", f"teacher {model}", "teachers")
@@ -138,9 +155,9 @@ class Survey:
         if self.tracker is None:
             return {}
         with self.tracker.named_errors():
-            return _by_signature(self.tracker.runs_with(signatures, anew))
+            return by_signature(self.tracker.runs_with(signatures, anew))
 
-    def _signatures(self) -> Iterator[str]:
+    def signatures(self) -> Iterator[str]:
         """Signatures of the plan's teachers, and of the students whose teacher is stored."""
         checksums: dict[str | None, str | None] = {None: None}
         for model, config in self.plan.teachers.items():
@@ -167,7 +184,8 @@ class Survey:
         """Set the signature and state of an entry."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
         entry.state, entry.reason, entry.run_id, entry.parent_id, entry.figures = "new", "", None, None, {}
-        entry.epochs_done, entry.logged = 0, set()  # a run dropped since the last look left nothing
+        entry.stand_at(0)
+        entry.logged = set()  # a run dropped since the last look left nothing
         known = tracked.get(entry.signature)
         if known is not None:
             entry.run_id, entry.parent_id = known.run_id, known.tags.get("mlflow.parentRunId")
@@ -181,13 +199,14 @@ class Survey:
             entry.state = "elsewhere"
         path = self.options.work(entry.signature) / "checkpoint"
         if entry.state == "new" and path.exists():
-            entry.epochs_done = int(checkpoint.load(path, files.say)["epochs_done"])
+            state = checkpoint.load(path, files.say)
+            entry.stand_at(state["epochs_done"], state["steps_done"], state["steps_per_epoch"])
             entry.state = "resume"
         if entry.state == "new" and known is not None and _is_over(known):
             entry.run_id = entry.parent_id = None  # it starts from scratch, in a new run; the old one stays on record
 
 
-def _by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:
+def by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:
     """Choose one run per signature: a finished one, or else the newest; `runs` are newest first."""
     best: dict[str, Tracked] = {}
     for run in runs:

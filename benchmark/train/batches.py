@@ -1,4 +1,4 @@
-"""One stream of batches for a whole cohort: a pure function of (seed, epoch), so training can start at any epoch."""
+"""One stream of batches for a whole cohort: a pure function of (seed, epoch), so training can start at any step."""
 
 from __future__ import annotations
 
@@ -72,16 +72,21 @@ class TrainStream:
             self.data.augmentation, len(self.members), source, self.data.image_size, self.seed, epoch, view
         )
 
-    def drawn(self, epoch: int) -> Iterator[Drawn]:
-        """Yield the ingredients of an epoch's batches, from which `batch` makes them."""
+    def drawn(self, epoch: int, skipped: int = 0) -> Iterator[Drawn]:
+        """Yield the ingredients of an epoch's batches, from which `batch` makes them, without the first `skipped`.
+
+        No image of a batch that is skipped is read.
+        """
         order = self.order(epoch)
-        parts = list(torch.split(self._at_home(order), self.batch_size))[: self.num_batches]
+        parts = list(torch.split(self._at_home(order), self.batch_size))[skipped : self.num_batches]
+        if not parts:  # nothing starts the processes of a loader
+            return
         # one transfer per epoch, not one per batch
         target_N = self.targets_N[order.to(self.device)]
         crops: dict[str, augment.Crops] = {}
         on_device: dict[str, Tensor] = {}
         alters: dict[str, views.Alter] = {}
-        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device)):
+        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device), start=skipped):
             part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
             if not crops:
                 height, width = pixels_BCHW.shape[2:]

@@ -33,6 +33,8 @@ class Lane:
         self.distiller = config.distiller()
         self.requests = requests_of(self.distiller)
         self.epochs_done = 0
+        #: steps of the next epoch that are done; the loop counts them, since a replayed step runs no code of the lane
+        self.steps_done = 0
         #: one row of metrics per finished epoch
         self.history: list[dict[str, float]] = []
         #: seconds spent on the student's own steps: in this epoch, and in all finished epochs
@@ -63,7 +65,7 @@ class Lane:
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the learning rate of an epoch, counted from 1, and clear the sums."""
+        """Set the learning rate of an epoch, counted from 1; clear the sums, unless the epoch was begun before."""
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(self.config.recipe.lr_at(epoch))
@@ -74,6 +76,8 @@ class Lane:
         else:
             self._epoch = epoch
         self.network.train()
+        if self.steps_done:  # its sums came from a checkpoint
+            return
         if self._sums is not None:
             self._sums.zero_()
         self._num_steps.zero_()
@@ -143,13 +147,17 @@ class Lane:
         """
         assert self._sums is not None
         *sums, num_images, bad_step = torch.cat([self._sums, self._bad_step.double()[None]]).tolist()
-        if bad_step >= 0:
-            raise NonFiniteLoss(f"the loss was not finite at epoch {epoch}, step {int(bad_step) + 1}")
+        _refuse(epoch, int(bad_step))
         row = {f"train/{name}": value / num_images for name, value in zip(self._names, sums, strict=True)}
         row["lr"] = self.config.recipe.lr_at(epoch)
         row["epoch"] = epoch
         self.history.append(row)
-        self.epochs_done = epoch
+        self.epochs_done, self.steps_done = epoch, 0
+
+    def reopen_epoch(self, num_steps: int) -> None:
+        """Undo `finish_epoch`, after an evaluation that did not end: all `num_steps` steps of the epoch are done."""
+        self.history.pop()
+        self.epochs_done, self.steps_done = self.epochs_done - 1, num_steps
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the student's own logits, (B, K), in its current mode."""
@@ -175,9 +183,22 @@ class Lane:
             _set_random_state(outside, self.device)
 
     def state(self) -> dict[str, Any]:
-        """Copy all state that the next epoch depends on to the CPU, detached from the tensors that training changes."""
+        """Copy all state that the next step depends on to the CPU, detached from the tensors that training changes.
+
+        Within an epoch this reads from the device, and waits for it.
+
+        Raises:
+            NonFiniteLoss: when the loss of a step in the unfinished epoch was not finite.
+        """
+        within: dict[str, Any] = {}
+        if self.steps_done:
+            assert self._sums is not None
+            _refuse(self.epochs_done + 1, int(self._bad_step))
+            within = {"sums": self._sums.cpu().clone(), "names": [*self._names], "epoch_seconds": self.epoch_seconds}
         return {
             "epochs_done": self.epochs_done,
+            "steps_done": self.steps_done,
+            **within,
             "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
             "momentum": {
                 name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
@@ -197,9 +218,19 @@ class Lane:
                 buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self._random_state = state["random_state"]
-        self.epochs_done = state["epochs_done"]
+        self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
+        if self.steps_done:
+            self._sums, self._names = state["sums"].to(self.device), state["names"]
+            self._num_steps.fill_(self.steps_done)
+            self.epoch_seconds = state["epoch_seconds"]
         self.history = [dict(row) for row in state["history"]]
         self.train_seconds = state["train_seconds"]
+
+
+def _refuse(epoch: int, bad_step: int) -> None:
+    """Raise NonFiniteLoss for the first step of an epoch whose loss was not finite, counted from 0; -1: none."""
+    if bad_step >= 0:
+        raise NonFiniteLoss(f"the loss was not finite at epoch {epoch}, step {bad_step + 1}")
 
 
 def create_network(name: str, num_classes: int, image_size: int, seed: int) -> models.Network:

@@ -14,7 +14,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from benchmark import datasets, files
-from benchmark.datasets.base import DataSet
+from benchmark.datasets.base import DataSet, Images
 from benchmark.errors import UserError
 from benchmark.machine import describe_device, describe_numerics, release_freed_memory, set_numerics
 from benchmark.train import checkpoint, teacher_store
@@ -41,21 +41,28 @@ from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, CacheRefused, open_caches
 from distillers import Outputs
 
-#: a checkpoint is written at an epoch's end when the last one is at least this old, and always at the last epoch
-CHECKPOINT_SECONDS = 30.0
+#: a checkpoint is written between two steps when the last one is at least this old, and so old that saving takes
+#: no more than a share of the time; always at the last epoch, and when asked to stop
+CHECKPOINT_SECONDS, SAVING_SHARE = 30.0, 0.05
 PROGRESS_SECONDS = 0.5
+
+
+class _Halted(Exception):
+    """An evaluation was left half way, because the cohort has to stop."""
 
 
 class _Running:
     """A lane with the job it came from and its unsaved state."""
 
-    def __init__(self, job: LaneJob, lane: Lane) -> None:
+    def __init__(self, job: LaneJob, lane: Lane, seconds_before: float) -> None:
         self.job, self.lane = job, lane
+        #: seconds of the unfinished epoch before the checkpoint that the lane came from
+        self.seconds_before = seconds_before
         self.unsaved: dict[str, Any] | None = None
         self.evaluation: Evaluation | None = None
 
     def save(self) -> None:
-        """Write the state of the last finished epoch, unless it is on disk already."""
+        """Write the last state that was kept, unless it is on disk already."""
         if self.unsaved is not None:
             checkpoint.save(self.job.checkpoint, {"signature": self.job.signature, **self.unsaved})
             self.unsaved = None
@@ -100,10 +107,12 @@ class _Cohort:
         # a tuning run never uses the test set, which is not even moved
         self.test_images = data.test if config.tuning else on_device(data.test, self.device)
         self.running = [_start(lane, data, self.device) for lane in job.lanes]
-        begun = {run.lane.epochs_done for run in self.running}
+        begun = {(run.lane.epochs_done, run.lane.steps_done) for run in self.running}
         if len(begun) != 1:
-            raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs: {sorted(begun)}")
-        self.epochs_done = begun.pop()
+            raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs and steps: {sorted(begun)}")
+        self.epochs_done, self.steps_done = begun.pop()
+        #: seconds that the unfinished epoch took before the lanes were saved; they may have been in several cohorts
+        self._seconds_before = max(run.seconds_before for run in self.running)
         requests = [request for run in self.running for request in run.lane.requests]
         self.teacher: BatchTeacher | None = None
         self.cached: CachedTeacher | None = None
@@ -133,6 +142,8 @@ class _Cohort:
         #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
         self._teacher_logits: dict[str, list[Tensor]] = {}
         self._last_progress = self._last_saved = time.monotonic()
+        #: seconds that the last save took
+        self._saving_s = 0.0
         self._step = CohortStep(
             [run.lane for run in self.running], self._prepared, self.device, self._lane_failed, self._note
         )
@@ -149,46 +160,72 @@ class _Cohort:
                 self.stream.num_batches,
                 describe_device(self.device),
                 describe_numerics(self.device),
+                self.steps_done,
             )
         )
         for epoch in range(self.epochs_done + 1, epochs + 1):
-            started = time.monotonic()
-            if not self._steps(epoch):
-                self._save()
-                self.report(Stopped(epoch - 1))
+            self._epoch_started = time.monotonic() - self._seconds_before
+            if self.stop() or not self._steps(epoch):
+                self._halt(epoch)
                 return
             for run in list(self.running):
                 try:
                     run.lane.finish_epoch(epoch)
                 except Exception as error:
                     self._leave(run, error)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - self._epoch_started
             if self.running and self.config.is_evaluated(epoch):
                 release_freed_memory()
-                self._evaluate(epoch)
+                try:
+                    self._evaluate(epoch)
+                except _Halted:
+                    for run in self.running:
+                        run.lane.reopen_epoch(self.stream.num_batches)
+                    self._halt(epoch)
+                    return
                 release_freed_memory()
             if not self.running:
                 return
             self._close_epoch(epoch, seconds)
         for run in self.running:
             # a run that was killed after its last checkpoint comes here without having trained
-            self.report(_complete(run, run.evaluation or self._score([run], self.config.headline)[0]))
+            try:
+                evaluation = run.evaluation or self._score([run], self.config.headline)[0]
+            except _Halted:
+                self.report(Stopped(epochs, 0, self.stream.num_batches))
+                return
+            self.report(_complete(run, evaluation))
+
+    def _halt(self, epoch: int) -> None:
+        """Save every lane where it stands, and report that the cohort stopped in this epoch, or at its start."""
+        self._save_between_steps()
+        if self.running:
+            self.report(Stopped(epoch - 1, self.running[0].lane.steps_done, self.stream.num_batches))
 
     def _steps(self, epoch: int) -> bool:
-        """Take the steps of an epoch; return False when asked to stop."""
+        """Take the steps of an epoch that are left; return False when asked to stop."""
         for run in self.running:
             run.lane.start_epoch(epoch)
+        # an epoch that was begun before goes on: only the first one can be
+        skipped, self.steps_done, self._seconds_before = self.steps_done, 0, 0.0
         stored: Iterator[Sequence[Tensor]] = repeat(())
         if self.cached is not None:
-            stored = self.cached.epoch(self.stream, epoch)
-        for step, (drawn, cells) in enumerate(zip(self.stream.drawn(epoch), stored, strict=False), start=1):
+            stored = self.cached.epoch(self.stream, epoch, skipped)
+        batches = zip(self.stream.drawn(epoch, skipped), stored, strict=False)
+        for step, (drawn, cells) in enumerate(batches, start=skipped + 1):
             self._step(named(drawn, cells))
+            for run in self.running:
+                run.lane.steps_done = step
             must_stop = self.stop()
             self._drop_unwanted()
             if not self.running:
                 break
             if must_stop:
                 return False
+            if step < self.stream.num_batches and self._must_save():
+                self._save_between_steps()
+                if not self.running:
+                    break
             if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
                 self._last_progress = time.monotonic()
                 self.report(StepsDone(epoch, step))
@@ -243,20 +280,28 @@ class _Cohort:
     def _score(self, lanes: list[_Running], split: str) -> list[Evaluation]:
         images, members = (self.train_images, self.parts.val) if split == "val" else (self.test_images, self.parts.test)
         if self.teacher is not None and split not in self._teacher_logits:
-            batches = eval_batches(self.data, images, members, self.device)
+            batches = self._eval_batches(images, members)
             self._teacher_logits[split] = [self.teacher.logits(batch.views["weak"]) for batch in batches]
         for run in lanes:
             run.lane.network.eval()
         return evaluate(
             [run.lane.logits for run in lanes],
-            eval_batches(self.data, images, members, self.device),
+            self._eval_batches(images, members),
             self.data.num_classes,
             self.device,
             [self._teacher_logits.get(split) if run.lane.distiller.needs_teacher else None for run in lanes],
         )
 
+    def _eval_batches(self, images: Images, members: Tensor) -> Iterator[Batch]:
+        """Yield the test view of images. Raises _Halted before a batch when the cohort has to stop."""
+        for batch in eval_batches(self.data, images, members, self.device):
+            if self.stop():
+                raise _Halted
+            yield batch
+
     def _close_epoch(self, epoch: int, seconds: float) -> None:
         """Complete the epoch's rows, keep its state, save it when a checkpoint is due, and report the epoch."""
+        started = time.monotonic()
         for run in self.running:
             lane = run.lane
             if self.device.type == "cuda":  # steps were only launched: each lane gets an equal share
@@ -264,20 +309,43 @@ class _Cohort:
             lane.train_seconds += lane.epoch_seconds
             lane.history[-1]["time/epoch_s"] = seconds
             lane.history[-1]["time/step_ms"] = 1000 * lane.epoch_seconds / self.stream.num_batches
-            run.unsaved = lane.state()
-        if epoch == self.config.recipe.epochs or time.monotonic() - self._last_saved > CHECKPOINT_SECONDS:
-            self._save()
+            run.unsaved = self._state_of(run)
+        if epoch == self.config.recipe.epochs or self._must_save():
+            self._save(started)
         rows = {run.job.signature: run.lane.history[-1] for run in self.running}
         self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds))
 
-    def _save(self) -> None:
-        self._last_saved = time.monotonic()
+    def _state_of(self, run: _Running) -> dict[str, Any]:
+        """Copy a lane's state, with what tells where in its training it stands."""
+        within = {"seconds_before": time.monotonic() - self._epoch_started} if run.lane.steps_done else {}
+        return {**run.lane.state(), **within, "steps_per_epoch": self.stream.num_batches}
+
+    def _must_save(self) -> bool:
+        age = time.monotonic() - self._last_saved
+        return age > CHECKPOINT_SECONDS and age > self._saving_s / SAVING_SHARE
+
+    def _save_between_steps(self) -> None:
+        """Save every lane where it stands; a lane whose loss was not finite leaves."""
+        started = time.monotonic()
+        for run in list(self.running):
+            if run.lane.steps_done:  # otherwise the state of the last epoch's end is kept already
+                try:
+                    run.unsaved = self._state_of(run)
+                except NonFiniteLoss as error:
+                    self._leave(run, error)
+        self._save(started)
+
+    def _save(self, started: float) -> None:
+        """Write what was kept; `started` is when the lanes began to be copied."""
         for run in self.running:
             run.save()
+        self._last_saved = time.monotonic()
+        self._saving_s = self._last_saved - started
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
     lane = Lane(job.config, data.num_classes, data.image_size, device)
+    seconds_before = 0.0
     if job.checkpoint.exists():
         # the damaged one must not become the one before, which it would at the next save
         state = checkpoint.load(job.checkpoint, lambda fault: checkpoint.restore(job.checkpoint))
@@ -285,12 +353,13 @@ def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
             raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
         try:
             lane.load_state(state)
+            seconds_before = float(state.get("seconds_before", 0.0))
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"checkpoint {job.checkpoint} does not fit its run ({type(error).__name__}: {error}); delete it to"
                 " start this run again"
             ) from error
-    return _Running(job, lane)
+    return _Running(job, lane, seconds_before)
 
 
 def _complete(run: _Running, evaluation: Evaluation) -> LaneFinished:

@@ -31,7 +31,7 @@ class LaneJob:
 
 @dataclass(frozen=True)
 class CohortJob:
-    """Lanes that train together; all share data, batches, seed and finished epochs."""
+    """Lanes that train together; all share data, batches, seed, and the epochs and steps that are done."""
 
     name: str
     lanes: tuple[LaneJob, ...]
@@ -59,13 +59,14 @@ class CohortJob:
 
 @dataclass(frozen=True)
 class Started:
-    """A cohort begins: `epochs_done` of its epochs are already done."""
+    """A cohort begins: `epochs_done` of its epochs are already done, and `steps_done` steps of the next one."""
 
     epochs_done: int
     steps_per_epoch: int
     #: where it trains, as `machine.describe_device` and `machine.describe_numerics` write it
     device: str
     machine: str
+    steps_done: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,11 @@ class LaneDropped:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The cohort stopped on request after `epochs_done` epochs, with every lane saved."""
+    """The cohort stopped on request after `epochs_done` epochs and `steps_done` steps of the next, all lanes saved."""
 
     epochs_done: int
+    steps_done: int = 0
+    steps_per_epoch: int = 0
 
 
 @dataclass(frozen=True)

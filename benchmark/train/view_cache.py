@@ -186,14 +186,17 @@ class CachedTeacher:
         self._normalize = augment.Normalize(data.mean, data.std, teacher.device)
         self._said_damage = False
 
-    def epoch(self, stream: TrainStream, epoch: int) -> Iterator[list[Tensor]]:
-        """Yield the stored cells of every batch of an epoch on the device: (B, S, K) for each layout."""
+    def epoch(self, stream: TrainStream, epoch: int, skipped: int = 0) -> Iterator[list[Tensor]]:
+        """Yield the stored cells of an epoch's batches on the device, without the first `skipped`.
+
+        They are (B, S, K) for each layout.
+        """
         order_N = stream.order(epoch)
         crops = stream.crops(epoch, STORED_VIEW, self.views.source)
         row_N = (order_N * self.views.num_views + self.views.number(crops)).numpy()
         size = stream.batch_size
         steps = max(1, CHUNK_ROWS // size)
-        for first in range(0, stream.num_batches, steps):
+        for first in range(skipped, stream.num_batches, steps):
             last = min(first + steps, stream.num_batches)
             chunk = [self._on_device(cells) for cells in self.rows(row_N[first * size : last * size])]
             for start in range(0, (last - first) * size, size):

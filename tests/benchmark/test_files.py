@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load as deserialize
 
 from benchmark import files
 from benchmark.errors import UserError
@@ -72,12 +73,23 @@ def with_checksum(content: dict[str, Any] | list[int]) -> bytes:
     return b"distillation checkpoint 1\n" + digest + b"\n" + buffer.getvalue()
 
 
+def test_a_checkpoint_of_version_1_is_still_read(tmp_path: Path) -> None:
+    history = [{"lr": 0.1}]
+    written = {**state(3, torch.arange(5)), "network": {"fc.weight": torch.ones(2)}, "history": history}
+    (tmp_path / "c").write_bytes(with_checksum(written))
+    found = checkpoint.load(tmp_path / "c")
+    assert (found["signature"], found["history"], checkpoint.place(found)) == ("s", history, "after epoch 3")
+    assert torch.equal(found["weights"], torch.arange(5))
+    assert torch.equal(found["network"]["fc.weight"], torch.ones(2))
+
+
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (lambda content: content[:-1], "damaged or truncated"),
     "flipped": (lambda content: content[:500] + bytes([content[500] ^ 1]) + content[501:], "damaged or truncated"),
     "empty": (lambda content: b"", "damaged or truncated"),
     "foreign": (lambda content: b"PK\x03\x04 something else", "damaged or truncated"),
-    "later": (lambda content: content.replace(b"checkpoint 1\n", b"checkpoint 2\n", 1), "is of version 2, and this"),
+    "later": (lambda content: content.replace(b"checkpoint 2\n", b"checkpoint 3\n", 1), "is of version 3, and this"),
+    "no version": (lambda content: content.replace(b"checkpoint 2\n", b"checkpoint 0\n", 1), "is of version 0, and"),
     "no dict": (lambda content: with_checksum([1, 2]), "does not hold what it should"),
     "no epochs": (lambda content: with_checksum({"signature": "s"}), "does not hold what it should .KeyError"),
 }
@@ -107,7 +119,18 @@ def test_damaged_checkpoints_are_refused_or_the_one_before_is_used(tmp_path: Pat
 
 def test_checkpoints_keep_every_bit(tmp_path: Path) -> None:
     weights = torch.tensor([0.1, float("nan"), -0.0])
-    checkpoint.save(tmp_path / "c", {**state(3, weights), "history": [{"lr": 0.1}]})
+    group = {"fc.weight": torch.ones(3, 2).T, "fc.bias/odd": torch.tensor(5)}
+    rows = [{"lr": 0.1, "sum": 1e-320, "large": 2**60, "third": 1 / 3}]
+    written = {**state(3, weights), "history": rows, "network": group, "momentum": {}, "names": ["a"]}
+    checkpoint.save(tmp_path / "c", written)
+    content = (tmp_path / "c").read_bytes()
+    assert deserialize(content[content.index(b"\n", 30) + 1 :]).keys() == {  # nothing but safetensors, no pickle
+        "weights", "network/fc.weight", "network/fc.bias/odd"
+    }  # fmt: skip
     found = checkpoint.load(tmp_path / "c")
     assert found["weights"].numpy().tobytes() == weights.numpy().tobytes()
-    assert (found["history"], found["epochs_done"]) == ([{"lr": 0.1}], 3)
+    assert found["network"].keys() == group.keys()
+    assert all(torch.equal(found["network"][name], group[name]) for name in group)
+    plain = {name: value for name, value in found.items() if name not in ("weights", "network")}
+    assert plain == {"signature": "s", "epochs_done": 3, "steps_done": 0, "steps_per_epoch": 0, "history": rows,
+                     "momentum": {}, "names": ["a"]}  # fmt: skip

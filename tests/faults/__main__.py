@@ -96,7 +96,7 @@ class Ground:
     def start(self, arguments: Sequence[str], mark: str, fault: Mapping[str, object] | None = None) -> Process:
         """Start a command, with a fault or without."""
         path = os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, "PYTHONPATH": path, MARK: mark, "EVERY_EPOCH": "1"}
+        variables = {**os.environ, "PYTHONPATH": path, MARK: mark, "EVERY_STEP": "1"}
         if fault is not None:
             variables["FAULT"] = json.dumps(fault)
         command = [sys.executable, "-m", *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -15,13 +16,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark import results
+import distillers
+from benchmark import datasets, results
 from benchmark.config import Data, RunConfig
+from benchmark.datasets import image_files
 from benchmark.datasets.base import DataSet
+from benchmark.datasets.image_files import decode
 from benchmark.errors import UserError
 from benchmark.execution.engines import local
 from benchmark.execution.engines.local import LocalEngine
 from benchmark.train import checkpoint, loop
+from benchmark.train.batches import TrainStream
 from benchmark.train.lane import Lane
 from benchmark.train.messages import (
     CohortCrashed,
@@ -113,25 +118,33 @@ def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet
 
 
 def train_until_killed(job: CohortJob) -> None:
-    """Train, and end by SIGKILL right after the first epoch."""
-    loop.CHECKPOINT_SECONDS = 0.0
+    """Train, and end by SIGKILL after the first step of the second epoch."""
+    loop.CHECKPOINT_SECONDS = loop.PROGRESS_SECONDS = 0.0
+    loop.SAVING_SHARE = math.inf
 
     def report(event: Event) -> None:
-        if isinstance(event, EpochDone):
+        if isinstance(event, StepsDone) and event.epoch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop.train_cohort(job, report)
 
 
+@pytest.fixture
+def every_step_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)
+
+
 @pytest.mark.processes
-def test_two_epochs_are_one_and_a_kill_and_one(
+def test_two_epochs_are_a_part_and_a_kill_and_the_rest(
     four: CohortJob, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
 ) -> None:
     job = make_job(tmp_path, configs(*FOUR), teacher_file)
     assert exit_code(start(train_until_killed, job)) == -signal.SIGKILL
-    assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
+    assert checkpoint.place(checkpoint.load(job.lanes[0].checkpoint)) == "in epoch 2, after 1 of 3 steps"
     assert not job.lanes[0].weights.exists()
     events = run(job, digits)
+    assert events[0] == replace(started(events), epochs_done=1, steps_done=1)
     assert [event.epoch for event in events if isinstance(event, EpochDone)] == [2]
     for method in FOUR:
         assert_equal(weights(job, method), weights(four, method))
@@ -152,12 +165,162 @@ def test_a_run_killed_after_its_last_checkpoint_only_reports(
     assert finished[0].per_class == finished[1].per_class
 
 
-def test_stopping_saves_the_last_finished_epoch(tmp_path: Path, digits: DataSet) -> None:
+def started(events: list[Event]) -> Started:
+    return next(event for event in events if isinstance(event, Started))
+
+
+def test_stopping_saves_where_the_lanes_stand(tmp_path: Path, digits: DataSet) -> None:
     job = make_job(tmp_path, {"vanilla": make_config()})
     events: list[Event] = []
     loop.train_cohort(job, events.append, stop=lambda: any(isinstance(e, EpochDone) for e in events), data=digits)
-    assert events[-1] == Stopped(1)
-    assert checkpoint.load(job.lanes[0].checkpoint)["epochs_done"] == 1
+    assert events[-1] == Stopped(1, 0, 3)
+    assert checkpoint.place(checkpoint.load(job.lanes[0].checkpoint)) == "after epoch 1"
+    assert sit(job, digits, 2)[-1] == Stopped(1, 1, 3)
+    assert checkpoint.place(checkpoint.load(job.lanes[0].checkpoint)) == "in epoch 2, after 1 of 3 steps"
+
+
+def sit(job: CohortJob, data: DataSet | None, questions: int) -> list[Event]:
+    """Train until the given question whether to stop, which are asked around every step and evaluated batch."""
+    events: list[Event] = []
+    asked = iter(range(1, 1_000_000))
+    loop.train_cohort(job, events.append, stop=lambda: next(asked) >= questions, data=data)
+    return events
+
+
+def in_sittings(job: CohortJob, data: DataSet | None) -> tuple[list[Event], list[str]]:
+    """Train to the end in sittings of a step or two; return the events of the last one, and where each began."""
+    places: list[str] = []
+    while len(places) < 50:
+        events = sit(job, data, 3 + len(places) % 2)  # the teacher's part of an evaluation, and the student's
+        start = started(events)
+        places.append(checkpoint.place_of(start.epochs_done, start.steps_done, start.steps_per_epoch))
+        if not isinstance(events[-1], Stopped):
+            return events, places
+    raise AssertionError(places)
+
+
+def histories(events: list[Event]) -> dict[str, list[dict[str, float]]]:
+    """What the lanes reached, without the times that it took."""
+    return {
+        e.signature: [{k: v for k, v in row.items() if not k.startswith("time/")} for row in e.history]
+        for e in events
+        if isinstance(e, LaneFinished)
+    }
+
+
+def test_every_method_ends_with_the_same_bits_in_many_sittings(
+    tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    """In company, alone, and in other company than before."""
+    chosen = configs(*distillers.names())
+    whole = make_job(tmp_path / "whole", chosen, teacher_file)
+    expected = histories(run(whole, digits))
+    assert expected.keys() == chosen.keys()
+    parts = make_job(tmp_path / "parts", chosen, teacher_file)
+    sit(parts, digits, 3)
+    alone = replace(parts, lanes=parts.lanes[:1])
+    others = replace(parts, lanes=parts.lanes[1:])
+    for job in (alone, others):
+        events, places = in_sittings(job, digits)
+        assert places[0] == "in epoch 1, after 2 of 3 steps"
+        assert {"in epoch 2, after 3 of 3 steps"} < set(places)  # nothing but the evaluation was left
+        assert histories(events) == {lane.signature: expected[lane.signature] for lane in job.lanes}
+        for lane in job.lanes:
+            assert_equal(weights(parts, lane.signature), weights(whole, lane.signature))
+
+
+@pytest.mark.parametrize("kind", ["dropout", "cached", "streamed"])
+def test_a_part_of_an_epoch_goes_on_with_the_same_bits(
+    kind: str, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
+) -> None:
+    """With random numbers that the network draws, with the teacher's outputs from disk, with images from files."""
+    data: DataSet | None = digits
+    if kind == "dropout":
+        few = {"data": Data(name="digits", num_train=24, num_test=10), "recipe": {"batch_size": 8, "epochs": 1}}
+        lanes = {"a": make_config(student="torchvision/mobilenet_v2", **few)}
+    elif kind == "cached":
+        lanes = configs("kd", "sdd_mlkd", teacher_cache="fp16")
+    else:
+        write(tmp_path / "birds", count=8)
+        streamed = {"path": str(tmp_path / "birds"), "image_size": 28, "memory_gb": 0, "num_workers": 0}
+        images = Data(name="folder", options=streamed)
+        lanes, data = {"a": make_config(data=images, recipe={"batch_size": 4})}, None
+    jobs = {name: make_job(tmp_path / name, lanes, teacher_file) for name in ("whole", "parts")}
+    expected = histories(run(jobs["whole"], data))
+    events, places = in_sittings(jobs["parts"], data)
+    assert "in epoch 1, after 2 of" in " ".join(places)
+    assert histories(events) == expected
+    for name in lanes:
+        assert_equal(weights(jobs["parts"], name), weights(jobs["whole"], name))
+
+
+def test_what_is_skipped_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "birds", count=8)
+    data = datasets.create("folder", tmp_path, path="birds", image_size=28, memory_gb=0, num_workers=0)
+    decoded: list[str] = []
+    monkeypatch.setattr(image_files, "decode", lambda path, side: decoded.append(path) or decode(path, side))
+    members = torch.arange(len(data.train))
+    stream = TrainStream(data, data.train, members, make_config().recipe.model_copy(update={"batch_size": 4}), 1,
+                         ("weak", "strong"), torch.device("cpu"))  # fmt: skip
+    whole = list(stream.epoch(2))
+    decoded.clear()
+    rest = [stream.batch(drawn) for drawn in stream.drawn(2, skipped=2)]
+    assert len(decoded) == len(members) - 8
+    for ours, theirs in zip(rest, whole[2:], strict=True):
+        assert torch.equal(ours.target_B, theirs.target_B)
+        assert all(torch.equal(ours.views[view], theirs.views[view]) for view in ("weak", "strong"))
+    decoded.clear()
+    assert list(stream.drawn(2, skipped=len(whole))) == []
+    assert decoded == []
+
+
+def test_within_an_epoch_saving_keeps_to_its_share_of_the_time(
+    tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes 20 seconds, and saving 3, then 1."""
+    clock = [0.0]
+    saved: list[tuple[str, float]] = []
+
+    def save(path: Path, state: dict[str, object]) -> None:
+        saved.append((checkpoint.place(state), clock[0]))
+        clock[0] += 1.0 if len(saved) > 1 else 3.0
+
+    step = Lane.step
+
+    def slow(lane: Lane, *arguments: object) -> None:
+        step(lane, *arguments)  # type: ignore[arg-type]
+        clock[0] += 20.0
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(Lane, "step", slow)
+    small = Data(name="digits", num_train=80, num_test=10)
+    run(make_job(tmp_path, {"a": make_config(data=small, recipe={"epochs": 1, "batch_size": 8})}), digits)
+    # 30 s at first, then 20 times the 3 s that it took, then 30 s again, and the end in any case
+    assert saved == [
+        ("in epoch 1, after 2 of 10 steps", 40.0),
+        ("in epoch 1, after 6 of 10 steps", 123.0),
+        ("in epoch 1, after 8 of 10 steps", 164.0),
+        ("after epoch 1", 205.0),
+    ]
+
+
+def test_a_loss_that_was_not_finite_is_never_saved(tmp_path: Path, digits: DataSet, every_step_is_saved: None) -> None:
+    bad = make_config(recipe={"lr": 1e30, "clip_norm": None})
+    job = make_job(tmp_path, {"bad": bad, "good": make_config()})
+    events = run(job, digits)
+    failed = [event for event in events if isinstance(event, LaneFailed)]
+    assert [(e.signature, e.reason, e.final) for e in failed] == [
+        ("bad", "the loss was not finite at epoch 1, step 2", True)
+    ]
+    assert checkpoint.place(checkpoint.load(job.lanes[0].checkpoint)) == "in epoch 1, after 1 of 3 steps"
+    assert [event.signature for event in events if isinstance(event, LaneFinished)] == ["good"]
+
+
+def test_a_loss_that_was_not_finite_is_not_saved_when_stopped(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"bad": make_config(recipe={"lr": 1e30, "clip_norm": None})})
+    assert [type(event) for event in sit(job, digits, 4)] == [Started, LaneFailed]
+    assert not job.lanes[0].checkpoint.exists()
 
 
 def test_a_non_finite_loss_ends_its_lane_alone(tmp_path: Path, digits: DataSet) -> None:
@@ -212,18 +375,18 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path: Path, digits: 
 
 
 def test_from_the_checkpoint_before_a_damaged_one_the_same_weights_come_out(
-    tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, digits: DataSet, every_step_is_saved: None
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     job = make_job(tmp_path, {"vanilla": make_config()})
     run(job, digits)
     path, expected = job.lanes[0].checkpoint, job.lanes[0].weights.read_bytes()
-    assert checkpoint.load(checkpoint.previous(path))["epochs_done"] == 1
+    before, end = "in epoch 2, after 2 of 3 steps", "after epoch 2"
+    assert checkpoint.place(checkpoint.load(checkpoint.previous(path))) == before
     path.write_bytes(path.read_bytes()[:-100])
     job.lanes[0].weights.unlink()
     run(job, digits)
     assert job.lanes[0].weights.read_bytes() == expected
-    assert [checkpoint.load(one)["epochs_done"] for one in (path, checkpoint.previous(path))] == [2, 1]
+    assert [checkpoint.place(checkpoint.load(one)) for one in (path, checkpoint.previous(path))] == [end, before]
 
 
 def test_a_checkpoint_that_does_not_fit_its_run_is_refused(tmp_path: Path, digits: DataSet) -> None:
@@ -333,8 +496,8 @@ def test_a_dropped_lane_leaves_no_trace_in_the_others(
     teacher_file: TeacherFile,
     digits: DataSet,
     monkeypatch: pytest.MonkeyPatch,
+    every_step_is_saved: None,
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(loop, "PROGRESS_SECONDS", 0.0)
     job = make_job(tmp_path, configs(*FOUR), teacher_file)
     unwanted: set[str] = {"someone else"}

@@ -2,8 +2,8 @@
 
 The environment variable FAULT holds the fault as JSON: `actor` (the process that breaks), `place` (module:name), `when`
 (before or after), `call` (which call of the place), `path` (a part of its first argument), `action`, and `once`, a file
-that the first process to get there makes, so that no second one breaks. EVERY_EPOCH in the environment makes cohorts
-write a checkpoint after every epoch. Standard library only: every process of a command runs it.
+that the first process to get there makes, so that no second one breaks. EVERY_STEP in the environment makes cohorts
+write a checkpoint after every step. Standard library only: every process of a command runs it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
 import signal
 import sys
@@ -120,8 +121,9 @@ def arm(fault) -> None:
     sys.meta_path.insert(0, Finder(module, change))
 
 
-if "EVERY_EPOCH" in os.environ:
-    sys.meta_path.insert(0, Finder("benchmark.train.loop", lambda loop: setattr(loop, "CHECKPOINT_SECONDS", 0.0)))
+if "EVERY_STEP" in os.environ:
+    saved = {"CHECKPOINT_SECONDS": 0.0, "SAVING_SHARE": math.inf}
+    sys.meta_path.insert(0, Finder("benchmark.train.loop", lambda loop: vars(loop).update(saved)))
 if "FAULT" in os.environ:
     described = json.loads(os.environ["FAULT"])
     if described["actor"] == actor():
