@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field, NonNegativeFloat, StringConstraints, ValidationError, model_validator
 
 import distillers
-from benchmark.analysis.numbers import two_decimals, unmarked_spread
+from benchmark.analysis.numbers import finite, two_decimals, unmarked_spread
 from benchmark.analysis.scores import Scores, scores
 from benchmark.config import Epochs, Frozen, Precision, Seeds, Storage, Title, explain
 from benchmark.errors import UserError, shown
@@ -191,14 +192,18 @@ def _written(value: str | float | bool | None) -> str:
 class Measured:
     """The measured runs that have the settings of a plan."""
 
-    suite: str
-    #: one row per run, in the columns of `results.frame` that `scores` reads
-    frame: pd.DataFrame
-    runs: tuple[MeasuredRun, ...]
+    suite: str = ""
+    runs: tuple[MeasuredRun, ...] = ()
     #: runs of the same settings under other teachers or on other images, which are not mixed with `runs`
     num_left_out: int = 0
     #: methods of the file that this version does not know
     unknown: tuple[str, ...] = ()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per run, in the columns of `results.frame` that `scores` reads."""
+        made = pd.DataFrame([run.model_dump() for run in self.runs], columns=list(COLUMNS))
+        return made.assign(run_id=made["signature"], repetition=made["seed"])
 
     def __bool__(self) -> bool:
         return bool(self.runs)
@@ -256,11 +261,12 @@ class Measured:
             if run is None or run.machine is None or run.machine != row["machine"]:
                 continue
             num_compared += 1
-            differing = [name for name in ("last", "best_test") if row[name] != getattr(run, name)]
+            ours = {name: finite(row[name]) for name in ("last", "best_test")}
+            differing = [name for name, value in ours.items() if value not in (None, getattr(run, name))]
             if differing:
-                other_teacher += teacher is not None and row["teacher_checksum"] not in (None, run.teacher_checksum)
-                ours, measured = float(row[differing[0]]), getattr(run, differing[0])
-                named.append(f"{run.label}: {differing[0]} {ours!r}, measured {measured!r}")
+                checksum, first = row["teacher_checksum"], differing[0]
+                other_teacher += isinstance(checksum, str) and checksum != run.teacher_checksum
+                named.append(f"{run.label}: {first} {ours[first]!r}, measured {getattr(run, first)!r}")
         if named:
             more = f"; and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
             weights = f", {other_teacher} of them under a teacher with other weights" if other_teacher else ""
@@ -268,10 +274,6 @@ class Measured:
                 f"Not reproduced: {len(named)} of {num_compared} runs differ from the same run that the project"
                 f" measured on the same kind of machine{weights}. {'; '.join(named[:_MAX_NAMED])}{more}."
             )
-
-
-#: as they are called in a frame of runs
-_RENAMED = {"seed": "repetition"}
 
 
 def of_plan(runs: Sequence[MeasuredRun], plan: Plan, dataset: str, data_digest: str = "") -> Measured:
@@ -297,10 +299,8 @@ def of_plan(runs: Sequence[MeasuredRun], plan: Plan, dataset: str, data_digest: 
         for teacher in {run.teacher for run in here}
     }
     kept = tuple(run for run in here if _teaching(run) == chosen[run.teacher])
-    frame = pd.DataFrame([run.model_dump() for run in kept], columns=list(COLUMNS)).rename(columns=_RENAMED)
     return Measured(
         plan.suite.name,
-        frame.assign(run_id=frame["signature"]),
         kept,
         len(alike) - len(kept),
         tuple(sorted({run.method for run in runs if run.method not in distillers.registry})),
