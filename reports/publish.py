@@ -113,7 +113,7 @@ def _measured(run: Tracked, config: RunConfig, context: Context) -> MeasuredRun:
         "student": config.student,
         "method": config.method,
         "seed": config.repetition,
-        "status": run.status,
+        "status": run.status.lower(),
         "last": figures.get("final/last"),
         "best_test": figures.get(BEST_ON_TEST),
         "epochs": config.recipe.epochs,

@@ -58,7 +58,7 @@ class MeasuredRun(Frozen):
     student: Title
     method: Title
     seed: Seeds
-    status: Literal["FINISHED", "FAILED"]
+    status: Literal["finished", "failed"]
     last: Accuracy | None
     best_test: Accuracy | None
     epochs: Epochs
@@ -84,9 +84,9 @@ class MeasuredRun(Frozen):
     @model_validator(mode="after")
     def _is_whole(self) -> MeasuredRun:
         accuracies = [self.last, self.best_test]
-        if self.status == "FINISHED" and None in accuracies:
+        if self.status == "finished" and None in accuracies:
             raise ValueError("a finished run has last and best_test")
-        if self.status == "FAILED" and accuracies != [None, None]:
+        if self.status == "failed" and accuracies != [None, None]:
             raise ValueError("a failed run has neither last nor best_test")
         if (self.teacher is None) != (self.teacher_checksum is None):
             raise ValueError("a teacher has a teacher_checksum, and a student alone has none")
@@ -95,7 +95,7 @@ class MeasuredRun(Frozen):
     @property
     def is_finished(self) -> bool:
         """Whether the run has a result."""
-        return self.status == "FINISHED"
+        return self.status == "finished"
 
     @property
     def label(self) -> str:
@@ -203,7 +203,7 @@ class Measured:
     def frame(self) -> pd.DataFrame:
         """One row per run, in the columns of `results.frame` that `scores` reads."""
         made = pd.DataFrame([run.model_dump() for run in self.runs], columns=list(COLUMNS))
-        return made.assign(run_id=made["signature"], repetition=made["seed"])
+        return made.assign(run_id=made["signature"], repetition=made["seed"], status=made["status"].str.upper())
 
     def __bool__(self) -> bool:
         return bool(self.runs)
@@ -265,7 +265,7 @@ class Measured:
             differing = [name for name, value in ours.items() if value not in (None, getattr(run, name))]
             if differing:
                 checksum, first = row["teacher_checksum"], differing[0]
-                other_teacher += isinstance(checksum, str) and checksum != run.teacher_checksum
+                other_teacher += isinstance(checksum, str) and checksum != (run.teacher_checksum or checksum)
                 named.append(f"{run.label}: {first} {ours[first]!r}, measured {getattr(run, first)!r}")
         if named:
             more = f"; and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
