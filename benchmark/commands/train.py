@@ -62,7 +62,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
 def run(given: argparse.Namespace, plan: Plan, options: Options, console: Console, log: Path | None = None) -> int:
     """Train what is left of a plan, or only show it; return the command's exit code."""
     of_project = measured.load(measured.path_of(plan.suite.name))  # damaged, it is refused before anything is trained
-    survey = look(plan, options, download=not given.no_download and not given.dry_run)
+    survey = look(plan, options, is_read_only=given.dry_run)
     console.print(progress_of(survey).table())
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
@@ -108,9 +108,18 @@ def plan_of(given: command_line.Choices, device: str) -> Plan:
     )
 
 
-def look(plan: Plan, options: Options, download: bool) -> Survey:
-    """Load a plan's images and find out which of its runs exist already; write nothing but downloads and caches."""
-    data = datasets.load(plan.data, options.data_root, options.cache, download)
+def look(plan: Plan, options: Options, is_read_only: bool) -> Survey:
+    """Load a plan's images and find out which of its runs exist already.
+
+    Nothing is written but missing images, downloaded or rendered, and caches; with `is_read_only` no missing images.
+    """
+    data = datasets.load(
+        plan.data,
+        options.data_root,
+        options.cache,
+        download=not (is_read_only or options.offline),
+        render=not is_read_only,
+    )
     survey = Survey(plan, options, data, tracking.open_existing(options.runs))
     survey.look()
     return survey
