@@ -37,7 +37,10 @@ class Choices(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose error for an unknown option names the nearest known one, and that loads plugins."""
+    """An argument parser whose error for an unknown option names the nearest known one, and that loads plugins.
+
+    What it parses has `plugins` and `offline` in every command.
+    """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -47,6 +50,7 @@ class Parser(argparse.ArgumentParser):
         """Parse, and load the plugins: names of all kinds are looked up afterwards. Raises UserError for a plugin."""
         given = super().parse_args(args, namespace)
         fields = vars(given)
+        given.offline = fields.get("offline", False) or os.environ.get("BENCH_OFFLINE", "0") not in ("", "0")
         given.plugins = [path for key in list(fields) if key.startswith("plugins of ") for path in fields.pop(key)]
         plugins.load(given.plugins)
         return given
@@ -92,6 +96,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.py",
         help="a file that registers methods, networks, data sets or suites of your own (repeatable)",
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        default=argparse.SUPPRESS,  # a command of a command would set it back
+        help="download nothing: name what is missing and where to put it (the same: BENCH_OFFLINE=1)",
     )
 
 
@@ -316,7 +326,7 @@ def options_of(given: argparse.Namespace) -> Options:
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
     others = {
         name: named[name]
-        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s")
+        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "offline")
         if name in named
     }
     return Options(

@@ -162,22 +162,34 @@ class RunConfig(Frozen):
 
     def signature(self, data_digest: str, teacher_checksum: str | None) -> str:
         """Hash every field that affects the result, to 16 hexadecimal digits."""
-        fields = self.model_dump(mode="json")
-        fields["data"].pop("options")  # the digest identifies the images
+        fields = self._deciding_fields()
         fields.pop("teacher")
-        if not self.tuning:  # signatures from before there was tuning stay valid
-            fields.pop("tuning")
         if self.teacher is None:
             fields |= {"teacher_precision": None, "teacher_cache": None}
-        fields |= {
-            "data_digest": data_digest,
-            "teacher_checksum": teacher_checksum if self.teacher else None,
-            "numerics_version": [NUMERICS_VERSION, distillers.registry.get(self.method).numerics_version],
-        }
+        fields |= {"data_digest": data_digest, "teacher_checksum": teacher_checksum if self.teacher else None}
+        return _digest(fields)
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of the run's settings, to 16 hexadecimal digits: the same for every seed, and on every machine.
+
+        Without what a machine adds of its own: the images, the teacher's weights, and how its outputs are rounded.
+        """
+        fields = self._deciding_fields()
+        for name in ("repetition", "teacher_precision", "teacher_cache"):
+            fields.pop(name)
+        return _digest(fields)
+
+    def _deciding_fields(self) -> dict[str, Any]:
+        """The run's own fields that affect its result, with the versions of harness and method."""
+        fields = self.model_dump(mode="json")
+        fields["data"].pop("options")  # the digest of the images identifies them
+        if not self.tuning:  # signatures from before there was tuning stay valid
+            fields.pop("tuning")
+        fields["numerics_version"] = [NUMERICS_VERSION, distillers.registry.get(self.method).numerics_version]
         if origins := self.origins():
             fields["plugins"] = {what: origin.sha256 for what, origin in origins.items()}
-        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return fields
 
     @property
     def headline(self) -> str:
@@ -187,6 +199,11 @@ class RunConfig(Frozen):
     def is_evaluated(self, epoch: int) -> bool:
         """Whether the run is evaluated after this epoch, counted from 1."""
         return epoch % self.eval_every == 0 or epoch == self.recipe.epochs
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 F = TypeVar("F", bound=Frozen)

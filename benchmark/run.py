@@ -18,7 +18,6 @@ def parser() -> command_line.Parser:
     command_line.add_cache_limit(made)
     made.add_argument("--dry-run", action="store_true", help="print the plan and its estimate; train nothing")
     made.add_argument("--retry-failed", action="store_true", help="retry runs whose loss was not finite")
-    made.add_argument("--no-download", action="store_true", help="never download missing data")
     return made
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from benchmark import catalogue, command_line
+from benchmark.errors import UserError
 
 
 def parser() -> command_line.Parser:
@@ -29,6 +31,11 @@ def parser() -> command_line.Parser:
         metavar="METHOD",
         help="write METHOD beside the published tables, as LaTeX for a paper (repeatable)",
     )
+    made.add_argument(
+        "--publish",
+        action="store_true",
+        help="make no report, but write the suite's ended runs to reports/measured, which ships with the project",
+    )
     made.add_argument("--open", action="store_true", help="show the PDF when it is made")
     made.add_argument("--server", metavar="URL", help="address of the tracking UI that numbers link to")
     made.add_argument(
@@ -47,9 +54,23 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
             console.print(f"{name:{width}}  {entry.title}")
         return 0
     command_line.check_names(given)
+    if given.publish:
+        check_published(given)
     from reports import command  # MLflow, pandas, matplotlib: after everything that is refused without them
 
     return command.command(given, console)
+
+
+def check_published(given: argparse.Namespace) -> None:
+    """Raise UserError for what is never published, and for options of a report."""
+    if given.profile:
+        raise UserError(
+            f"--publish: the {given.profile} profile is a small slice, not a result; only runs of the full suite ship"
+            " with the project: leave out --profile"
+        )
+    for option in ("sections", "compare", "row", "open", "server", "out"):
+        if getattr(given, option):
+            raise UserError(f"--publish makes no report: leave out --{option}")
 
 
 if __name__ == "__main__":

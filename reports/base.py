@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmark import results
 from benchmark.analysis.gains import Best, Gain, gains, leaders
+from benchmark.analysis.measured import Measured
 from benchmark.analysis.table import Table
 from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.registry import Registry
@@ -86,6 +87,8 @@ class Context:
     data_digest: str = ""
     #: every run of the plan with its signature, which is None while its teacher is not known
     planned: tuple[tuple[PlannedRun, str | None], ...] = ()
+    #: runs that the project measured under the settings of the plan
+    measured: Measured = field(default_factory=Measured)
     #: arguments that choose this plan on the command line, the suite first: `cub --profile smoke`
     arguments: tuple[str, ...] = ()
 

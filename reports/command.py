@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from reports import build
 from reports.base import Context
 from reports.compare import compared
 from reports.gather import gather
+from reports.publish import publish
 from reports.write import log, write
 
 
@@ -21,12 +23,13 @@ def command(given: argparse.Namespace, console: Console) -> int:
     """Run the command; return its exit code."""
     chosen = build.chosen_sections(given.sections)
     runs, out = given.runs.resolve(), (given.out or given.runs / "reports").resolve()
-    files.check_writable(out, "name another folder for the report with --out")
+    if not given.publish:
+        files.check_writable(out, "name another folder for the report with --out")
     tracker = tracking.open_existing(runs)
 
-    def context_of(suite: str) -> Context:
+    def context_of(suite: str, plans: Sequence[Plan] = ()) -> Context:
         return gather(
-            plans_of(given, suite),
+            plans or plans_of(given, suite),
             tracker,
             runs,
             given.data.resolve(),
@@ -34,6 +37,8 @@ def command(given: argparse.Namespace, console: Console) -> int:
             arguments=command_line.settings_of(given, suite),
         )
 
+    if given.publish:
+        return published([context_of(given.suite, [plan]) for plan in plans_of(given, given.suite)], console)
     if given.compare:
         a, b = given.compare
         report = compared(a, b, given.suite, context_of)
@@ -54,6 +59,22 @@ def command(given: argparse.Namespace, console: Console) -> int:
     if given.open:
         webbrowser.open(path.as_uri())
     return 1 if report.faults else 0
+
+
+def published(contexts: Sequence[Context], console: Console) -> int:
+    """Publish the runs of a plan, and print what that changed; return the exit code."""
+    done = publish(contexts)
+    for warning in done.warnings:
+        console.print(f"note: {warning}", soft_wrap=True)
+    for words, those in (("added", done.added), ("in place of a failed run", done.replaced)):
+        for run in those:
+            figure = f"last {run.last!r}" if run.is_finished else f"failed: {run.failure or 'no reason was recorded'}"
+            console.print(f"{words}: {run.label}: {figure}", soft_wrap=True)
+    console.print(
+        f"{len(done.added)} runs added, {len(done.replaced)} in place of failed ones, {done.num_known} were there."
+    )
+    console.print(f"To commit: {done.path}", soft_wrap=True)
+    return 0
 
 
 def plans_of(given: command_line.Choices, suite: str) -> list[Plan]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark import datasets, results
+from benchmark.analysis import measured
+from benchmark.analysis.measured import Measured
 from benchmark.errors import UserError
 from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.tracking import Tracked, Tracker, flat
@@ -53,11 +55,13 @@ def gather(
     *,
     server: str | None = None,
     arguments: Sequence[str] = (),
+    of_project: Path | None = None,
 ) -> Context:
     """Gather the context of the plan that most tracked runs match.
 
     `plans` are one choice of a command line, resolved for different devices. Images are not loaded: the digest of those
-    that the suite ran on is read from its runs and teachers.
+    that the suite ran on is read from its runs and teachers. `of_project` is the folder of the runs that the project
+    measured, of the checkout by default.
     """
     problems: list[str] = []
     plan = plans[0]
@@ -94,11 +98,12 @@ def gather(
         )
     problems += _missing_data(best.plan, data_root, runs)
     frame = _frame(best, problems)
+    dataset = _dataset(best)
     mine = {run.run_id for run in best.tracked}
     also = [run for run in _others(tracker, best, problems) if run.run_id not in mine]
     return Context(
         plan=best.plan,
-        dataset=_dataset(best),
+        dataset=dataset,
         tracked=tuple(sorted([*best.tracked, *also], key=lambda run: -run.start_time)),
         frame=frame,
         teachers=best.manifests,
@@ -106,11 +111,22 @@ def gather(
         data_root=data_root,
         tracker=tracker,
         server=server,
+        measured=_measured(best, dataset, of_project, problems),
         problems=_shortened(problems),
         data_digest=best.digest,
         planned=best.planned,
         arguments=tuple(arguments),
     )
+
+
+def _measured(match: _Match, dataset: str, folder: Path | None, problems: list[str]) -> Measured:
+    """The runs that the project measured under the settings of the plan; none where their file is damaged."""
+    try:
+        of_project = measured.load(measured.path_of(match.plan.suite.name, folder))
+    except UserError as error:
+        problems.append(f"Measured by the project: {error}.")
+        of_project = []
+    return measured.of_plan(of_project, match.plan, dataset, match.digest)
 
 
 def _digests_of_runs(tracker: Tracker | None, plan: Plan) -> list[str]:

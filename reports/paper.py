@@ -79,7 +79,7 @@ def _beside_published(context: Context, method: str) -> Iterator[Listing]:
 
 def _with_row(context: Context, table: PublishedTable, method: str, held: Sequence[Pair]) -> Table:
     """A published table with our own method under it."""
-    of_pair = {pair.name: pair for pair in held}
+    of_pair, planned = ({pair.name: pair for pair in pairs} for pairs in (held, context.plan.pairs))
     printed = [
         Row.of(
             title_of(other, alone="Student") + unsure_mark(table, other),
@@ -89,21 +89,28 @@ def _with_row(context: Context, table: PublishedTable, method: str, held: Sequen
         for other in table.rows
         if other != method
     ]
-    ours = []
-    for column, words in (("best_test", "ours, best epoch on test"), ("last", "ours, last epoch")):
-        cells, fields = [Cell(f"{title_of(method)} ({words})")], dict[str, Value](method=method, selection=column)
+    ours, of_project = [], []
+    for column, words in (("best_test", "best epoch on test"), ("last", "last epoch")):
+        cells, fields = [Cell(f"{title_of(method)} (ours, {words})")], dict[str, Value](method=method, selection=column)
+        others = [Cell(f"{title_of(method)} (measured, {words})")]
         for name in table.pairs:
             pair = of_pair.get(name)
             found = scores(context.frame, pair, method, column) if pair else None
             cells.append(Cell(spread(found.values), found.run_ids) if found else Cell(MISSING))
             fields[f"{name} mean"] = rounded(found.mean) if found else None
+            others.append(Cell(context.measured.text(planned[name], method, column) if name in planned else MISSING))
         ours.append(Row(tuple(cells), fields))
+        if context.measured:
+            of_project.append(Row(tuple(others), {}))
     subtitle = (
         f"Published rows as {table.source} prints them, of the best epoch on the test set; ours: mean ± standard"
         " deviation over seeds, under teachers of our own."
     )
+    if context.measured:
+        subtitle += " Measured: the same by the project."
     columns = (Column("Method", "left"), *(Column(name) for name in table.pairs))
-    return Table(table.title, subtitle, columns, (Section("", "", tuple(printed)), Section("", "", tuple(ours))))
+    parts = [printed, of_project, ours] if of_project else [printed, ours]
+    return Table(table.title, subtitle, columns, tuple(Section("", "", tuple(part)) for part in parts))
 
 
 def hyperparameters(context: Context) -> Table:

@@ -114,7 +114,7 @@ def run(
     if not given.join:
         console.print(describe(search, ground, options.workers), soft_wrap=True)
     plan = ground.plan(search.definition.baselines()[0], 1, tuning=True)
-    data = datasets.load(plan.data, options.data_root, options.cache, download=True)
+    data = datasets.load(plan.data, options.data_root, options.cache, not options.offline, render=True)
     tracker = tracking.Tracker(options.runs)
     stopped = False
     if processes > 1:

@@ -63,12 +63,12 @@ def _digits_are_rendered_once(pytestconfig: pytest.Config, tmp_path_factory: pyt
 
     @functools.cache
     def made() -> DataSet:
-        return factory(Path(), cache=folder, download=True)
+        return factory(Path(), cache=folder, render=True)
 
     @functools.wraps(factory)
-    def shared(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
+    def shared(root: Path, cache: str | Path | None = None, render: bool = False) -> DataSet:
         found = made()
-        if cache is not None and download:
+        if cache is not None and render:
             Path(cache).mkdir(parents=True, exist_ok=True)
             for file in (*folder.glob("digits-*.npy"), *folder.glob("digits-*.json")):
                 if not (place := Path(cache) / file.name).exists():
@@ -153,7 +153,7 @@ def make_job(
 ) -> CohortJob:
     """A cohort whose lanes' files lie in the folder; the keys stand for signatures."""
     if any(config.data.name == "digits" for config in configs.values()):
-        datasets.create("digits", folder, cache=folder / "cache", download=True)  # a worker finds its images there
+        datasets.create("digits", folder, cache=folder / "cache", render=True)  # a worker finds its images there
     lanes = tuple(
         LaneJob(name, config, folder / name / "checkpoint", folder / name / "student.safetensors")
         for name, config in configs.items()

@@ -1,4 +1,4 @@
-"""The comparison table: a plan's results by pair and method, next to the published ones."""
+"""The comparison table: a plan's results by pair and method, next to the measured and the published ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from benchmark.analysis import published, stats
 from benchmark.analysis.decision import Decision, confidence_text, interval_note
 from benchmark.analysis.gains import Best, Gain, gains, is_comparable, is_whole, leaders
+from benchmark.analysis.measured import Measured
 from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedValue
@@ -22,7 +23,7 @@ from benchmark.plan.suite import Pair
 #: columns that `comparison` reads, one row per run; accuracies in percent
 RUN_COLUMNS = (
     *("signature", "run_id", "status", "teacher", "student", "method", "repetition", "epochs"),
-    *("last", "best_test", "best_val", "is_part", "machine"),
+    *("last", "best_test", "best_val", "is_part", "machine", "teacher_checksum"),
 )
 
 
@@ -32,12 +33,14 @@ def comparison(
     teacher_accuracy: Mapping[str, float],
     dataset_name: str | None = None,
     without: Set[str] = frozenset(),
+    measured: Measured | None = None,
 ) -> Table:
-    """Tabulate a plan's results by pair and method, next to the published ones.
+    """Tabulate a plan's results by pair and method, next to the measured and the published ones.
 
     `frame` holds this plan's runs, one per row, with the columns `RUN_COLUMNS`, or nothing yet; `teacher_accuracy` our
     teachers' accuracies by model, in percent; `dataset_name` the name of the loaded images, e.g. `cub200[5 classes]`;
-    `without` names columns to leave out: gain, outcome, published, difference.
+    `without` names columns to leave out: gain, outcome, published, difference. `measured` holds the runs that the
+    project measured under the plan's settings.
     """
     name = dataset_name or plan.data.name
     comparable = is_comparable(plan, name)
@@ -46,7 +49,7 @@ def comparison(
     every_gain = gains(plan, runs, name)
     decided = {(one.comparison.pair.name, one.comparison.method): one for one in every_gain}
     by_pair = [
-        (pair, [_line(plan, pair, method, runs, decided.get((pair.name, method))) for method in methods])
+        (pair, [_line(plan, pair, method, runs, decided.get((pair.name, method)), measured) for method in methods])
         for pair in plan.pairs
     ]
     lines = [line for _, of_pair in by_pair for line in of_pair]
@@ -58,12 +61,15 @@ def comparison(
         "best_test": Column("best (selected on test)"),
         "gain": Column(f"gain in last [{confidence_text(decisions)}]"),
         "outcome": Column("outcome", "left"),
+        "measured_last": Column("measured last"),
+        "measured_best": Column("measured best"),
         "published": Column("published"),
         "difference": Column("best − published" + ("" if comparable else " (not comparable)")),
         "seeds": Column("seeds", "left"),
     }
     has_published = any(line.published for line in lines)
-    hidden = {*without, *(() if has_published else ("published", "difference"))}
+    hidden = {*without, *(() if has_published else ("published", "difference", "measured_best"))}
+    hidden |= set() if measured else {"measured_last", "measured_best"}
     hidden |= set() if plan.data.val_fraction else {"best_val"}
     hidden |= {"difference"} if plan.profile else set()
     shown = {key: column for key, column in columns.items() if key not in hidden}
@@ -77,7 +83,7 @@ def comparison(
         subtitle=f"Suite {plan.name}, data set {name}, top-1 accuracy in percent.",
         columns=tuple(shown.values()),
         sections=tuple(sections),
-        notes=tuple(_notes(plan, name, runs, lines, decisions if "gain" in shown else None)),
+        notes=tuple(_notes(plan, name, runs, lines, decisions if "gain" in shown else None, measured)),
     )
 
 
@@ -97,6 +103,8 @@ class _Line:
     base: str | None
     gain: Gain | None
     published: PublishedValue | None
+    #: None where the project measured nothing under the settings of the plan
+    measured: Measured | None
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -112,7 +120,9 @@ class _Line:
         return tuple(self.finished["run_id"])
 
 
-def _line(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame, gain: Gain | None) -> _Line:
+def _line(
+    plan: Plan, pair: Pair, method: str, frame: pd.DataFrame, gain: Gain | None, measured: Measured | None
+) -> _Line:
     config = _config(plan, pair, method)
     budgets = Counter(_budget(_config(plan, pair, other)) for other in plan.methods)
     return _Line(
@@ -125,6 +135,7 @@ def _line(plan: Plan, pair: Pair, method: str, frame: pd.DataFrame, gain: Gain |
         base=base_of(method),
         gain=gain if gain and gain.decision.difference else None,
         published=published.lookup(_tables(plan, pair), pair.name, method),
+        measured=measured or None,
     )
 
 
@@ -197,6 +208,8 @@ def _cells(line: _Line) -> dict[str, Cell]:
         "best_test": Cell(spread(best_test), ids),
         "gain": Cell(gain.decision.text, gain.run_ids) if gain else Cell(MISSING),
         "outcome": Cell(gain.decision.outcome_text, gain.run_ids) if gain else Cell(MISSING),
+        "measured_last": Cell(_measured_text(line, "last")),
+        "measured_best": Cell(_measured_text(line, "best_test")),
         "published": Cell(_published(value) if value else MISSING),
         "difference": Cell(signed(difference), ids if difference is not None else ()),
         "seeds": Cell(_count(line), tuple(line.runs["run_id"])),
@@ -216,6 +229,8 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
     for column in ("last", "best_test", "best_val"):
         mean, std = stats.mean_std(values) if (values := line.values(column)) else (None, None)
         fields |= {f"{column}_mean": rounded(mean), f"{column}_std": rounded(std)}
+    if line.measured is not None:
+        fields |= _measured_fields(line, line.measured)
     decision, value = line.gain.decision if line.gain else None, line.published
     gain = decision.difference if decision else None
     low, high = decision.interval if decision and decision.interval else (None, None)
@@ -240,6 +255,19 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
     }
 
 
+def _measured_text(line: _Line, column: str) -> str:
+    return MISSING if line.measured is None else line.measured.text(line.pair, line.config.method, column)
+
+
+def _measured_fields(line: _Line, measured: Measured) -> dict[str, Value]:
+    fields: dict[str, Value] = {}
+    for column in ("last", "best_test"):
+        found = measured.scores(line.pair, line.config.method, column)
+        fields |= {f"measured_{column}_mean": rounded(found.mean), f"measured_{column}_std": rounded(found.std)}
+        fields["measured_num_seeds"] = len(found.values)
+    return fields
+
+
 def _teacher_rounding(plan: Plan) -> str:
     suite = plan.suite
     features = "features computed in bf16" if suite.teacher_precision == "bf16" else ""
@@ -248,7 +276,12 @@ def _teacher_rounding(plan: Plan) -> str:
 
 
 def _notes(
-    plan: Plan, dataset: str, runs: pd.DataFrame, lines: Sequence[_Line], decisions: Sequence[Decision] | None
+    plan: Plan,
+    dataset: str,
+    runs: pd.DataFrame,
+    lines: Sequence[_Line],
+    decisions: Sequence[Decision] | None,
+    measured: Measured | None,
 ) -> list[str]:
     """Notes under the table; `decisions` are those of the gains that it shows, None when it shows none."""
     notes = []
@@ -291,6 +324,8 @@ def _notes(
         notes.append(f"{OTHER_BUDGET} unequal budget: (epochs × views per image), where most methods have {most}.")
     if any(value.confidence == "unsure" for value in values):
         notes.append(f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible.")
+    if measured is not None:
+        notes += measured.notes(runs)
     for used in dict.fromkeys(value.table for value in values):
         table = published.load(used)
         notes.append(f"{used}: {table.title}; {table.source}. Selection: {table.selection}.")

@@ -116,7 +116,7 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
 def show_status(given: argparse.Namespace, console: Console) -> int:
     """Print the progress of a suite; train nothing and write nothing new."""
     options = command_line.options_of(given)
-    survey = train.look(train.plan_of(given, options.device), options, download=False)
+    survey = train.look(train.plan_of(given, options.device), options, is_read_only=True)
     train.progress_of(survey).print(console)
     train.remember(given, survey)
     return 0

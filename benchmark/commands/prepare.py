@@ -27,7 +27,7 @@ def prepare(given: argparse.Namespace, console: Console) -> int:
         raise UserError(f"--set {next(iter(changes), 'data')}: only data.FIELD=VALUE makes sense here")
     config: Data = data_config({"name": given.dataset, **fields})
     options = command_line.options_of(given)
-    data = datasets.load(config, options.data_root, options.cache, download=True)
+    data = datasets.load(config, options.data_root, options.cache, not options.offline, render=True)
     console.print(
         f"{data.name}: {len(data.train):,} train and {len(data.test):,} test images, {data.num_classes} classes,"
         f" seen at {data.image_size} x {data.image_size}\nsource: {data.source}\ndigest: {data.digest}",

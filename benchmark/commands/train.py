@@ -6,7 +6,7 @@ import argparse
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import torch
 from rich.console import Console
 
 from benchmark import command_line, datasets, files, logs, machine, process, results, tracking
+from benchmark.analysis import measured
 from benchmark.analysis.comparison import comparison
 from benchmark.analysis.latex import latex
+from benchmark.analysis.measured import MeasuredRun
 from benchmark.analysis.summary import notes_of_rows, result_of
 from benchmark.analysis.table import Table
 from benchmark.commands import status
@@ -30,7 +32,7 @@ from benchmark.plan.resolve import Plan, make_plan
 from benchmark.plan.suite import load
 
 #: columns that a narrow terminal leaves out first
-DISPENSABLE = ("best − published", "published", "best", "seeds")
+DISPENSABLE = ("best − published", "measured best", "published", "best", "seeds", "measured last")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def command(given: argparse.Namespace, console: Console) -> int:
 
 def run(given: argparse.Namespace, plan: Plan, options: Options, console: Console, log: Path | None = None) -> int:
     """Train what is left of a plan, or only show it; return the command's exit code."""
-    survey = look(plan, options, download=not given.no_download and not given.dry_run)
+    of_project = measured.load(measured.path_of(plan.suite.name))  # damaged, it is refused before anything is trained
+    survey = look(plan, options, is_read_only=given.dry_run)
     console.print(progress_of(survey).table())
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
@@ -71,7 +74,7 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     with progress.view(console, left) as view, status.told(given) as tell:
         execution = Execution(survey, tracker, costs, view, on_look=lambda: tell(progress_of(survey)))
         execution.run()
-    code = conclude(execution, given, console, estimate, log)
+    code = conclude(execution, given, console, estimate, log, of_project)
     remember(given, survey)
     return code
 
@@ -105,9 +108,18 @@ def plan_of(given: command_line.Choices, device: str) -> Plan:
     )
 
 
-def look(plan: Plan, options: Options, download: bool) -> Survey:
-    """Load a plan's images and find out which of its runs exist already; write nothing but downloads and caches."""
-    data = datasets.load(plan.data, options.data_root, options.cache, download)
+def look(plan: Plan, options: Options, is_read_only: bool) -> Survey:
+    """Load a plan's images and find out which of its runs exist already.
+
+    Nothing is written but missing images, downloaded or rendered, and caches; with `is_read_only` no missing images.
+    """
+    data = datasets.load(
+        plan.data,
+        options.data_root,
+        options.cache,
+        download=not (is_read_only or options.offline),
+        render=not is_read_only,
+    )
     survey = Survey(plan, options, data, tracking.open_existing(options.runs))
     survey.look()
     return survey
@@ -165,11 +177,16 @@ def counts(entries: Iterable[Entry]) -> str:
 
 
 def conclude(
-    execution: Execution, given: argparse.Namespace, console: Console, estimate: Estimate | None, log: Path | None
+    execution: Execution,
+    given: argparse.Namespace,
+    console: Console,
+    estimate: Estimate | None,
+    log: Path | None,
+    of_project: Sequence[MeasuredRun],
 ) -> int:
     """Print and write the table, report failures and where to look next; return the exit code."""
     survey, plan = execution.survey, execution.plan
-    table = table_of(survey, execution.tracker)
+    table = table_of(survey, execution.tracker, of_project)
     written = write_table(table, survey.options.runs, plan.file_name)
     full = shortest(written[0])
     if not execution.was_stopped:
@@ -210,12 +227,13 @@ def shortest(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def table_of(survey: Survey, tracker: tracking.Tracker) -> Table:
-    """Make the comparison table of a plan from the runs that are finished so far."""
+def table_of(survey: Survey, tracker: tracking.Tracker, of_project: Sequence[MeasuredRun]) -> Table:
+    """Make the comparison table of a plan from the runs that are finished so far, beside those of the project."""
     signatures = {entry.signature for entry in survey.entries if entry.signature is not None}
     with tracker.named_errors():
         frame = results.frame(tracker.runs_with(signatures), signatures)
-    return comparison(survey.plan, frame, survey.teacher_accuracy, dataset_name=survey.data.name)
+    chosen = measured.of_plan(of_project, survey.plan, survey.data.name, survey.data.digest)
+    return comparison(survey.plan, frame, survey.teacher_accuracy, dataset_name=survey.data.name, measured=chosen)
 
 
 def write_table(table: Table, runs: Path, name: str) -> list[Path]:

@@ -40,7 +40,9 @@ def options(name: str) -> dict[str, Any]:
     """Options of a data set and their types, e.g. `path` of `folder`."""
     factory = registry.get(name)
     hints = get_type_hints(factory, include_extras=True)  # with their bounds
-    return {key: hints[key] for key in inspect.signature(factory).parameters if key not in ("root", "download")}
+    return {
+        key: hints[key] for key in inspect.signature(factory).parameters if key not in ("root", "download", "render")
+    }
 
 
 def choices(name: str) -> tuple[str, ...]:
@@ -69,13 +71,15 @@ def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def load(config: Data, root: Path, cache: Path, download: bool = False) -> DataSet:
+def load(config: Data, root: Path, cache: Path, download: bool = False, render: bool = False) -> DataSet:
     """Load the data set that a run's data fields name, from the folder of all data, decoded through the cache.
+
+    Missing files are fetched with `download`, and images that code makes are stored in the cache with `render`.
 
     Raises:
         UserError: for data that is missing or damaged, with where to get it.
     """
     factory = registry.get(config.name)
     accepted = inspect.signature(factory).parameters
-    given = {"cache": cache, "download": download, **checked_options(config.name, config.options)}
+    given = {"cache": cache, "download": download, "render": render, **checked_options(config.name, config.options)}
     return factory(root, **{key: value for key, value in given.items() if key in accepted})

@@ -18,6 +18,7 @@ ARCHIVE = Archive(
     md5="eb9058c3a382ffc7106e4002c42a8d85",
     filename="cifar-100-python.tar.gz",
     folder="cifar-100-python",
+    size=169_001_437,
 )
 #: md5 of every official file; they are pickles, so none is loaded before it is checked
 MD5 = {

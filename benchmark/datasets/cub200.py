@@ -23,6 +23,7 @@ ARCHIVE = Archive(
     md5="97eceeb196236b17998738112f37df78",
     filename="CUB_200_2011.tgz",
     folder="CUB_200_2011",
+    size=1_150_585_339,
 )
 
 

@@ -28,13 +28,13 @@ NOISE_STD = 0.1
 
 
 @registry.register("digits")
-def digits(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
+def digits(root: Path, cache: str | Path | None = None, render: bool = False) -> DataSet:
     """Load the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used.
 
-    With `download`, the images are rendered once into the folder `cache`, from where every process maps them. Without
+    With `render`, the images are rendered once into the folder `cache`, from where every process maps them. Without
     it nothing is written: images that are not in the cache are rendered in memory.
     """
-    train, test = (_rendered(split, cache, download) for split in ("train", "test"))
+    train, test = (_rendered(split, cache, render) for split in ("train", "test"))
     return DataSet(
         name="digits",
         classes=tuple(map(str, range(10))),

@@ -90,12 +90,14 @@ class Archive:
     filename: str
     #: the folder inside it, which ends up under the data root
     folder: str
+    #: bytes of the archive
+    size: int
 
     def way_out(self, root: Path) -> str:
         """Instructions for getting the data, for error messages."""
         return (
-            f"run `python -m benchmark prepare {self.data_set}` to download it,"
-            f" or put {self.url} at {root / self.filename} (md5 {self.md5})"
+            f"download it with `python -m benchmark prepare {self.data_set}`, or where there is no network put"
+            f" {self.url} at {root / self.filename} ({self.size / 1e6:,.0f} MB, md5 {self.md5})"
         )
 
     def unpacked(self, root: Path, download: bool) -> Path:

@@ -28,6 +28,8 @@ class Options:
     cache_gb: float | None = None
     #: how long a tracking store may be away before the command ends, seconds
     patience_s: float = 600.0
+    #: download nothing
+    offline: bool = False
 
     @property
     def teachers(self) -> Path:

@@ -34,7 +34,7 @@ def comparison(context: Context) -> Sequence[Block]:
     blocks: list[Block] = [Listing("overview", overview(context, pairs))] if len(pairs) > 1 else []
     accuracy = {model: manifest.test_top1 for model, manifest in context.teachers.items()}
     elsewhere = {"gain", "outcome", "published", "difference"}  # other tables show these
-    full = detailed(plan, frame, accuracy, context.dataset, without=elsewhere)
+    full = detailed(plan, frame, accuracy, context.dataset, without=elsewhere, measured=context.measured)
     # notes on published tables stand under those tables
     notes = [note for note in full.notes if not note.startswith(tuple(f"{name}: " for name in published.ids()))]
     names = {pair.name for pair in pairs}
@@ -130,8 +130,11 @@ def _teacher_row(context: Context, pairs: Sequence[Pair]) -> Row:
 
 
 def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], methods: Sequence[str]) -> Table:
-    """Tabulate our means next to a published table, by the literature's choice of the epoch, with the difference."""
-    plan = context.plan
+    """Tabulate our means next to a published table, by the literature's choice of the epoch, with the difference.
+
+    Between them stand the means that the project measured, where it did.
+    """
+    plan, of_project = context.plan, context.measured
     comparable = is_comparable(plan, context.dataset)
     sections = [Section("Teacher", "", tuple(_teacher_rows(context, table, pairs, comparable)))]
     few = False
@@ -146,6 +149,7 @@ def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], metho
             known = comparable and mean is not None and printed is not None
             differences[pair.name] = mean - printed if known and mean is not None and printed is not None else None
             fields |= {
+                **({f"{pair.name} measured": of_project.scores(pair, method, "best_test").mean} if of_project else {}),
                 f"{pair.name} ours": mean,
                 f"{pair.name} n": len(values[pair.name].values),
                 f"{pair.name} published": printed,
@@ -153,6 +157,7 @@ def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], metho
             }
         lines = [
             [Cell("ours"), *(Cell(seeds_text(values[p.name], plan.seeds), values[p.name].run_ids) for p in pairs)],
+            *([[Cell("measured"), *(Cell(of_project.text(p, method, "best_test")) for p in pairs)]] * bool(of_project)),
             [
                 Cell(f"published{unsure_mark(table, method)}"),
                 *(Cell(printed_text(table, p.name, method)) for p in pairs),
@@ -205,6 +210,8 @@ def _notes(
         )
     if few:
         yield FEW_SEEDS_NOTE_WITHOUT_INTERVALS
+    if context.measured:
+        yield f"measured: by the project, {context.measured.place}; n: seeds."
     if table.confidence == "unsure" or table.unsure:
         yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
     yield f"Source: {table.source}. Selection: {table.selection}."

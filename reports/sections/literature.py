@@ -14,17 +14,38 @@ from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
 
 
-@section("Published numbers")
+@section("Published and measured numbers")
 def literature(context: Context) -> Sequence[Block]:
-    """Published tables with source, confidence and notes, and a list of other entries on this data set."""
+    """What the project measured, published tables with source, confidence and notes, other entries on this data set."""
     held = tables_of(context.plan)
-    blocks: list[Block] = [
-        Listing(f"published-{name.replace('/', '-')}", printed(published.load(name))) for name in held
-    ]
+    blocks: list[Block] = [Listing("measured", measured(context))] if context.measured else []
+    blocks += [Listing(f"published-{name.replace('/', '-')}", printed(published.load(name))) for name in held]
     others = _others(context.plan.data.name, held)
     if others is not None:
         blocks.append(Listing("published-others", others))
     return blocks
+
+
+def measured(context: Context) -> Table:
+    """Tabulate what the project measured under the settings of the plan: method by pair, last and best epoch."""
+    found, rows = context.measured, []
+    for method in context.plan.methods:
+        for column, words in (("last", "last epoch"), ("best_test", "best epoch on test")):
+            cells = [f"{title_of(method, alone='Student alone')} ({words})"]
+            fields = dict[str, Value](method=method, selection=column)
+            for pair in context.plan.pairs:
+                figures = found.scores(pair, method, column)
+                cells.append(found.text(pair, method, column))
+                fields |= {f"{pair.name} mean": figures.mean, f"{pair.name} std": figures.std}
+                fields[f"{pair.name} n"] = len(figures.values)
+            rows.append(Row.of(*cells, **fields))
+    return Table.of_rows(
+        "Measured by the project.",
+        f"Top-1 accuracy on the test set of {context.dataset} in percent, under the settings of this report.",
+        (Column("Method", "left"), *(Column(pair.name) for pair in context.plan.pairs)),
+        rows,
+        found.notes(context.frame),
+    )
 
 
 def tables_of(plan: Plan) -> list[str]:

@@ -70,6 +70,7 @@ def _provenance(context: Context) -> Table:
         "Devices": _counted(frame, "device"),
         "Machines": _machines(frame),
         "Training time": (_hours(frame), tuple(frame["run_id"])),
+        "Measured by the project": (_measured(context), ()),
         "Versions": (", ".join(versions) or MISSING, ()),
     }
     rows = [Row.of(name, Cell(text, ids), fact=name, value=text) for name, (text, ids) in facts.items()]
@@ -98,6 +99,11 @@ def _machines(frame: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
     text, run_ids = _counted(frame, "machine")
     mixed = frame.loc[frame["status"] == "FINISHED", "machine"].fillna("not recorded").nunique() > 1
     return text + ("; mixed: not equal to the last digit" if mixed else ""), run_ids
+
+
+def _measured(context: Context) -> str:
+    measured = context.measured
+    return f"{measured.summary()}; {measured.place}" if measured else "nothing under these settings yet"
 
 
 def _hours(frame: pd.DataFrame) -> str:

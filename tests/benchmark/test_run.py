@@ -381,7 +381,10 @@ def test_a_training_set_smaller_than_its_only_batch_is_refused(tmp_path: Path) -
         (["digits", "--seeds", "0"], "must be a whole number from 1 to 1,000"),
         (["digits", "--device", "tpu"], "--device tpu"),
         (["digits", "--device", "cuda:99"], "CUDA devices; use cpu"),
-        (["cifar100", "--no-download", "--data", "nowhere"], "cifar-100-python.tar.gz"),
+        (
+            ["cifar100", "--offline", "--data", "nowhere"],
+            "nowhere/cifar-100-python.tar.gz (169 MB, md5 eb9058c3a382ffc7106e4002c42a8d85)",
+        ),
         (["folder"], "--set data.path="),
     ],
 )

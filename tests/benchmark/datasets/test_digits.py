@@ -53,7 +53,7 @@ def test_renders_are_kept_and_mapped_and_a_damaged_file_is_made_again(
 ) -> None:
     assert module.digits(tmp_path, cache=tmp_path / "cache").digest == digits.digest
     assert not (tmp_path / "cache").exists()  # who only looks writes nothing
-    first = module.digits(tmp_path, cache=tmp_path / "cache", download=True)
+    first = module.digits(tmp_path, cache=tmp_path / "cache", render=True)
     assert first.digest == digits.digest
     kept = sorted((tmp_path / "cache").glob("digits-*.npy"))
     assert [path.name.split("-")[1] for path in kept] == ["test", "train"]

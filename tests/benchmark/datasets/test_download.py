@@ -147,6 +147,6 @@ def test_an_archive_without_its_folder_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "birds.tgz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.addfile(member("other"))
-    source = Archive("birds", URL, hashlib.md5(archive.read_bytes()).hexdigest(), "birds.tgz", "birds")
+    source = Archive("birds", URL, hashlib.md5(archive.read_bytes()).hexdigest(), "birds.tgz", "birds", 100)
     with pytest.raises(UserError, match="it has no folder birds"):
         source.unpacked(tmp_path, download=False)

@@ -23,7 +23,7 @@ from tests.fuzz.kinds.assignments import assignment
 SHARE = 2.0
 OPTIONS = (
     "--pairs", "--methods", "--seeds", "--profile", "--set", "--amp", "--compile", "--cache", "--runs", "--data",
-    "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--no-download",
+    "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--offline",
     "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
     "--sections", "--compare", "--out", "--list", "--only", "--port", "--dataset", "--quick", "--help",
 )  # fmt: skip
