@@ -272,9 +272,10 @@ class _Source:
 
 #: the functions that register, by what they do with their first argument or with what they decorate
 _SAMPLE_LOSS, _MODIFIER = "distillers.sample_loss.sample_loss", "distillers.loss_modifier.loss_modifier"
+_FEATURE_LOSS = "distillers.feature_loss.feature_loss"
 _CLASS, _WITH_SDD = ("distillers.base.register", "studies.base.register"), "distillers.sdd.register_with_sdd"
 _TITLED = ("reports.base.section", "benchmark.perf.base.measurement")
-_REGISTERING = {_SAMPLE_LOSS, _MODIFIER, *_CLASS, _WITH_SDD, *_TITLED}
+_REGISTERING = {_SAMPLE_LOSS, _FEATURE_LOSS, _MODIFIER, *_CLASS, _WITH_SDD, *_TITLED}
 _METHODS = ("register", "add", "family")
 
 Decorated = ast.ClassDef | ast.FunctionDef | None
@@ -322,11 +323,11 @@ class _Reader:
         home, _, verb = function.rpartition(".registry.")
         if verb in _METHODS:
             self._by_registry(source, home, verb, call, decorated)
-        elif function == _SAMPLE_LOSS and isinstance(decorated, ast.ClassDef):
+        elif function in (_SAMPLE_LOSS, _FEATURE_LOSS) and isinstance(decorated, ast.ClassDef):
             title = _text(_argument(call, 1, "title"))
             entry = Entry(_text(_argument(call, 0, "name")), title, first_line(ast.get_docstring(decorated)))
             self._by_parameters[f"{source.name}.{decorated.name}"] = entry
-            self._add_with_sdd(entry)
+            self._add_with_sdd(entry) if function == _SAMPLE_LOSS else self._add(entry)
         elif function == _MODIFIER:
             of = _argument(call, 9, "of")
             if not isinstance(of, ast.Dict) or not all(of.keys):

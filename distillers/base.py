@@ -12,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_origin
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.registry import Registry
+from distillers.network import Network, Stages
 
 Grids = Literal["map", "from_4x4"]
 Convention = Literal["code", "paper"]
@@ -33,9 +34,47 @@ class Outputs(NamedTuple):
     logits: Tensor
     #: (B, R, K): local logits, scale by scale, row-major inside a scale; R = 0 without scales
     regions: Tensor
+    #: feature maps, for a distiller that `sees` them; else None
+    features: Stages | None = None
+    #: the network's head, (..., D) -> (..., K), for a distiller that `sees` feature maps; else None
+    head: Callable[[Tensor], Tensor] | None = None
+
+    def map_all(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """Apply a function to every tensor."""
+        features = None if self.features is None else self.features.map_all(change)
+        return Outputs(change(self.logits), change(self.regions), features, self.head)
 
 
 Views = Mapping[str, Outputs]
+
+#: what a distiller looks at: logits only, the last feature map as well, or the maps after every stage too
+Sees = Literal["logits", "map", "stages"]
+
+
+class Facts(NamedTuple):
+    """Facts about a training that side modules may depend on."""
+
+    num_classes: int
+    #: side of the images that the networks see, in pixels
+    image_size: int
+    #: number of images in the training set; `Extras.index_B` counts them from 0
+    num_images: int
+
+
+class Extras(NamedTuple):
+    """What some distillers need beside two networks' outputs."""
+
+    #: the side modules that `Distiller.modules` made for this student
+    modules: nn.Module | None = None
+    #: (B,) int64: number of each image of the batch in the training set
+    index_B: Tensor | None = None
+
+
+NO_EXTRAS = Extras()
+
+
+class UnfitPair(Exception):
+    """A method cannot run on two networks; the message says why."""
 
 
 #: types of values that pydantic would refuse without a type
@@ -90,6 +129,10 @@ class Distiller(ABC):
     scales: tuple[int, ...] = ()
     #: how coarse cells are pooled
     grids: Grids = "map"
+    #: what it looks at in both networks beside logits and regions
+    sees: ClassVar[Sees] = "logits"
+    #: whether the student is tested by `tested_logits`, with its side modules, instead of by its own head
+    is_tested_with_modules: ClassVar[bool] = False
     #: views of the batch that student and teacher see, in the order of the student's forwards: `weak`, and any other
     #: that `python -m benchmark list views` names
     views: tuple[str, ...] = ("weak",)
@@ -98,9 +141,37 @@ class Distiller(ABC):
         """Take one validated `Parameters` per group; `distillers.create` makes them from plain values."""
         self.values = values
 
+    @classmethod
+    def needs_networks(cls) -> bool:
+        """Whether the losses are more than a function of logits: they see feature maps, or have side modules."""
+        return cls.sees != "logits" or cls.modules is not Distiller.modules
+
     @abstractmethod
-    def losses(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
+    def losses(
+        self,
+        student: Views,
+        teacher: Views,
+        target_B: Tensor,
+        epoch: int | Tensor,
+        extras: Extras = NO_EXTRAS,
+    ) -> dict[str, Tensor]:
         """Compute named scalar terms, whose sum is the training loss. `epoch` counts from 1."""
+
+    def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
+        """Make what is trained, or remembered, beside the student: connectors, memories, a temperature; or None.
+
+        Its parameters are trained with the student's, its buffers are saved with them, and none of it is part of the
+        trained student. Random numbers come from torch's global generator. Both networks are on the CPU and as they
+        are before training, the teacher's batch norms included; they must not be changed.
+
+        Raises:
+            UnfitPair: when the method cannot run on these networks.
+        """
+        return None
+
+    def tested_logits(self, student: Outputs, extras: Extras) -> Tensor:
+        """Compute the logits that a student with `is_tested_with_modules` is tested by, (B, K)."""
+        return student.logits
 
     def parameters(self) -> dict[str, dict[str, Any]]:
         """Every resolved hyperparameter by group, JSON-ready, as a run records and signs them."""
@@ -121,12 +192,23 @@ class LogitDistiller(Distiller):
     def terms(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
         """Compute the named scalar losses; logits arrive in fp32 at least, the teacher's without gradient."""
 
-    def losses(self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor) -> dict[str, Tensor]:
+    def terms_with(
+        self, student: Views, teacher: Views, target_B: Tensor, epoch: int | Tensor, extras: Extras
+    ) -> dict[str, Tensor]:
+        """Compute the named scalar losses of a method that has side modules: here `terms`, without them."""
+        return self.terms(student, teacher, target_B, epoch)
+
+    def losses(
+        self,
+        student: Views,
+        teacher: Views,
+        target_B: Tensor,
+        epoch: int | Tensor,
+        extras: Extras = NO_EXTRAS,
+    ) -> dict[str, Tensor]:
         # upcasting is not enough: autocast would compute matrix products of fp32 probabilities in bf16 again
         with torch.autocast(target_B.device.type, enabled=False):
-            student = {view: Outputs(*map(at_least_fp32, seen)) for view, seen in student.items()}
-            teacher = {view: Outputs(*(at_least_fp32(x).detach() for x in seen)) for view, seen in teacher.items()}
-            return self.terms(student, teacher, target_B, epoch)
+            return self.terms_with(upcast(student), detached(upcast(teacher)), target_B, epoch, extras)
 
     def instance(self, loss: PerSample, student: Outputs, teacher: Outputs, target_B: Tensor) -> Tensor:
         """Compute the loss of every sample of one view, (B,): here on the whole image.
@@ -161,6 +243,16 @@ def register(distiller: type[Distiller]) -> None:
 def at_least_fp32(x: Tensor) -> Tensor:
     """Convert half precisions to float32; float32 and float64 pass unchanged."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def upcast(views: Views) -> Views:
+    """Convert all outputs to float32 at least."""
+    return {view: seen.map_all(at_least_fp32) for view, seen in views.items()}
+
+
+def detached(views: Views) -> Views:
+    """Cut all outputs from what computed them."""
+    return {view: seen.map_all(Tensor.detach) for view, seen in views.items()}
 
 
 def warmup(epoch: int | Tensor, warmup_epochs: float) -> float | Tensor:

@@ -6,6 +6,7 @@ Shape letters: B batch, D channels, H and W height and width (of an image or a m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -20,6 +21,16 @@ class Stages(NamedTuple):
     pre_activations: tuple[Tensor, ...]
     #: (B, D, H, W): the last feature map, which the head classifies; in some families it is not the last stage's
     map: Tensor
+
+    def map_all(self, change: Callable[[Tensor], Tensor]) -> Stages:
+        """Apply a function to every map."""
+        maps, pre_activations = (tuple(change(x) for x in each) for each in (self.maps, self.pre_activations))
+        return Stages(maps, pre_activations, change(self.map))
+
+    @property
+    def embedding(self) -> Tensor:
+        """(B, D): the mean of the last feature map, which the head turns into the network's own logits."""
+        return self.map.mean(dim=(2, 3))
 
 
 class Network(nn.Module, ABC):

@@ -39,6 +39,12 @@ class Loss:
     """
 
     def __init__(self, distiller: Distiller) -> None:
+        """Take a method. Raises UserError for one whose loss is more than a function of logits."""
+        if distiller.needs_networks():
+            raise UserError(
+                f"{distiller.name} looks at both networks' feature maps or trains modules beside the student, which a"
+                " loss of outputs cannot: train it with `python -m benchmark.run`"
+            )
         #: the method with its resolved hyperparameters
         self.distiller = distiller
         self._has_warned = False

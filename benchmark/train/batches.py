@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     views: dict[str, Tensor]
     #: (B,) int64
     target_B: Tensor
+    #: (B,) int64: number of each image in the training set; None for images that are tested
+    index_B: Tensor | None = None
 
 
 class Drawn(NamedTuple):
@@ -34,6 +36,8 @@ class Drawn(NamedTuple):
     made: dict[str, Tensor]
     #: (B,) int64
     target_B: Tensor
+    #: (B,) int64: number of each image in the training set
+    index_B: Tensor
 
 
 class TrainStream:
@@ -82,7 +86,8 @@ class TrainStream:
         if not parts:  # nothing starts the processes of a loader
             return
         # one transfer per epoch, not one per batch
-        target_N = self.targets_N[order.to(self.device)]
+        index_N = order.to(self.device)
+        target_N = self.targets_N[index_N]
         crops: dict[str, augment.Crops] = {}
         on_device: dict[str, Tensor] = {}
         alters: dict[str, views.Alter] = {}
@@ -95,12 +100,12 @@ class TrainStream:
                 alters = self._alters(epoch)
             here = {view: crops_3N[:, part] for view, crops_3N in on_device.items()}
             made = {view: alter(self._cropped(pixels_BCHW, here.pop(view)), part) for view, alter in alters.items()}
-            yield Drawn(pixels_BCHW, here, made, target_N[part])
+            yield Drawn(pixels_BCHW, here, made, target_N[part], index_N[part])
 
     def batch(self, drawn: Drawn) -> Batch:
         """Make the batch in every view. Reads nothing back to the host: a step with it can be captured as a graph."""
         seen = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
-        return Batch({view: self.normalize(seen[view]) for view in self.views}, drawn.target_B)
+        return Batch({view: self.normalize(seen[view]) for view in self.views}, drawn.target_B, drawn.index_B)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 1."""

@@ -86,8 +86,8 @@ def evaluate(
     shown = teachers if teachers is not None else [None] * len(networks)
     sums = [_Sums(num_classes, device) for _ in networks]
     class_count = torch.zeros(num_classes, dtype=torch.float64, device=device)
-    for number, (views, target_B) in enumerate(batches):
-        x_BCHW = views["weak"]
+    for number, batch in enumerate(batches):
+        x_BCHW, target_B = batch.views["weak"], batch.target_B
         class_count.index_add_(0, target_B, torch.ones_like(target_B, dtype=torch.float64))
         for network, summed, logits in zip(networks, sums, shown, strict=True):
             summed.add(network(x_BCHW), target_B, None if logits is None else logits[number])

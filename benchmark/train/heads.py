@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from distillers import Distiller, Outputs
-from distillers.base import Grids
+from distillers.base import Grids, Sees
+from distillers.network import Stages
 from distillers.regions import pooling_matrix, with_regions
 from models import Network
 
@@ -24,16 +25,33 @@ class Request(NamedTuple):
     view: str
     scales: tuple[int, ...]
     grids: Grids
+    sees: Sees = "logits"
 
 
 def requests_of(distiller: Distiller) -> list[Request]:
     """List the requests of a distiller, one per view."""
-    return [Request(view, distiller.scales, distiller.grids) for view in distiller.views]
+    return [Request(view, distiller.scales, distiller.grids, distiller.sees) for view in distiller.views]
 
 
-def network_outputs(network: Network, x_BCHW: Tensor, requests: Iterable[Request]) -> dict[Request, Outputs]:
-    """Run a network once and read its head for every request (all of one view)."""
-    return head_outputs(network, network.forward_features(x_BCHW), requests)
+def network_outputs(network: Network, x_BCHW: Tensor, requests: Sequence[Request]) -> dict[Request, Outputs]:
+    """Run a network once and compute its outputs for every request (all of one view)."""
+    return feature_outputs(network, network_features(network, x_BCHW, requests), requests)
+
+
+def network_features(network: Network, x_BCHW: Tensor, requests: Iterable[Request]) -> Stages:
+    """Run a network once: its last map, and the maps of its stages where a request sees them."""
+    if any(request.sees == "stages" for request in requests):
+        return network.forward_stages(x_BCHW)
+    return Stages((), (), network.forward_features(x_BCHW))
+
+
+def feature_outputs(network: Network, features: Stages, requests: Sequence[Request]) -> dict[Request, Outputs]:
+    """Compute the outputs for every request from a network's features, which go to those that see them."""
+    found = head_outputs(network, features.map, requests)
+    for request, made in found.items():
+        if request.sees != "logits":
+            found[request] = made._replace(features=features, head=network.classify)
+    return found
 
 
 def head_outputs(network: Network, map_BDHW: Tensor, requests: Iterable[Request]) -> dict[Request, Outputs]:

@@ -18,7 +18,8 @@ import models
 from benchmark.config import RunConfig
 from benchmark.randomness import stream_seed
 from benchmark.train.heads import Request, network_outputs, requests_of
-from distillers import Outputs
+from distillers import Distiller, Outputs
+from distillers.base import Extras, Facts
 
 
 class NonFiniteLoss(RuntimeError):
@@ -28,7 +29,16 @@ class NonFiniteLoss(RuntimeError):
 class Lane:
     """One student, trained on the batches it is given."""
 
-    def __init__(self, config: RunConfig, num_classes: int, image_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        num_classes: int,
+        image_size: int,
+        device: torch.device,
+        teacher: models.Network | None = None,
+        num_images: int = 0,
+    ) -> None:
+        """Make the student; `teacher`, as it was stored, and the size of the training set are for side modules."""
         self.config, self.device = config, device
         self.distiller = config.distiller()
         self.requests = requests_of(self.distiller)
@@ -40,13 +50,22 @@ class Lane:
         #: seconds spent on the student's own steps: in this epoch, and in all finished epochs
         self.epoch_seconds = self.train_seconds = 0.0
         network = create_network(config.student, num_classes, image_size, config.seed)
+        #: connectors, memories and the like of the method, which are trained and saved with the student; or None
+        self.modules: nn.Module | None = None
+        if teacher is not None:
+            facts = Facts(num_classes, image_size, num_images)
+            self.modules = create_modules(self.distiller, network, teacher, facts, config.seed)
+        if self.modules is not None:
+            self.modules = self.modules.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
-            compiled = torch.compile(self.network.forward_features)
-            self.network.forward_features = compiled
+            self.network.forward_features = torch.compile(self.network.forward_features)
+            self.network.forward_stages = torch.compile(self.network.forward_stages)
         on_gpu = device.type == "cuda"
+        self._trained = dict(self._named_parameters())
+        self._parameters = list(self._trained.values())
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            self._parameters,
             # a captured step reads both from the device, where they change without a new capture
             lr=torch.tensor(config.recipe.lr, device=device) if on_gpu else config.recipe.lr,
             momentum=config.recipe.momentum,
@@ -54,7 +73,6 @@ class Lane:
             fused=True,
         )
         self._epoch: int | Tensor = torch.zeros((), device=device) if on_gpu else 0
-        self._parameters = list(self.network.parameters())
         self._random_state = _initial_random_state(stream_seed(config.seed, "dropout", config.student), device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self._names: list[str] = []
@@ -63,6 +81,14 @@ class Lane:
         #: steps taken in the epoch, and the first whose loss was not finite (counted from 0; -1: none)
         self._num_steps = torch.zeros((), dtype=torch.int64, device=device)
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained: the student's parameters, and under `modules.` those of its side modules."""
+        yield from self.network.named_parameters()
+        if self.modules is not None:
+            for name, parameter in self.modules.named_parameters():
+                if parameter.requires_grad:
+                    yield f"modules.{name}", parameter
 
     def start_epoch(self, epoch: int) -> None:
         """Set the learning rate of an epoch, counted from 1; clear the sums, unless the epoch was begun before."""
@@ -76,6 +102,8 @@ class Lane:
         else:
             self._epoch = epoch
         self.network.train()
+        if self.modules is not None:
+            self.modules.train()
         if self.steps_done:  # its sums came from a checkpoint
             return
         if self._sums is not None:
@@ -84,19 +112,32 @@ class Lane:
         self._bad_step.fill_(-1)
         self.epoch_seconds = 0.0
 
-    def step(self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
-        """Take one optimiser step. Reads nothing back from the device."""
+    def step(
+        self,
+        views: Mapping[str, Tensor],
+        target_B: Tensor,
+        teacher: Mapping[Request, Outputs],
+        index_B: Tensor | None = None,
+    ) -> None:
+        """Take one optimiser step. Reads nothing back from the device.
+
+        `index_B` numbers the images of the batch in the training set, for methods that remember them.
+        """
         started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
         with self._own_random_numbers():
             student = self._forward(views)
-        self._learn(student, target_B, teacher)
+        self._learn(student, target_B, teacher, index_B)
         self.epoch_seconds += time.perf_counter() - started
 
     def step_without_randomness(
-        self, views: Mapping[str, Tensor], target_B: Tensor, teacher: Mapping[Request, Outputs]
+        self,
+        views: Mapping[str, Tensor],
+        target_B: Tensor,
+        teacher: Mapping[Request, Outputs],
+        index_B: Tensor | None = None,
     ) -> None:
         """Take the same step with a network that draws no random numbers: it uses tensors only, to be captured."""
-        self._learn(self._forward(views), target_B, teacher)
+        self._learn(self._forward(views), target_B, teacher, index_B)
 
     def _forward(self, views: Mapping[str, Tensor]) -> dict[str, Outputs]:
         with self._autocast:
@@ -105,10 +146,16 @@ class Lane:
                 for request in self.requests
             }
 
-    def _learn(self, student: Mapping[str, Outputs], target_B: Tensor, teacher: Mapping[Request, Outputs]) -> None:
+    def _learn(
+        self,
+        student: Mapping[str, Outputs],
+        target_B: Tensor,
+        teacher: Mapping[Request, Outputs],
+        index_B: Tensor | None,
+    ) -> None:
         sees_teacher = self.distiller.needs_teacher  # the teacher may be there for other lanes only
         shown = {request.view: teacher[request] for request in self.requests} if sees_teacher else {}
-        losses = self.distiller.losses(student, shown, target_B, self._epoch)
+        losses = self.distiller.losses(student, shown, target_B, self._epoch, Extras(self.modules, index_B))
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -162,8 +209,24 @@ class Lane:
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the student's own logits, (B, K), in its current mode."""
         with self._autocast:
+            if self.distiller.is_tested_with_modules:
+                outputs = network_outputs(self.network, x_BCHW, self.requests[:1])[self.requests[0]]
+                return self.distiller.tested_logits(outputs, Extras(self.modules))
             logits_BK: Tensor = self.network(x_BCHW)
         return logits_BK
+
+    def eval(self) -> None:
+        """Set the student and its side modules to be tested; the next epoch sets them to be trained again."""
+        self.network.eval()
+        if self.modules is not None:
+            self.modules.eval()
+
+    def tested_weights(self) -> dict[str, Tensor]:
+        """Weights of all that the student is tested with, on the CPU: its side modules only where they take part."""
+        found = weights_of(self.network)
+        if self.distiller.is_tested_with_modules and self.modules is not None:
+            found |= {f"modules.{name}": value for name, value in weights_of(self.modules).items()}
+        return found
 
     def draws_random_numbers(self) -> bool:
         """Whether the network drew random numbers in the steps so far, as dropout does."""
@@ -199,10 +262,11 @@ class Lane:
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
             **within,
-            "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
+            "network": _copied(self.network),
+            **({} if self.modules is None else {"modules": _copied(self.modules)}),
             "momentum": {
                 name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
-                for name, parameter in self.network.named_parameters()
+                for name, parameter in self._trained.items()
                 if "momentum_buffer" in self.optimizer.state[parameter]
             },
             "random_state": self._random_state.clone(),
@@ -213,7 +277,9 @@ class Lane:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that `state` returned."""
         self.network.load_state_dict(state["network"])
-        for name, parameter in self.network.named_parameters():
+        if self.modules is not None:
+            self.modules.load_state_dict(state["modules"])
+        for name, parameter in self._trained.items():
             if name in state["momentum"]:
                 buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
@@ -238,6 +304,19 @@ def create_network(name: str, num_classes: int, image_size: int, seed: int) -> m
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "weights", name))
         return models.create(name, num_classes, image_size)
+
+
+def create_modules(
+    distiller: Distiller, student: models.Network, teacher: models.Network, facts: Facts, seed: int
+) -> nn.Module | None:
+    """Make a method's side modules, whose initial values are a function of (seed, method)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "modules", distiller.name))
+        return distiller.modules(student, teacher, facts)
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 def _initial_random_state(seed: int, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+import models
 from benchmark import datasets, files
 from benchmark.datasets.base import DataSet, Images
 from benchmark.errors import UserError
@@ -22,7 +23,7 @@ from benchmark.train.batches import Batch, TrainStream, eval_batches, on_device,
 from benchmark.train.cuda_graphs import Inputs
 from benchmark.train.evaluate import Evaluation, evaluate
 from benchmark.train.heads import Request
-from benchmark.train.lane import Lane, NonFiniteLoss, weights_of
+from benchmark.train.lane import Lane, NonFiniteLoss
 from benchmark.train.messages import (
     CohortJob,
     EpochDone,
@@ -106,7 +107,10 @@ class _Cohort:
         self.train_images = on_device(data.train, self.device)
         # a tuning run never uses the test set, which is not even moved
         self.test_images = data.test if config.tuning else on_device(data.test, self.device)
-        self.running = [_start(lane, data, self.device) for lane in job.lanes]
+        network = None
+        if job.teacher is not None and any(lane.config.distiller().needs_teacher for lane in job.lanes):
+            network = teacher_store.load_network(job.teacher, data)
+        self.running = [_start(lane, data, self.device, network) for lane in job.lanes]
         begun = {(run.lane.epochs_done, run.lane.steps_done) for run in self.running}
         if len(begun) != 1:
             raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs and steps: {sorted(begun)}")
@@ -117,11 +121,11 @@ class _Cohort:
         self.teacher: BatchTeacher | None = None
         self.cached: CachedTeacher | None = None
         asking = [run.lane for run in self.running if run.lane.distiller.needs_teacher]
-        if job.teacher is not None and asking:
+        if job.teacher is not None and network is not None:
             # the teacher's settings come from a run that sees it: a student alone has none
             shown = asking[0].config
             self.teacher = BatchTeacher(
-                teacher_store.load_network(job.teacher, data),
+                network,
                 [request for lane in asking for request in lane.requests],
                 self.device,
                 shown.teacher_precision,
@@ -283,7 +287,7 @@ class _Cohort:
             batches = self._eval_batches(images, members)
             self._teacher_logits[split] = [self.teacher.logits(batch.views["weak"]) for batch in batches]
         for run in lanes:
-            run.lane.network.eval()
+            run.lane.eval()
         return evaluate(
             [run.lane.logits for run in lanes],
             self._eval_batches(images, members),
@@ -343,8 +347,8 @@ class _Cohort:
         self._saving_s = self._last_saved - started
 
 
-def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
-    lane = Lane(job.config, data.num_classes, data.image_size, device)
+def _start(job: LaneJob, data: DataSet, device: torch.device, teacher: models.Network | None) -> _Running:
+    lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, len(data.train))
     seconds_before = 0.0
     if job.checkpoint.exists():
         # the damaged one must not become the one before, which it would at the next save
@@ -363,7 +367,7 @@ def _start(job: LaneJob, data: DataSet, device: torch.device) -> _Running:
 
 
 def _complete(run: _Running, evaluation: Evaluation) -> LaneFinished:
-    weights = serialize(weights_of(run.lane.network), metadata={"signature": run.job.signature})
+    weights = serialize(run.lane.tested_weights(), metadata={"signature": run.job.signature})
     files.write(run.job.weights, weights)
     return LaneFinished(
         run.job.signature, run.lane.history, list(evaluation.per_class), run.lane.train_seconds, run.job.weights

@@ -56,7 +56,7 @@ class CohortStep:
         batch, shown = self._prepare(inputs)
         for lane in list(self._lanes):
             try:
-                lane.step(batch.views, batch.target_B, shown)
+                lane.step(batch.views, batch.target_B, shown, batch.index_B)
             except Exception as error:
                 self._fail(lane, error)
 
@@ -67,13 +67,16 @@ class CohortStep:
                 raise RuntimeError(f"{lane.config.student} draws random numbers (dropout) from a stream of its own")
         batch, shown = self._prepare(inputs)
         self._branches.run(
-            [partial(lane.step_without_randomness, batch.views, batch.target_B, shown) for lane in self._lanes]
+            [
+                partial(lane.step_without_randomness, batch.views, batch.target_B, shown, batch.index_B)
+                for lane in self._lanes
+            ]
         )
 
 
 def named(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
     """Flatten a drawn batch and its stored teacher cells into tensors by name, which a graph copies."""
-    tensors = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B}
+    tensors = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B, "index": drawn.index_B}
     tensors |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
     tensors |= {f"made/{view}": made for view, made in drawn.made.items()}
     return tensors | {f"cells/{number}": cells_BSK for number, cells_BSK in enumerate(cells)}
@@ -85,4 +88,5 @@ def unnamed(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}
 
-    return Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"]), list(group("cells/").values())
+    drawn = Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"], inputs["index"])
+    return drawn, list(group("cells/").values())

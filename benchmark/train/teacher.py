@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from benchmark.config import Precision, Storage
 from benchmark.train.folding import folded
-from benchmark.train.heads import Layout, Request, head_outputs, layouts
+from benchmark.train.heads import Layout, Request, feature_outputs, layouts, network_features
 from distillers import Outputs
+from distillers.network import Stages
 from models import Network
 
 #: the view whose images are crops and flips: finitely many, so that they can be stored
@@ -49,17 +50,25 @@ class BatchTeacher:
         for request in dict.fromkeys(requests):
             self.by_view.setdefault(request.view, []).append(request)
         self.layouts: list[Layout] = []
+        #: requests that are computed in every step: all, but those that a cache can hold
+        self._live = {view: [*requests] for view, requests in self.by_view.items()}
         if storage != "none" and STORED_VIEW in self.by_view:
+            stored = [request for request in self.by_view[STORED_VIEW] if request.sees == "logits"]
+            self._live[STORED_VIEW] = [request for request in self.by_view[STORED_VIEW] if request not in stored]
             height, width = self.features(example_BCHW.to(device)).shape[2:]
-            found = layouts(self.by_view[STORED_VIEW], height, width, self.network.linear_head)
+            found = layouts(stored, height, width, self.network.linear_head)
             self.layouts = [layout.to(device, torch.float32) for layout in found]
 
     @torch.no_grad()
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Compute the last feature map, (B, D, H, W), in fp32."""
+        return self._stages(x_BCHW, []).map
+
+    def _stages(self, x_BCHW: Tensor, requests: Sequence[Request]) -> Stages:
+        """Compute the features that the requests see, in fp32."""
         if self.precision == "bf16":
             x_BCHW = x_BCHW.to(torch.bfloat16)
-        return self._features.forward_features(x_BCHW).float()
+        return network_features(self._features, x_BCHW, requests).map_all(Tensor.float)
 
     @torch.no_grad()
     def outputs(self, views: Mapping[str, Tensor], stored: Sequence[Tensor] = ()) -> dict[Request, Outputs]:
@@ -68,18 +77,23 @@ class BatchTeacher:
         `stored` holds the cells of the weak view, (B, S, K) for each layout, when a cache has them.
         """
         found: dict[Request, Outputs] = {}
-        for view, requests in self.by_view.items():
-            if view == STORED_VIEW and self.layouts:
-                for layout, cells_BSK in zip(self.layouts, stored or self.cells(views[view]), strict=True):
-                    found |= layout.outputs(cells_BSK)
-            else:
-                found |= head_outputs(self.network, self.features(views[view]), requests)
+        for view, requests in self._live.items():
+            from_cells = view == STORED_VIEW and bool(self.layouts)
+            cells = list(stored) if from_cells else []
+            if requests or (from_cells and not cells):
+                features = self._stages(views[view], requests)
+                found |= feature_outputs(self.network, features, requests)
+                cells = cells or (self._cells(features.map) if from_cells else [])
+            for layout, cells_BSK in zip(self.layouts if from_cells else [], cells, strict=True):
+                found |= layout.outputs(cells_BSK)
         return found
 
     @torch.no_grad()
     def cells(self, x_BCHW: Tensor) -> list[Tensor]:
         """Compute the cells that a cache stores for the weak view: (B, S, K) for each layout, in the storage type."""
-        map_BDHW = self.features(x_BCHW)
+        return self._cells(self.features(x_BCHW))
+
+    def _cells(self, map_BDHW: Tensor) -> list[Tensor]:
         return [layout.cells(self.network, map_BDHW).to(STORED_DTYPE[self.storage]) for layout in self.layouts]
 
     @torch.no_grad()

@@ -186,8 +186,8 @@ def see(network: models.Network, data: DataSet, members: torch.Tensor, device: t
     """Compute a network's logits and pooled features of the test view of images."""
     placed = network.to(device).eval()
     logits, features = [], []
-    for views, _ in eval_batches(data, data.test, members, device):
-        pooled = placed.forward_features(views["weak"]).mean(dim=(2, 3))
+    for batch in eval_batches(data, data.test, members, device):
+        pooled = placed.forward_features(batch.views["weak"]).mean(dim=(2, 3))
         features.append(pooled.double().cpu())
         logits.append(placed.classify(pooled).double().cpu())
     return Seen(torch.cat(logits).numpy(), torch.cat(features).numpy())

@@ -7,8 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+import distillers
 from distillers import Distiller, Outputs
 from distillers.regions import num_regions
+
+#: methods whose loss is a function of logits alone; the others are tested with networks
+ON_LOGITS = [name for name in distillers.names() if not distillers.registry.get(name).needs_networks()]
 
 Batch = tuple[dict[str, Outputs], dict[str, Outputs], Tensor]
 
@@ -31,7 +35,8 @@ def random_batch(
         draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
         if hinted:
             draws = [draws[0] + hint / 2, draws[1] + hint[:, None] / 2]
-        return Outputs(*((size * draw).to(dtype).requires_grad_(not hinted) for draw in draws))
+        logits, regions = ((size * draw).to(dtype).requires_grad_(not hinted) for draw in draws)
+        return Outputs(logits, regions)
 
     student = {view: outputs(False) for view in distiller.views}
     return student, {view: outputs(True) for view in distiller.views}, target
@@ -39,11 +44,12 @@ def random_batch(
 
 def taught(losses: Callable[[dict[str, Outputs]], dict[str, Tensor]], teacher: dict[str, Outputs]) -> Tensor:
     """The sum of the terms that look at the teacher, whatever they are called."""
-    other = {view: Outputs(*(tensor.roll(1, 0) for tensor in seen)) for view, seen in teacher.items()}
+    other = {view: seen.map_all(lambda tensor: tensor.roll(1, 0)) for view, seen in teacher.items()}
     own, changed = losses(teacher), losses(other)
     return torch.stack([own[term] for term in own if own[term] != changed[term]]).sum()
 
 
 def used(distiller: Distiller, student: dict[str, Outputs]) -> list[Tensor]:
     """The student's outputs that hold anything."""
-    return [tensor for view in distiller.views for tensor in student[view] if tensor.numel()]
+    seen = [student[view] for view in distiller.views]
+    return [tensor for outputs in seen for tensor in (outputs.logits, outputs.regions) if tensor.numel()]

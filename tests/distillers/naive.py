@@ -150,13 +150,13 @@ def mlkd(name: str, student: Any, teacher: Any, target: list[int], epoch: int, p
     terms = {"ce": 0.0, "kd": 0.0, "class": 0.0, "batch": 0.0}
     for b, y in enumerate(target):
         terms["ce"] += own["ce_weight"] * (cross_entropy(sw.logits[b], y) + cross_entropy(ss.logits[b], y)) / num
-    for T in own["temperatures"]:
+    for place, T in enumerate(own["temperatures"]):
 
         def loss(s: Row, t: Row, y: int, T: float = T) -> float:
             return kd(s, t, y, T)
 
         weak = [of_sample(loss, sw, tw, b, target, sdd) for b in range(num)]
-        swapped = T in own["weak_logits_at"]
+        swapped = T in own["weak_logits_at"] and T not in own["temperatures"][place + 1 :]
         s2, t2 = (sw, tw) if swapped else (ss, ts)
         strong = [of_sample(loss, s2, t2, b, target, sdd) for b in range(num)]
         terms["kd"] += masked_mean(weak, by_sample, own["masks"]) + sum(strong) / num

@@ -45,7 +45,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 
 
 def as_lists(views: dict[str, Outputs]) -> dict[str, Any]:
-    return {view: Outputs(*(x.detach().tolist() for x in seen)) for view, seen in views.items()}  # type: ignore[arg-type]
+    return {view: Outputs(*(x.detach().tolist() for x in (seen.logits, seen.regions))) for view, seen in views.items()}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", METHODS)

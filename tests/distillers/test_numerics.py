@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import distillers
 from distillers import Outputs, mlkd
-from tests.distillers.batches import random_batch, taught, used
+from tests.distillers.batches import ON_LOGITS, random_batch, taught, used
 
-METHODS = distillers.names()
+METHODS = ON_LOGITS
 CONVENTIONS = ["code", "paper"]
 
 
@@ -23,7 +23,7 @@ def total(losses: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def cast(views: dict[str, Outputs], dtype: torch.dtype) -> dict[str, Outputs]:
     return {
-        view: Outputs(*(x.detach().to(dtype).requires_grad_(x.requires_grad) for x in seen))
+        view: seen.map_all(lambda x: x.detach().to(dtype).requires_grad_(x.requires_grad))
         for view, seen in views.items()
     }
 

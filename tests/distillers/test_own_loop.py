@@ -19,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.train.heads import network_outputs
 from benchmark.train.lane import Lane
 from tests.conftest import make_config
+from tests.distillers.batches import ON_LOGITS
 
 BATCH, CLASSES, SIDE = 8, 10, 16
 TARGET = torch.arange(BATCH) % CLASSES
@@ -32,7 +33,7 @@ def of_map(network: models.Network, x_BCHW: Tensor) -> tuple[Tensor, models.Netw
     return network.forward_features(x_BCHW), network
 
 
-@pytest.mark.parametrize("method", distillers.names())
+@pytest.mark.parametrize("method", ON_LOGITS)
 def test_it_is_the_harness_loss_bit_for_bit(method: str) -> None:
     """Of one step of a lane, whose history holds the mean over a batch of a power of two: no rounding."""
     lane = Lane(make_config(method), CLASSES, SIDE, torch.device("cpu"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import distillers
-from distillers import Distiller, Outputs
+from distillers import Distiller
 from distillers.kd import kd
 from distillers.regions import Weights, region_weights, shuffled_regions
 from distillers.sdd import ScaleDecoupled
@@ -125,7 +125,7 @@ def test_a_step_reads_nothing_and_makes_no_tensor_from_python_values(weights: st
     distiller = distillers.create("sdd_kd", sdd={"weights": weights, "consistent": 0.5})
     assert isinstance(distiller, ScaleDecoupled)
     student, teacher, target = random_batch(distiller)
-    seen, taught = (Outputs(*(x.detach().to("meta") for x in views["weak"])) for views in (student, teacher))
+    seen, taught = (views["weak"].map_all(lambda x: x.detach().to("meta")) for views in (student, teacher))
     target_B = target.to("meta")
     seen.regions.requires_grad_()
 

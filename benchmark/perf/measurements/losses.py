@@ -48,7 +48,8 @@ def tasks(setting: Setting, method: str, batch: int, classes: int) -> dict[str, 
 
     student, teacher = draw(), draw()
     target_B = torch.randint(classes, (batch,), generator=rng).to(setting.device)
-    ours_student = Outputs(*(logits.clone().requires_grad_() for logits in student))
+    ours_leaves = [logits.clone().requires_grad_() for logits in student]
+    ours_student = Outputs(ours_leaves[0], ours_leaves[1])
     ours_teacher = Outputs(*teacher)
     # the released head classifies region by region: its (B, K, R) is a view of (R, B, K)
     theirs_student = [student[0].clone(), student[1].transpose(0, 1).contiguous()]
@@ -63,7 +64,7 @@ def tasks(setting: Setting, method: str, batch: int, classes: int) -> dict[str, 
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
 
     def ours() -> None:
-        for leaf in ours_student:
+        for leaf in ours_leaves:
             leaf.grad = None
         terms = distiller.losses({"weak": ours_student}, {"weak": ours_teacher}, target_B, EPOCH)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

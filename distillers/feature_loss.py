@@ -1,0 +1,140 @@
+"""The short way to a distiller on feature maps: hyperparameters, one scalar loss, one decorator.
+
+    @feature_loss("mine", title="Mine")
+    class Mine(FeatureLoss):
+        weight: NonNegative = 100.0
+
+        def loss(self, student, teacher, target_B, extras):
+            return ...  # a scalar, of student.features and teacher.features
+
+registers `mine`, with cross-entropy, weights and warm-up in place. Connectors between the networks are made by
+`modules`, and found in `extras.modules`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from distillers.base import (
+    NO_EXTRAS,
+    Distiller,
+    Epochs,
+    Extras,
+    Facts,
+    NonNegative,
+    Outputs,
+    Parameters,
+    Positive,
+    Sees,
+    Views,
+    detached,
+    register,
+    upcast,
+    warmup,
+)
+from distillers.kd import kd
+from distillers.network import Network
+
+
+class FeatureLoss(Parameters):
+    """Hyperparameters of a loss on feature maps."""
+
+    #: weight of the cross-entropy with the labels
+    ce_weight: NonNegative = 1.0
+    #: weight of the loss on features
+    weight: NonNegative = 1.0
+    #: weight of KD beside it, and its temperature; most methods are published without
+    kd_weight: NonNegative = 0.0
+    temperature: Positive = 4.0
+    #: the loss on features is scaled by min(epoch / warmup_epochs, 1); 0 is no warm-up
+    warmup_epochs: Epochs = 0
+
+    #: what the loss looks at
+    sees: ClassVar[Sees] = "stages"
+    is_tested_with_modules: ClassVar[bool] = False
+
+    @abstractmethod
+    def loss(self, student: Outputs, teacher: Outputs, target_B: Tensor, extras: Extras) -> Tensor:
+        """Compute the loss on features, a scalar, before weight and warm-up; the teacher's are without gradient."""
+
+    def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
+        """Make the side modules, as `Distiller.modules` says."""
+        return None
+
+    def tested_logits(self, student: Outputs, extras: Extras) -> Tensor:
+        """Compute the logits that the student is tested by, as `Distiller.tested_logits` says."""
+        return student.logits
+
+
+class FeatureDistiller(Distiller):
+    """ce_weight * CE + weight * warm-up * the loss on features + kd_weight * T^2 KL; all in fp32 at least."""
+
+    #: the namespace of the loss's hyperparameters
+    group: ClassVar[str]
+
+    def __init__(self, **values: Parameters) -> None:
+        super().__init__(**values)
+        self.loss = cast(FeatureLoss, values[self.group])
+
+    def losses(
+        self,
+        student: Views,
+        teacher: Views,
+        target_B: Tensor,
+        epoch: int | Tensor,
+        extras: Extras = NO_EXTRAS,
+    ) -> dict[str, Tensor]:
+        p = self.loss
+        with torch.autocast(target_B.device.type, enabled=False):
+            s, t = upcast(student)["weak"], detached(upcast(teacher))["weak"]
+            terms = {"ce": p.ce_weight * cross_entropy(s.logits, target_B)}
+            if p.kd_weight:
+                terms["kd"] = p.kd_weight * kd(s.logits, t.logits, p.temperature).mean()
+            weight = p.weight * warmup(epoch, p.warmup_epochs)
+            return terms | {"feature": weight * p.loss(s, t, target_B, extras)}
+
+    def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
+        return self.loss.modules(student, teacher, facts)
+
+    def tested_logits(self, student: Outputs, extras: Extras) -> Tensor:
+        return self.loss.tested_logits(student, extras)
+
+
+L = TypeVar("L", bound=FeatureLoss)
+
+
+def feature_loss(name: str, title: str, *, numerics_version: int = 1) -> Callable[[type[L]], type[L]]:
+    """Decorator: register a loss on features as the distiller `name`, whose gain is over the student alone.
+
+    Raise `numerics_version` whenever a change makes the losses differ. Raises ValueError when the name is taken.
+    """
+
+    def add(loss: type[L]) -> type[L]:
+        body = {
+            "__doc__": loss.__doc__,
+            "__module__": loss.__module__,
+            "name": name,
+            "title": title,
+            "group": name,
+            "groups": {name: loss},
+            "numerics_version": numerics_version,
+            "sees": loss.sees,
+            "is_tested_with_modules": loss.is_tested_with_modules,
+        }
+        register(type(f"{loss.__name__}Distiller", (FeatureDistiller,), body))
+        return loss
+
+    return add
+
+
+def features_of(outputs: Outputs) -> tuple[Tensor, ...]:
+    """Maps after every stage. Raises ValueError when the distiller did not ask for them."""
+    if outputs.features is None:
+        raise ValueError("no feature maps: the distiller does not ask for them")
+    return outputs.features.maps
