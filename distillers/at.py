@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import normalize
 
 from distillers.base import Extras, NonNegative, Outputs
-from distillers.feature_loss import FeatureLoss, feature_loss, features_of
+from distillers.feature_loss import FeatureLoss, feature_loss, paired_stages
 
 
 def attention(map_BDHW: Tensor) -> Tensor:
     """Mean over the channels of the squares, with L2 norm 1, (B, H * W). Zagoruyko, Komodakis, ICLR 2017."""
     return normalize(map_BDHW.square().mean(1).flatten(1))
-
-
-def same_side(a_BDHW: Tensor, b_BDHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps to the side of the smaller."""
-    side = min(a_BDHW.shape[2], b_BDHW.shape[2])
-    return tuple(x if x.shape[2] == side else adaptive_avg_pool2d(x, (side, side)) for x in (a_BDHW, b_BDHW))  # type: ignore[return-value]
 
 
 @feature_loss("at", title="AT")
@@ -31,6 +25,6 @@ class AT(FeatureLoss):
     weight: NonNegative = 1000.0
 
     def loss(self, student: Outputs, teacher: Outputs, target_B: Tensor, extras: Extras) -> Tensor:
-        pairs = zip(features_of(student), features_of(teacher), strict=False)
-        terms = [(attention(s) - attention(t)).square().mean() for s, t in (same_side(*pair) for pair in pairs)]
+        pairs = paired_stages(student, teacher)
+        terms = [(attention(s) - attention(t)).square().mean() for s, t in pairs]
         return torch.stack(terms).sum()

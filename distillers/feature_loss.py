@@ -13,13 +13,14 @@ registers `mine`, with cross-entropy, weights and warm-up in place. Connectors b
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from distillers.base import (
     NO_EXTRAS,
@@ -32,6 +33,7 @@ from distillers.base import (
     Parameters,
     Positive,
     Sees,
+    UnfitPair,
     Views,
     detached,
     register,
@@ -39,7 +41,7 @@ from distillers.base import (
     warmup,
 )
 from distillers.kd import kd
-from distillers.network import Network
+from distillers.network import Network, Stages
 
 
 class FeatureLoss(Parameters):
@@ -135,6 +137,53 @@ def feature_loss(name: str, title: str, *, numerics_version: int = 1) -> Callabl
 
 def features_of(outputs: Outputs) -> tuple[Tensor, ...]:
     """Maps after every stage. Raises ValueError when the distiller did not ask for them."""
+    return _features(outputs).maps
+
+
+def embedding_of(outputs: Outputs) -> Tensor:
+    """The mean of the last feature map, (B, D). Raises ValueError when the distiller did not ask for it."""
+    return _features(outputs).embedding
+
+
+def _features(outputs: Outputs) -> Stages:
     if outputs.features is None:
         raise ValueError("no feature maps: the distiller does not ask for them")
-    return outputs.features.maps
+    return outputs.features
+
+
+def same_side(a_BDHW: Tensor, b_BDHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool the larger of two maps to the side of the smaller."""
+    side = min(a_BDHW.shape[2], b_BDHW.shape[2])
+    a, b = (x if x.shape[2] == side else adaptive_avg_pool2d(x, (side, side)) for x in (a_BDHW, b_BDHW))
+    return a, b
+
+
+def paired_stages(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """Pair the maps of stages from the front, the larger of each pooled to the side of the smaller.
+
+    What one network has more of is left out.
+    """
+    return [same_side(*pair) for pair in zip(features_of(student), features_of(teacher), strict=False)]
+
+
+def stage_shapes(network: Network, image_size: int) -> list[tuple[int, int]]:
+    """(channels, side) of the maps after every stage, found without computing anything.
+
+    Raises UnfitPair for a network without published stages.
+    """
+    return [(x.shape[1], x.shape[2]) for x in probe(network, image_size).maps]
+
+
+def embedding_size(network: Network, image_size: int) -> int:
+    """Number of channels of the last feature map."""
+    meta = copy.deepcopy(network).to("meta").eval()
+    return int(meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1])
+
+
+def probe(network: Network, image_size: int) -> Stages:
+    """Run a copy of a network without computing anything, for the shapes of its stages; `stage_shapes` raises so."""
+    meta = copy.deepcopy(network).to("meta").eval()
+    try:
+        return meta.forward_stages(torch.empty(1, 3, image_size, image_size, device="meta"))
+    except NotImplementedError as error:
+        raise UnfitPair(f"{error}: feature methods are published for the networks of the CIFAR tables") from error

@@ -1,0 +1,161 @@
+"""Losses of feature methods, their gradients and those of their side modules, equal the released codes' values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import distillers
+from distillers import Outputs
+from distillers.base import Extras
+from distillers.feature_loss import FeatureDistiller
+from distillers.fitnet import Regressor
+from distillers.network import Stages
+from distillers.vid import Predictor
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES: dict[str, list[dict[str, Any]]] = json.loads((GOLDEN / "next_losses.json").read_text())["cases"]
+
+
+def tensor(values: Any, grad: bool = False) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).requires_grad_(grad)
+
+
+def close(actual: Tensor | None, expected: Any) -> None:
+    assert actual is not None
+    torch.testing.assert_close(actual.detach(), tensor(expected), rtol=1e-9, atol=1e-9)
+
+
+def seen(
+    maps: Sequence[Tensor] = (), pre: Sequence[Tensor] = (), last: Tensor | None = None, head: Any = None
+) -> Outputs:
+    """Outputs whose features are given; the last map is the last of the stages unless it is given."""
+    last = last if last is not None else maps[-1]
+    logits = last.new_zeros(len(last), 2)
+    return Outputs(logits, logits[:, None][:, :0], Stages(tuple(maps), tuple(pre), last), head)
+
+
+def pooled(embedding_BD: Tensor) -> Outputs:
+    """Outputs whose last map has one place."""
+    return seen(last=embedding_BD[:, :, None, None])
+
+
+def loss_of(method: str, student: Outputs, teacher: Outputs, modules: nn.Module | None = None, **fields: Any) -> Tensor:
+    """A method's weighted loss on features, at an epoch after any warm-up."""
+    distiller = distillers.create(method, **{method: fields})
+    assert isinstance(distiller, FeatureDistiller)
+    target_B = torch.zeros(len(student.logits), dtype=torch.int64)
+    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, 1000, Extras(modules))["feature"]
+
+
+def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
+    """A module in double precision with the given weights; counters of batches are left."""
+    made = module.double().train()
+    missing = made.load_state_dict({name: tensor(value) for name, value in weights.items()}, strict=False)
+    assert not missing.unexpected_keys and all(key.endswith("num_batches_tracked") for key in missing.missing_keys)
+    return made
+
+
+def check_modules(module: nn.Module, expected: Mapping[str, Any]) -> None:
+    """Compare the gradients and the buffers of side modules."""
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert gradients.keys() == expected["weight_grad"].keys()
+    for name, gradient in gradients.items():
+        close(gradient, expected["weight_grad"][name])
+    buffers = dict(module.named_buffers())
+    for name, value in expected.get("buffers_after", {}).items():
+        close(buffers[name], value)
+
+
+def stages(case: Mapping[str, Any], name: str, grad: bool = False) -> list[Tensor]:
+    """The maps of a case, the stem's left out."""
+    return [tensor(values, grad) for values in case["inputs"][name][1:]]
+
+
+def check_stages(case: Mapping[str, Any], students: Sequence[Tensor], name: str = "student_feats") -> None:
+    for student, expected in zip(students, case["expected"]["grad"][name][1:], strict=True):
+        close(student.grad if student.grad is not None else torch.zeros_like(student), expected)
+
+
+@pytest.mark.parametrize(("method", "case"), [(name, case) for name in ("at", "sp", "nst") for case in CASES[name]])
+def test_stages(method: str, case: dict[str, Any]) -> None:
+    students = stages(case, "student_feats", grad=True)
+    loss = loss_of(method, seen(students), seen(stages(case, "teacher_feats")), weight=case["settings"]["weight"])
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    check_stages(case, students)
+
+
+@pytest.mark.parametrize("case", CASES["fitnet"])
+def test_fitnet(case: dict[str, Any]) -> None:
+    students, teachers = stages(case, "student_feats", grad=True), stages(case, "teacher_feats")
+    stage = case["settings"]["stage"]
+    shapes = [(maps[stage - 1].shape[1], maps[stage - 1].shape[2]) for maps in (students, teachers)]
+    module = loaded(Regressor(*shapes), case["weights"])
+    loss = loss_of("fitnet", seen(students), seen(teachers), module, stage=stage, weight=case["settings"]["weight"])
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    check_stages(case, students)
+    check_modules(module, case["expected"])
+
+
+@pytest.mark.parametrize(("method", "case"), [(name, case) for name in ("rkd", "pkt") for case in CASES[name]])
+def test_embeddings(method: str, case: dict[str, Any]) -> None:
+    student = tensor(case["inputs"]["student_pooled"], grad=True)
+    settings = {key: value for key, value in case["settings"].items() if key != "eps"}
+    loss = loss_of(method, pooled(student), pooled(tensor(case["inputs"]["teacher_pooled"])), **settings)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_pooled"])
+
+
+def test_cc() -> None:
+    (case,) = CASES["cc"]
+    student = tensor(case["inputs"]["student"], grad=True)
+    module = loaded(
+        nn.ModuleDict({"student": nn.Linear(8, 5), "teacher": nn.Linear(10, 5)}),
+        {name.replace(".linear", ""): value for name, value in case["weights"].items()},
+    )
+    loss = loss_of("cc", pooled(student), pooled(tensor(case["inputs"]["teacher"])), module, **case["settings"])
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student"])
+    for name, expected in case["expected"]["weight_grad"].items():
+        close(module.get_parameter(name.replace(".linear", "")).grad, expected)
+
+
+def predictors(*channels: tuple[int, int], is_trained: bool) -> nn.ModuleList:
+    """VID's modules in double precision; the initial scale stays rounded to single, as in the released code."""
+    return nn.ModuleList(Predictor(s, t, 5.0, is_trained) for s, t in channels).double()
+
+
+def test_vid_of_mdistiller_whose_variances_stay() -> None:
+    (case,) = CASES["vid"]
+    students, teachers = stages(case, "student_feats", grad=True), stages(case, "teacher_feats")
+    pairs = zip(students, teachers, strict=True)
+    module = predictors(*((s.shape[1], t.shape[1]) for s, t in pairs), is_trained=False)
+    weights = {name.replace(".", ".regressor.", 1): tensor(value) for name, value in case["weights"].items()}
+    assert not module.load_state_dict(weights, strict=False).unexpected_keys
+    loss = loss_of("vid", seen(students), seen(teachers), module)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    check_stages(case, students)
+    for name, expected in case["expected"]["weight_grad"].items():
+        close(module.get_parameter(name.replace(".", ".regressor.", 1)).grad, expected)
+
+
+def test_vid_of_crd_whose_variances_are_trained() -> None:
+    (case,) = CASES["vid_trained_scale"]
+    student, teacher = tensor(case["inputs"]["student"], grad=True), tensor(case["inputs"]["teacher"])
+    module = loaded(predictors((4, 5), is_trained=True), {f"0.{key}": each for key, each in case["weights"].items()})
+    loss = loss_of("vid", seen([student]), seen([teacher]), module)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student"])
+    check_modules(module.get_submodule("0"), case["expected"])
