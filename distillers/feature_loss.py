@@ -140,6 +140,16 @@ def features_of(outputs: Outputs) -> tuple[Tensor, ...]:
     return _features(outputs).maps
 
 
+def pre_activations_of(outputs: Outputs) -> tuple[Tensor, ...]:
+    """The same before the last activation; () for a network whose stages end without one."""
+    return _features(outputs).pre_activations
+
+
+def last_map_of(outputs: Outputs) -> Tensor:
+    """The last feature map, (B, D, H, W), which the head classifies."""
+    return _features(outputs).map
+
+
 def embedding_of(outputs: Outputs) -> Tensor:
     """The mean of the last feature map, (B, D). Raises ValueError when the distiller did not ask for it."""
     return _features(outputs).embedding
@@ -187,3 +197,16 @@ def probe(network: Network, image_size: int) -> Stages:
         return meta.forward_stages(torch.empty(1, 3, image_size, image_size, device="meta"))
     except NotImplementedError as error:
         raise UnfitPair(f"{error}: feature methods are published for the networks of the CIFAR tables") from error
+
+
+def linear_head_of(network: Network) -> nn.Linear:
+    """The linear layer that is a network's head. Raises UnfitPair when its head is not one layer."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            pooled = torch.linspace(-1, 1, module.in_features, dtype=module.weight.dtype)[None]
+            try:
+                if torch.equal(network.classify(pooled), module(pooled)):
+                    return module
+            except RuntimeError:  # of another width
+                continue
+    raise UnfitPair(f"the teacher's head is reused, and that of {type(network).__name__} is no single linear layer")

@@ -14,9 +14,13 @@ from torch import Tensor, nn
 import distillers
 from distillers import Outputs
 from distillers.base import Extras
+from distillers.ctkd import Temperature
 from distillers.feature_loss import FeatureDistiller
 from distillers.fitnet import Regressor
 from distillers.network import Stages
+from distillers.ofd import Connectors, margins, partial_l2
+from distillers.reviewkd import Fusion
+from distillers.simkd import Reuse
 from distillers.vid import Predictor
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -46,12 +50,19 @@ def pooled(embedding_BD: Tensor) -> Outputs:
     return seen(last=embedding_BD[:, :, None, None])
 
 
-def loss_of(method: str, student: Outputs, teacher: Outputs, modules: nn.Module | None = None, **fields: Any) -> Tensor:
-    """A method's weighted loss on features, at an epoch after any warm-up."""
+def loss_of(
+    method: str,
+    student: Outputs,
+    teacher: Outputs,
+    modules: nn.Module | None = None,
+    epoch: int = 1000,
+    **fields: Any,
+) -> Tensor:
+    """A method's weighted loss on features; by default at an epoch after any warm-up."""
     distiller = distillers.create(method, **{method: fields})
     assert isinstance(distiller, FeatureDistiller)
     target_B = torch.zeros(len(student.logits), dtype=torch.int64)
-    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, 1000, Extras(modules))["feature"]
+    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, epoch, Extras(modules))["feature"]
 
 
 def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
@@ -159,3 +170,124 @@ def test_vid_of_crd_whose_variances_are_trained() -> None:
     close(loss, case["expected"]["loss"])
     close(student.grad, case["expected"]["grad"]["student"])
     check_modules(module.get_submodule("0"), case["expected"])
+
+
+@pytest.mark.parametrize("case", CASES["ctkd"])
+def test_ctkd(case: dict[str, Any]) -> None:
+    settings, inputs = case["settings"], case["inputs"]
+    assert (settings["temperature_start"], settings["temperature_range"]) == (1, 20)
+    student = tensor(inputs["student"], grad=True)
+    module = loaded(Temperature(), {"theta": case["weights"]["global_T"]})
+    distiller = distillers.create("ctkd", ctkd={"weight": settings["weight"]})
+    shown = {"weak": Outputs(tensor(inputs["teacher"]), student[:, None][:, :0])}
+    own = {"weak": Outputs(student, student[:, None][:, :0])}
+    target = torch.tensor(inputs["target"])
+    loss = distiller.losses(own, shown, target, settings["epoch_from_1"], Extras(module))["kd"]
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student"])
+    close(module.get_parameter("theta").grad, case["expected"]["weight_grad"]["global_T"])
+    at_tensor = distiller.losses(own, shown, target, torch.tensor(settings["epoch_from_1"]), Extras(module))["kd"]
+    close(at_tensor, case["expected"]["loss"])
+
+
+@pytest.mark.parametrize("case", CASES["cat_kd"])
+def test_cat_kd(case: dict[str, Any]) -> None:
+    """The values start from class maps, as those of a head that is the identity."""
+    student = tensor(case["inputs"]["student_cam"], grad=True)
+    settings = {"normalized" if key == "normalize" else key: value for key, value in case["settings"].items()}
+    teacher = seen(last=tensor(case["inputs"]["teacher_cam"]), head=lambda x: x + 3.0)
+    loss = loss_of("cat_kd", seen(last=student, head=lambda x: x + 5.0), teacher, **settings)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_cam"])
+
+
+@pytest.mark.parametrize("case", CASES["simkd"])
+def test_simkd(case: dict[str, Any]) -> None:
+    student, teacher = tensor(case["inputs"]["student_map"], grad=True), tensor(case["inputs"]["teacher_map"])
+    head = nn.Linear(teacher.shape[1], len(case["teacher_head"]["bias"])).double()
+    head.load_state_dict({name: tensor(value) for name, value in case["teacher_head"].items()})
+    factor, side = case["settings"]["factor"], teacher.shape[2]
+    reuse = Reuse(student.shape[1], teacher.shape[1], factor, side, head)
+    weights = {**case["weights"], **{f"head.{name}": value for name, value in case["teacher_head"].items()}}
+    module = loaded(reuse, weights)
+    distiller = distillers.create("simkd")
+    loss = loss_of("simkd", seen([student]), seen(last=teacher), module)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_map"])
+    check_modules(module, case["expected"])
+    again = loaded(Reuse(student.shape[1], teacher.shape[1], factor, side, head), weights)
+    close(distiller.tested_logits(seen([student]), Extras(again)), case["student_logits_by_teacher_head"])
+
+
+def test_srrl() -> None:
+    (case,) = CASES["srrl"]
+    student = tensor(case["inputs"]["student_pooled"], grad=True)
+    head = nn.Linear(8, 7).double()
+    head.load_state_dict({name: tensor(value) for name, value in case["teacher_head"].items()})
+    connector = nn.Sequential(nn.Conv2d(6, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+    module = loaded(nn.ModuleDict({"transfer": connector}), case["weights"])
+    teacher = pooled(tensor(case["inputs"]["teacher_pooled"]))
+    teacher = teacher._replace(logits=tensor(case["inputs"]["teacher_logits"]), head=head)
+    own = pooled(student)._replace(logits=torch.zeros(6, 7, dtype=torch.float64))
+    loss = loss_of("srrl", own, teacher, module.get_submodule("transfer"))
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_pooled"])
+    check_modules(module, case["expected"])
+
+
+@pytest.mark.parametrize("case", CASES["reviewkd"])
+def test_reviewkd(case: dict[str, Any]) -> None:
+    settings, inputs = case["settings"], case["inputs"]
+    students = [tensor(values, grad=True) for values in inputs["student_feats"]]
+    embedding = tensor(inputs["student_pooled"], grad=True)
+    widths = list(zip(settings["in_channels"], settings["out_channels"], strict=True))
+    mid = min(512, settings["in_channels"][-1])
+    fusions = [Fusion(s, mid, t, number == 0) for number, (s, t) in enumerate(reversed(widths))]
+    module = loaded(nn.ModuleList(fusions), case["weights"])
+    teacher = seen(pre=stages(case, "teacher_pre"), last=tensor(inputs["teacher_pooled"])[:, :, None, None])
+    loss = loss_of(
+        "reviewkd",
+        seen(students, last=embedding[:, :, None, None]),
+        teacher,
+        module,
+        epoch=settings["epoch"],
+        weight=settings["weight"],
+        warmup_epochs=settings["warmup_epochs"],
+    )
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(embedding.grad, case["expected"]["grad"]["student_pooled"])
+    for student, expected in zip(students, case["expected"]["grad"]["student_feats"], strict=True):
+        close(student.grad, expected)
+    check_modules(module, case["expected"])
+
+
+def test_ofd() -> None:
+    (case,) = CASES["ofd"]
+    students, teachers = stages(case, "student_pre", grad=True), stages(case, "teacher_pre")
+    widths = [(s.shape[1], t.shape[1]) for s, t in zip(students, teachers, strict=True)]
+    given = [tensor(values).flatten() for values in case["margins_float32"]]
+    weights = {**case["weights"], **{f"margin{i}": margin_D.tolist() for i, margin_D in enumerate(given)}}
+    module = loaded(Connectors(widths, given), weights)
+    loss = loss_of("ofd", seen(pre=students, last=students[-1]), seen(pre=teachers, last=teachers[-1]), module)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    check_stages(case, students, "student_pre")
+    check_modules(module, case["expected"])
+    for weight, bias, expected in zip(case["bn_weight"], case["bn_bias"], given, strict=True):
+        norm = nn.BatchNorm2d(len(weight)).double()
+        norm.load_state_dict({"weight": tensor(weight), "bias": tensor(bias)}, strict=False)
+        torch.testing.assert_close(margins(norm), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_partial_l2_of_ofd() -> None:
+    (case,) = CASES["ofd_partial_l2"]
+    student = tensor(case["inputs"]["student"], grad=True)
+    loss = partial_l2(student, tensor(case["inputs"]["teacher"]), tensor(case["inputs"]["margin"]).flatten())
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student"])
