@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmark.train import lane, step
 from benchmark.train.cuda_graphs import Branches
+from benchmark.train.heads import Layout
 from benchmark.train.lane import Lane
 from benchmark.train.teacher import BatchTeacher
 
@@ -105,11 +106,11 @@ class FakeGpu:
     @contextlib.contextmanager
     def making_constants(self) -> Iterator[None]:
         """Let tensors be copied to the device, as the first step of an epoch does; reading them back is still wrong."""
-        self._watch.may_make_constants = True
+        before, self._watch.may_make_constants = self._watch.may_make_constants, True
         try:
             yield
         finally:
-            self._watch.may_make_constants = False
+            self._watch.may_make_constants = before
 
     def network(self, network: nn.Module) -> nn.Module:
         """Move a real network, in place; asking it to move again does nothing."""
@@ -122,9 +123,8 @@ class FakeGpu:
         same = made._features is made.network
         _placed(made.network)
         made._features = made.network if same else _placed(made._features)
-        for layout in made.layouts:
-            object.__setattr__(layout, "cells_SP", _moved(layout.cells_SP))
-            object.__setattr__(layout, "averages", tuple(map(_moved, layout.averages)))
+        with self.making_constants():
+            made.layouts = [_fake(layout).to(CUDA, torch.float32) for layout in made.layouts]
         made.device = CUDA
         return made
 
@@ -213,6 +213,12 @@ def _moved(tensor: Tensor) -> Tensor:
     images = tensor.ndim == 4 and tensor.is_floating_point()
     layout = torch.channels_last if images else torch.contiguous_format
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA, memory_format=layout)
+
+
+def _fake(layout: Layout) -> Layout:
+    """The same layout in fake tensors on the host."""
+    averages = tuple(torch.empty(one.shape, dtype=one.dtype) for one in layout.averages)
+    return Layout(layout.requests, torch.empty(layout.cells_SP.shape, dtype=layout.cells_SP.dtype), averages)
 
 
 def _forget_constants() -> None:
