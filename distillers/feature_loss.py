@@ -20,7 +20,7 @@ from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
+from torch.nn.functional import adaptive_avg_pool2d, batch_norm, cross_entropy
 
 from distillers.base import (
     NO_EXTRAS,
@@ -133,6 +133,15 @@ def feature_loss(name: str, title: str, *, numerics_version: int = 1) -> Callabl
         return loss
 
     return add
+
+
+class Norm(nn.BatchNorm2d):
+    """A batch norm that uses its running statistics where a batch has one value per channel, which has no variance."""
+
+    def forward(self, map_BDHW: Tensor) -> Tensor:
+        if self.training and map_BDHW.numel() == map_BDHW.shape[1]:
+            return batch_norm(map_BDHW, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(map_BDHW)
 
 
 def features_of(outputs: Outputs) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from distillers.base import Extras, Facts, NonNegative, Outputs, UnfitPair
-from distillers.feature_loss import FeatureLoss, feature_loss, features_of, stage_shapes
+from distillers.feature_loss import FeatureLoss, Norm, feature_loss, features_of, stage_shapes
 from distillers.network import Network
 
 
@@ -34,7 +34,7 @@ class Regressor(nn.Module):
             self.conv = nn.Conv2d(in_channels, out_channels, 1 + s_side - t_side)
         else:
             raise UnfitPair(f"no convolution turns a map of side {s_side} into one of side {t_side}")
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = Norm(out_channels)
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
         fitted: Tensor = self.bn(self.conv(map_BDHW)).relu()

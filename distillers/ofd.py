@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distillers.base import Extras, Facts, NonNegative, Outputs, UnfitPair
-from distillers.feature_loss import FeatureLoss, feature_loss, pre_activations_of, probe, same_side
+from distillers.feature_loss import FeatureLoss, Norm, feature_loss, pre_activations_of, probe, same_side
 from distillers.network import Network
 
 
@@ -37,9 +37,7 @@ class Connectors(nn.Module):
 
     def __init__(self, widths: list[tuple[int, int]], margins_of_stages: list[Tensor]) -> None:
         super().__init__()
-        self.connectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(s, t, 1, bias=False), nn.BatchNorm2d(t)) for s, t in widths
-        )
+        self.connectors = nn.ModuleList(nn.Sequential(nn.Conv2d(s, t, 1, bias=False), Norm(t)) for s, t in widths)
         for connector in self.connectors:
             nn.init.kaiming_normal_(cast(nn.Sequential, connector)[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
         for number, margin_D in enumerate(margins_of_stages):

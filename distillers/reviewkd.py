@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, mse_loss
 from distillers.base import Epochs, Extras, Facts, NonNegative, Outputs, UnfitPair
 from distillers.feature_loss import (
     FeatureLoss,
+    Norm,
     embedding_of,
     feature_loss,
     features_of,
@@ -30,10 +31,8 @@ class Fusion(nn.Module):
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, is_deepest: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(in_channels, mid_channels, 1, bias=False), nn.BatchNorm2d(mid_channels))
-        self.conv2 = nn.Sequential(
-            nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels)
-        )
+        self.conv1 = nn.Sequential(nn.Conv2d(in_channels, mid_channels, 1, bias=False), Norm(mid_channels))
+        self.conv2 = nn.Sequential(nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False), Norm(out_channels))
         self.att_conv = None if is_deepest else nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid())
         for convolution in (self.conv1[0], self.conv2[0]):
             nn.init.kaiming_uniform_(cast(Tensor, convolution.weight), a=1)

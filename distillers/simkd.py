@@ -12,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 from distillers.base import Extras, Facts, NonNegative, Outputs
 from distillers.feature_loss import (
     FeatureLoss,
+    Norm,
     feature_loss,
     features_of,
     last_map_of,
@@ -47,7 +48,7 @@ class Reuse(nn.Module):
 
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    return [convolution, Norm(out_channels), nn.ReLU(inplace=True)]
 
 
 @feature_loss("simkd", title="SimKD")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from distillers.base import Extras, Facts, NonNegative, Outputs, Sees
-from distillers.feature_loss import FeatureLoss, embedding_of, embedding_size, feature_loss
+from distillers.feature_loss import FeatureLoss, Norm, embedding_of, embedding_size, feature_loss
 from distillers.network import Network
 
 
@@ -25,7 +25,7 @@ class SRRL(FeatureLoss):
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         before, after = (embedding_size(network, facts.image_size) for network in (student, teacher))
-        return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+        return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), Norm(after), nn.ReLU(inplace=True))
 
     def loss(self, student: Outputs, teacher: Outputs, target_B: Tensor, extras: Extras) -> Tensor:
         connector, head = cast(nn.Module, extras.modules), teacher.head

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from benchmark.analysis import measured
 from benchmark.analysis.measured import MeasuredRun
+from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
-from benchmark.plan.resolve import Plan
-from benchmark.tracking import Tracked
+from benchmark.plan import suite
+from benchmark.plan.resolve import Plan, make_plan
+from benchmark.tracking import Tracked, Tracker
 from reports import build, command
 from reports.__main__ import main
 from reports.base import Context
@@ -206,3 +208,46 @@ def test_a_damaged_file_is_a_problem_of_the_report_and_not_its_end(tmp_path: Pat
     assert not context.measured
     assert any("line 1: column 'a' is unknown" in problem for problem in context.problems)
     assert not build.make(context, build.chosen_sections([])).faults
+
+
+def test_a_store_of_digits_is_published_and_read_back(
+    tmp_path: Path, runs_folder: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through MLflow: what a run records is all that a row takes, and its numbers are those of the store."""
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "measured")
+    chosen = ["digits", "--methods", "vanilla,kd", "--seeds", "2"]
+    plan = make_plan(suite.load("digits"), methods=["vanilla", "kd"], seeds=2)
+    tracker = Tracker(runs_folder)
+    experiment = tracker.experiment("digits", {"suite": "digits"})
+    expected = {}
+    for number, planned in enumerate(plan.runs):
+        config, last = planned.config, 70 + number / 3
+        checksum = "e" * 64 if config.teacher else None
+        tags = {"teacher": "resnet8x2", "teacher_checksum": "e" * 64} if config.teacher else {}
+        signature = config.signature(digits.digest, checksum)
+        run_id = tracker.start(
+            experiment, config, signature, digits, role="student", name=f"run {number}", parent=None,
+            tags={"suite": "digits", "device": "a CPU", "machine": CPU, **tags},
+        )  # fmt: skip
+        if number == 0:
+            tracker.end(run_id, "FAILED", failure="final", failure_reason="the loss was not finite")
+            expected[signature] = None, None
+            continue
+        figures = {"final/last": last, "final/best_selected_on_test": last + 1 / 7, "final/train_seconds": 1.5}
+        tracker.summarise(run_id, figures)
+        tracker.end(run_id, "FINISHED")
+        expected[signature] = last, last + 1 / 7
+    places = ["--runs", str(runs_folder), "--data", str(tmp_path / "data")]
+    path = measured.path_of("digits")
+    bytes_of = []
+    for _ in range(2):
+        assert main([*chosen, "--publish", *places], Console(quiet=True)) == 0
+        bytes_of.append(path.read_bytes())
+    assert bytes_of[0] == bytes_of[1]
+    assert {run.signature: (run.last, run.best_test) for run in measured.load(path)} == expected
+    assert {run.dataset for run in measured.load(path)} == {"digits"}
+    sections = ["--sections", "comparison,provenance"]
+    assert main([*chosen, *sections, *places], Console(quiet=True)) == 0
+    found = pdf_text.text(next((runs_folder / "reports").glob("digits*.pdf")).read_bytes())
+    assert "measured last" in found and "70.33 n=1" in found, "of the second run, since the first failed"
+    assert "4 runs, 1 failed, on a CPU" in " ".join(found.split())

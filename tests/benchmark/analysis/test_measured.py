@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import distillers
+from benchmark import run
 from benchmark.analysis import measured
 from benchmark.analysis.comparison import RUN_COLUMNS, comparison
 from benchmark.analysis.latex import latex
 from benchmark.analysis.measured import MeasuredRun
 from benchmark.analysis.table import Table
+from benchmark.commands import train
 from benchmark.commands.train import DISPENSABLE
 from benchmark.errors import UserError
 from benchmark.plan import suite
@@ -61,6 +64,14 @@ def test_every_file_of_the_checkout_can_be_read() -> None:
     for path in measured.FOLDER.glob("*.csv"):
         assert measured.to_csv(measured.load(path)) == path.read_text()
         assert path.stem in suite.names()
+
+
+def test_a_damaged_file_ends_a_command_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    monkeypatch.setattr(train, "look", lambda *_, **__: pytest.fail("it went on"))
+    measured.path_of("digits").write_text("signature\n")
+    with pytest.raises(UserError, match="line 1: column configuration is missing"):
+        run.main(["digits", "--dry-run", "--runs", str(tmp_path / "runs")], Console(quiet=True))
 
 
 def cell(column: str, value: str, line: int = 2) -> Callable[[str], str]:
