@@ -78,7 +78,7 @@ class Survey:
         Raises:
             UserError: for a damaged checkpoint, teacher or manifest, before anything is trained or overwritten.
         """
-        tracked = self._tracked(self._signatures())
+        tracked = self._tracked(self.signatures())
         self.teacher_entries.clear()
         for model, config in self.plan.teachers.items():
             entry = Entry(config, "teacher", f"teacher {model}", "teachers")
@@ -138,9 +138,9 @@ class Survey:
         if self.tracker is None:
             return {}
         with self.tracker.named_errors():
-            return _by_signature(self.tracker.runs_with(signatures, anew))
+            return by_signature(self.tracker.runs_with(signatures, anew))
 
-    def _signatures(self) -> Iterator[str]:
+    def signatures(self) -> Iterator[str]:
         """Signatures of the plan's teachers, and of the students whose teacher is stored."""
         checksums: dict[str | None, str | None] = {None: None}
         for model, config in self.plan.teachers.items():
@@ -187,7 +187,7 @@ class Survey:
             entry.run_id = entry.parent_id = None  # it starts from scratch, in a new run; the old one stays on record
 
 
-def _by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:
+def by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:
     """Choose one run per signature: a finished one, or else the newest; `runs` are newest first."""
     best: dict[str, Tracked] = {}
     for run in runs:
