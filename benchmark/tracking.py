@@ -685,10 +685,13 @@ def fault_of(content: Content, points: Iterable[Point]) -> str | None:
     try:
         if len(content.tags) > _FEW:
             return f"it has more than {_FEW} tags"
-        for key, value in content.tags.items():
-            _validate_tag(key, value)
-        for key, value in content.params.items():
-            _validate_param(key, value)
+        for kind, check, fields in (
+            ("tag", _validate_tag, content.tags),
+            ("parameter", _validate_param, content.params),
+        ):
+            for key, value in fields.items():
+                if len(kept := check(key, value).value) < len(value):  # the store would cut it
+                    return f"{kind} {key} has more than {len(kept):,} characters"
         for point in points:
             _validate_metric(point.name, point.value, point.timestamp, point.step)
         if content.data is not None:

@@ -17,12 +17,12 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IFMT, S_IFREG
 from typing import IO, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -156,6 +156,12 @@ class Writer:
         self._zip = zipfile.ZipFile(file, "w")
         self.members: list[Member] = []
 
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._zip.close()
+
     def add(self, path: str, content: bytes) -> None:
         """Add a member; equal content makes equal bytes."""
         assert path_fault(path) is None, path
@@ -251,7 +257,7 @@ class Bundle:
         path = f"runs/{signature}/metrics.csv"
         content = self.read(path)
         with self.named(path):
-            return _points(content)
+            return points_of(content)
 
     def artifacts(self, signature: str) -> Iterator[tuple[str, bytes]]:
         """Names and contents of a run's artifacts."""
@@ -313,8 +319,7 @@ def _members(archive: zipfile.ZipFile, title: str) -> dict[str, zipfile.ZipInfo]
             fault = "its path leaves the folder"
         if fault is None and name in found:
             fault = "it is there twice"
-        mode = info.external_attr >> 16
-        if fault is None and mode and not S_ISREG(mode):
+        if fault is None and S_IFMT(info.external_attr >> 16) not in (0, S_IFREG):
             fault = "it is no plain file but a link or the like"
         if fault is None and (
             info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -379,7 +384,7 @@ def _check_member(bundle: Bundle, path: str) -> None:
         kind, _, name = path.partition("/")
         if kind == "runs" and path.endswith("/run.json") and path.count("/") == 2:
             signature = name.partition("/")[0]
-            bundle.runs[signature] = checked_run(content, bundle.read(f"runs/{signature}/metrics.csv"), signature)
+            bundle.runs[signature] = checked_run(content, bundle.points(signature), signature)
         elif kind == "runs" and path.endswith(f"/artifacts/{STUDENT}"):
             _tensors(content)
         elif kind == "teachers" and path.endswith(".json"):
@@ -391,10 +396,10 @@ def _check_member(bundle: Bundle, path: str) -> None:
             bundle.checkpoints[signature] = checkpoint_progress(content, signature)
 
 
-def checked_run(content: bytes, metrics: bytes, signature: str) -> RunRecord:
-    """Parse a run.json and check that a store takes it, with the metrics.csv beside it. Raises UserError."""
+def checked_run(content: bytes, points: Iterable[Point], signature: str) -> RunRecord:
+    """Parse a run.json and check that a store takes it, with these metrics. Raises UserError."""
     record = _record(content, signature)
-    if fault := tracking.fault_of(record.content("", record.tags), _points(metrics)):
+    if fault := tracking.fault_of(record.content("", record.tags), points):
         raise UserError(fault)
     return record
 
@@ -429,7 +434,7 @@ def _record(content: bytes, signature: str) -> RunRecord:
     return record
 
 
-def _points(content: bytes) -> list[Point]:
+def points_of(content: bytes) -> list[Point]:
     """Parse a metrics.csv. Raises UserError for a line that is no metric."""
     try:
         rows = list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))

@@ -92,8 +92,8 @@ def pack(
     """
     pieces.check_target(target)
     files.check_writable(target.parent, way_out="name another place")
-    with tempfile.TemporaryFile(dir=target.parent) as archive:
-        job = _Job(options, tracker, Writer(archive), with_students, fp16)
+    with tempfile.TemporaryFile(dir=target.parent) as archive, Writer(archive) as writer:
+        job = _Job(options, tracker, writer, with_students, fp16)
         job.add_all(choice)
         if not job.writer.members:
             reasons = "; ".join(sorted({reason for reason, _ in job.left_out}))
@@ -191,7 +191,7 @@ class _Job:
             found = sorted(path for path in place.rglob("*") if path.is_file())
             artifacts = {f"{prefix}/artifacts/{path.relative_to(place).as_posix()}": path for path in found}
             try:  # what would be refused where it is merged is not packed
-                content.checked_run(texts["run.json"], texts["metrics.csv"], run.signature)
+                content.checked_run(texts["run.json"], content.points_of(texts["metrics.csv"]), run.signature)
                 if fault := next(filter(None, map(content.path_fault, artifacts)), None):
                     raise UserError(fault)
             except UserError as error:
