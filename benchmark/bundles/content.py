@@ -56,7 +56,7 @@ _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 #: what zipfile raises for archives that are none
 _FAULTS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError,
-    OverflowError,
+    OverflowError, OSError,
 )  # fmt: skip
 
 Weights = Literal["fp32", "fp16"]

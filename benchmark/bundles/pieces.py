@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from benchmark import files
-from benchmark.errors import UserError, shown
+from benchmark.errors import UserError, shown, unprintable
 
 PROJECT = "sdd-benchmark"
 #: raise it whenever a bundle of before cannot be read as one of now
@@ -28,6 +29,8 @@ MAX_PIECES = 100_000
 #: missing numbers that a message lists
 _LISTED = 10
 _BLOCK = 1 << 20
+#: bytes of a name to which a number and `.partial` are added, of 255 that file systems have
+_MAX_NAME = 240
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Whole(io.RawIOBase):
         """Move to a position; return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise OSError("a position before the beginning")
+            raise ValueError("a position before the beginning")
         self._position = base + offset
         return self._position
 
@@ -167,8 +170,11 @@ def split(archive: IO[bytes], target: Path, limit: int) -> list[Path]:
 
 def check_target(target: Path) -> None:
     """Raise UserError when pieces of this name cannot be written: before anything is gathered for them."""
-    if target.name in ("", ".."):
+    name = target.name
+    if name in ("", ".."):
         raise UserError(f"{target}: name a file: its pieces are FILE.001, FILE.002, ...")
+    if (fault := unprintable(str(target))) or len(os.fsencode(name)) > _MAX_NAME:
+        raise UserError(f"{shown(str(target))} cannot be a file: its name {fault or 'is too long'}")
     _replaceable(target)
 
 
