@@ -14,9 +14,10 @@ from rich.table import Table as RichTable
 
 from benchmark import catalogue, command_line, datasets, files, machine, tracking
 from benchmark.bundles import content, merge, pack
-from benchmark.bundles.content import Bundle
+from benchmark.bundles.content import RunRecord
 from benchmark.bundles.pieces import MEGABYTE
 from benchmark.commands import train
+from benchmark.errors import one_line
 from benchmark.execution.survey import Survey
 
 #: lines about single runs that are printed; the rest is counted
@@ -70,16 +71,18 @@ def merge_bundles(given: argparse.Namespace, console: Console) -> int:
         for fate in ("here already", "left out"):
             reasons = [(one.reason, one.label) for one in outcomes if one.fate == fate and one.reason]
             _print_lines(_grouped(fate, reasons), console)
-        console.print(f"Next: {next_command(bundles, given)}", soft_wrap=True)
+        records = [record for bundle in bundles for record in bundle.runs.values()]
+        started = {record.tags.get("command", "") for record in records if record.status == "KILLED"}
+        for command in sorted(filter(None, started)):
+            console.print(f"Open runs were started by: {one_line(command)}", soft_wrap=True)
+        console.print(f"Next: {next_command(records, given)}", soft_wrap=True)
     return 1 if any(outcome.is_held for outcome in outcomes) else 0
 
 
-def next_command(bundles: Iterable[Bundle], given: argparse.Namespace) -> str:
+def next_command(records: Iterable[RunRecord], given: argparse.Namespace) -> str:
     """The command that goes on with what came in: it trains what is open, or shows what is there."""
-    records = [record for bundle in bundles for record in bundle.runs.values()]
-    # those of open runs first
-    records.sort(key=lambda record: record.status != "KILLED")
-    suites = [record for record in records if record.experiment_tags.get("suite") in catalogue.suites()]
+    open_first = sorted(records, key=lambda record: record.status != "KILLED")
+    suites = [record for record in open_first if record.experiment_tags.get("suite") in catalogue.suites()]
     places = command_line.places_of(given)
     if not suites:
         return shlex.join(["python", "-m", "benchmark", "ui", *places])
