@@ -31,7 +31,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
-from mlflow.utils.validation import _validate_dataset, _validate_metric, _validate_param, _validate_tag
+from mlflow.utils.validation import (
+    _validate_dataset,
+    _validate_experiment_tag,
+    _validate_metric,
+    _validate_param,
+    _validate_tag,
+)
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from benchmark import files, known_runs, process, saved_views
@@ -680,18 +686,24 @@ class Tracker:
         return {one.name: str(one.experiment_id) for one in found if "suite" in one.tags}
 
 
-def fault_of(content: Content, points: Iterable[Point]) -> str | None:
-    """Explain why no store takes a run with this content; None when one does."""
+def fault_of(
+    content: Content, points: Iterable[Point], parent_tags: Mapping[str, str], experiment_tags: Mapping[str, str]
+) -> str | None:
+    """Explain why no store takes a run with this content below such a parent; None when one does."""
+    kinds = (
+        ("tag", _validate_tag, content.tags),
+        ("tag of its parent", _validate_tag, parent_tags),
+        ("parameter", _validate_param, content.params),
+    )
     try:
-        if len(content.tags) > _FEW:
+        if max(len(content.tags), len(parent_tags)) > _FEW:
             return f"it has more than {_FEW} tags"
-        for kind, check, fields in (
-            ("tag", _validate_tag, content.tags),
-            ("parameter", _validate_param, content.params),
-        ):
+        for kind, check, fields in kinds:
             for key, value in fields.items():
                 if len(kept := check(key, value).value) < len(value):  # the store would cut it
                     return f"{kind} {key} has more than {len(kept):,} characters"
+        for key, value in experiment_tags.items():
+            _validate_experiment_tag(key, value)
         for point in points:
             _validate_metric(point.name, point.value, point.timestamp, point.step)
         if content.data is not None:

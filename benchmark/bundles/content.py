@@ -399,7 +399,8 @@ def _check_member(bundle: Bundle, path: str) -> None:
 def checked_run(content: bytes, points: Iterable[Point], signature: str) -> RunRecord:
     """Parse a run.json and check that a store takes it, with these metrics. Raises UserError."""
     record = _record(content, signature)
-    if fault := tracking.fault_of(record.content("", record.tags), points):
+    about = record.content("", record.tags)
+    if fault := tracking.fault_of(about, points, record.parent_tags, record.experiment_tags):
         raise UserError(fault)
     return record
 

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 
 from benchmark.bundles import content, pack, pieces
 from benchmark.bundles.rounding import rounded
 from benchmark.errors import UserError
+from benchmark.train import checkpoint
 from tests.benchmark.bundles.conftest import Home
 from tests.benchmark.bundles.stores import archive_of, opened, wrapped
 
@@ -231,6 +233,9 @@ def moved_checkpoint(members: Members) -> bytes:
         (tags(seed="one"), "tag seed: 'one' is no whole number"),
         (tags(role="pair"), "tag role differs from its role"),
         (tags(long="x" * 9_000), "run.json: tag long has more than"),
+        (field("run.json", parent_tags={"long": "x" * 9_000}), "run.json: tag of its parent long has more than 8,000"),
+        (field("run.json", experiment_tags={"": "x"}), "run.json: "),
+        (field("run.json", experiment_tags={"s" * 300: "x"}), "run.json: .*length"),
         (teacher(num_classes=10**9), "no size of a network"),
         (teacher(num_classes=11), "do not fit resnet8 with 11 classes"),
         (teacher(model="timm/../x"), "it is of another teacher"),
@@ -282,8 +287,31 @@ def test_what_is_packed_follows_from_the_choice(home: Home) -> None:
     }  # fmt: skip
     names = {member.path.rpartition("/")[2] for member in one.contents.members}
     assert "student.safetensors" not in names and {"config.json", "per_class_accuracy.csv"} <= names
-    with pytest.raises(UserError, match="nothing to pack"):
+    with pytest.raises(UserError, match=r"nothing to pack"):
         store.pack("none", choice=pack.Choice(frozenset({"0" * 16}), ()))
+
+
+def test_what_is_being_trained_is_packed_as_it_stands(home: Home, tmp_path: Path) -> None:
+    (signature,) = home.packed.contents.checkpoints
+    path = home.store.options.work(signature) / "checkpoint"
+    choice = pack.Choice(frozenset({signature}), ())
+    with FileLock(home.store.options.lock_file(signature)):
+        packed = home.store.pack("open", choice=choice)
+    assert packed.notes == [
+        "resnet8 -> resnet8_half, kd, seed 2: is being trained; packed as it stood after epoch 1"
+    ]  # fmt: skip
+    # the last checkpoint is damaged: the one before is as good
+    whole = path.read_bytes()
+    try:
+        checkpoint.previous(path).write_bytes(whole)
+        path.write_bytes(whole[:-1])
+        assert home.store.pack("open", choice=choice).contents.members == packed.contents.members
+        checkpoint.previous(path).unlink()
+        with pytest.raises(UserError, match=r"nothing to pack .*: its checkpoint cannot be read: is damaged or trunc"):
+            home.store.pack("open", choice=choice)
+    finally:
+        checkpoint.previous(path).unlink(missing_ok=True)
+        path.write_bytes(whole)
 
 
 def test_values_come_back_to_the_bit() -> None:
