@@ -59,7 +59,7 @@ Role = Literal["student", "teacher"]
 _BATCH = 900
 #: MLflow refuses more tags or parameters at once
 _FEW = 100
-#: tag of a copy that is not ended: the runs folder whose merge makes it, and the signature of its original
+#: tag of a copy while its merge goes on: the runs folder that it is merged into
 _COPIED = "merging"
 #: metric of the best epoch on the test set: its name says how the epoch was chosen
 BEST_ON_TEST = "final/best_selected_on_test"
@@ -146,7 +146,6 @@ class Copy:
     """A run of another store that a merge has begun to copy into this one."""
 
     run_id: str
-    signature: str
     #: whether it is whole, and a run like any other: what is left to do concerns the store
     is_whole: bool
 
@@ -616,19 +615,15 @@ class Tracker:
 
     def copies(self, owner: str) -> list[Copy]:
         """Copies that merges of this runs folder, its name being `owner`, have begun and not ended."""
-        found = []
-        for run in self._search(self._experiment_ids(), f"tags.{_COPIED} LIKE '{owner} %'"):
-            signature = run.data.tags[_COPIED].removeprefix(f"{owner} ")
-            found.append(Copy(str(run.info.run_id), signature, "signature" in run.data.tags))
-        return found
+        found = self._search(self._experiment_ids(), f"tags.{_COPIED} = '{owner}'")
+        return [Copy(str(run.info.run_id), "signature" in run.data.tags) for run in found]
 
-    def begin_copy(self, owner: str, experiment_id: str, signature: str, content: Content) -> str:
+    def begin_copy(self, owner: str, content: Content) -> str:
         """Create a run that started when its original did, and return its id.
 
         Until `end_copy` it has neither signature nor role: no command takes it for a run, nor for one of a pair.
         """
-        tags = {_COPIED: f"{owner} {signature}"}
-        made = self.client.create_run(experiment_id, content.start_time, tags, content.name)
+        made = self.client.create_run(content.experiment_id, content.start_time, {_COPIED: owner}, content.name)
         return str(made.info.run_id)
 
     def fill_copy(self, run_id: str, content: Content, points: Sequence[Point]) -> None:

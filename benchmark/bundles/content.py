@@ -231,7 +231,7 @@ def path_fault(path: str) -> str | None:
 class Bundle:
     """A bundle of which every byte was checked; its members are read again when they are needed."""
 
-    title: str
+    whole: Whole
     contents: Contents
     archive: zipfile.ZipFile
     runs: dict[str, RunRecord] = field(default_factory=dict)
@@ -239,6 +239,11 @@ class Bundle:
     teachers: dict[str, Manifest] = field(default_factory=dict)
     checkpoints: dict[str, Progress] = field(default_factory=dict)
     _sizes: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The bundle as messages name it."""
+        return self.whole.title
 
     def read(self, path: str) -> bytes:
         """Read a member. Raises UserError when it is not what the bundle says."""
@@ -279,6 +284,7 @@ class Bundle:
     def close(self) -> None:
         """Close its files."""
         self.archive.close()
+        self.whole.close()
 
 
 def opened(whole: Whole) -> Bundle:
@@ -298,7 +304,7 @@ def opened(whole: Whole) -> Bundle:
             raise
         raise UserError(f"{title} is damaged: its archive cannot be read ({error})") from error
     contents = _contents(text, title)
-    bundle = Bundle(title, contents, archive)
+    bundle = Bundle(whole, contents, archive)
     bundle._sizes = _declared(contents, infos, title)
     _check_structure(bundle)
     for path in bundle._sizes:

@@ -184,7 +184,7 @@ class _Job:
         if record is not None:
             content = record.content("", self._tags(record))
             self.tracker.end_copy(run_id, record.status, content)
-            self._copies[run_id] = Copy(run_id, signature, is_whole=True)
+            self._copies[run_id] = Copy(run_id, is_whole=True)
             self._note_variant(run_id, record)
         if not is_open:
             shutil.rmtree(work, ignore_errors=True)
@@ -193,7 +193,7 @@ class _Job:
         """Copy all of a run but its tags; return its id."""
         experiment = self.tracker.experiment_like(record.experiment, record.experiment_tags)
         content = record.content(experiment, {})
-        run_id = self.tracker.begin_copy(self.identity, experiment, record.signature, content)
+        run_id = self.tracker.begin_copy(self.identity, content)
         self.tracker.fill_copy(run_id, content, bundle.points(record.signature))
         self.tracker.artifacts(run_id, dict(bundle.artifacts(record.signature)))
         return run_id
