@@ -15,7 +15,7 @@ import torch
 from benchmark import datasets, files
 from benchmark.bundles import content, pieces, rounding
 from benchmark.bundles.content import STUDENT, Contents, Progress, Writer
-from benchmark.config import Data
+from benchmark.config import Data, validated
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution.options import Options
@@ -246,8 +246,10 @@ class _Job:
         weights = file.path.read_bytes() if file.path.exists() else b""
         teacher_store.load_weights(file)  # a damaged one is named
         if self.fp16:
+            config = self._config_of(manifest, run)
+            images = self._images(manifest, config, data)
             device = torch.device(self.options.device)
-            manifest, weights = rounding.rounded_teacher(folder, manifest, self._images(manifest, run, data), device)
+            manifest, weights = rounding.rounded_teacher(folder, manifest, images, config, device)
         stem = f"teachers/{folder.name}/{file.path.stem}"
         self.writer.add(f"{stem}.json", manifest.text.encode())
         self.writer.add(f"{stem}.safetensors", weights)
@@ -258,17 +260,20 @@ class _Job:
                 " it teaches are other runs than those of the teacher that it was made of"
             )
 
-    def _images(self, manifest: Manifest, run: Tracked | None, data: DataSet | None) -> DataSet:
-        """Images that a rounded teacher is measured on. Raises UserError when they are not here."""
+    def _config_of(self, manifest: Manifest, run: Tracked | None) -> Data:
+        """The images that a teacher was measured on: those of its run, or else all of its data set's."""
+        if run is not None and self.tracker is not None:
+            with tempfile.TemporaryDirectory() as folder, self.tracker.named_errors():
+                self.tracker.download(run.run_id, Path(folder), without=(STUDENT,))
+                if (known := _config(Path(folder))) is not None:
+                    return validated(Data, "data", dict(known.get("data", {})))
+        return Data(name=manifest.dataset.partition("[")[0])
+
+    def _images(self, manifest: Manifest, config: Data, data: DataSet | None) -> DataSet:
+        """Load the images of a teacher. Raises UserError when they are not here."""
         if data is not None and data.digest == manifest.data_digest:
             return data
         if manifest.data_digest not in self._loaded:
-            config = Data(name=manifest.dataset.partition("[")[0])
-            if run is not None and self.tracker is not None:
-                with tempfile.TemporaryDirectory() as folder, self.tracker.named_errors():
-                    self.tracker.download(run.run_id, Path(folder), without=(STUDENT,))
-                    if (known := _config(Path(folder))) is not None:
-                        config = Data.model_validate(known["data"])
             try:
                 found = datasets.load(config, self.options.data_root, self.options.cache)
             except UserError as error:

@@ -11,9 +11,11 @@ from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from benchmark.config import Data
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.train import teacher_store
+from benchmark.train.batches import splits
 from benchmark.train.teacher_store import Manifest
 
 
@@ -38,10 +40,12 @@ def rounded_student(file: Path, source: str) -> bytes:
     return content
 
 
-def rounded_teacher(folder: Path, manifest: Manifest, data: DataSet, device: torch.device) -> tuple[Manifest, bytes]:
+def rounded_teacher(
+    folder: Path, manifest: Manifest, data: DataSet, config: Data, device: torch.device
+) -> tuple[Manifest, bytes]:
     """Round a stored teacher and measure the accuracy of exactly the rounded weights; return manifest and weights.
 
-    One that is rounded already stays as it is.
+    It is measured on the test images that `config` chooses, as the teacher was. One that is rounded already stays.
     """
     file = manifest.file(folder)
     weights = rounded(teacher_store.load_weights(file), str(file.path))
@@ -52,7 +56,7 @@ def rounded_teacher(folder: Path, manifest: Manifest, data: DataSet, device: tor
     network = teacher_store.network_with(manifest.model, weights, data, str(file.path))
     changed = {
         "checksum": checksum,
-        "test_top1": teacher_store.measure(network, data, device),
+        "test_top1": teacher_store.measure(network, data, device, splits(data, config).test),
         "best_test_top1": None,  # that of an epoch whose weights were not rounded
         "rounded_from": manifest.checksum,
     }

@@ -165,10 +165,11 @@ def network_with(model: str, weights: dict[str, Tensor], data: Sizes, source: st
     return network
 
 
-def measure(network: models.Network, data: DataSet, device: torch.device) -> float:
-    """Measure a network's test accuracy in percent."""
+def measure(network: models.Network, data: DataSet, device: torch.device, members: Tensor | None = None) -> float:
+    """Measure a network's accuracy in percent on the test set, or on these `members` of it."""
     placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    batches = eval_batches(data, data.test, torch.arange(len(data.test)), device)
+    chosen = torch.arange(len(data.test)) if members is None else members
+    batches = eval_batches(data, data.test, chosen, device)
     return evaluate([placed], batches, data.num_classes, device)[0].top1
 
 

@@ -17,6 +17,7 @@ from benchmark.bundles.merge import Local, decided
 from benchmark.execution import pair_means
 from benchmark.tracking import Tracked, Tracker
 from benchmark.train import checkpoint, teacher_store
+from benchmark.train.batches import splits
 from tests.benchmark.bundles.conftest import Home
 from tests.benchmark.bundles.stores import FAILED, Store, fates, opened
 
@@ -190,7 +191,7 @@ def test_another_teacher_of_the_same_recipe_stays(home: Home, new_store: NewStor
     assert rounded.contents.weights == "fp16"
     there = new_store("b")
     there.merge(*home.packed.pieces)
-    ((folder, manifest),) = teacher_store.manifests(there.options.teachers)
+    ((own, manifest),) = teacher_store.manifests(there.options.teachers)
     outcomes = there.merge(*rounded.pieces)
     (teacher,) = [one for one in outcomes if one.kind == "teacher"]
     assert teacher.fate == "left out"
@@ -201,7 +202,13 @@ def test_another_teacher_of_the_same_recipe_stays(home: Home, new_store: NewStor
     ((folder, known),) = teacher_store.manifests(other.options.teachers)
     assert known.rounded_from == manifest.checksum and known.best_test_top1 is None
     network = teacher_store.load_network(known.file(folder), home.store.data)
-    assert teacher_store.measure(network, home.store.data, torch.device("cpu")) == known.test_top1
+    members = splits(home.store.data, home.store.plan().data).test  # those that the teacher was measured on
+    assert len(members) == 40
+    measured = [
+        teacher_store.measure(one, home.store.data, torch.device("cpu"), members)
+        for one in (network, teacher_store.load_network(manifest.file(own), home.store.data))
+    ]
+    assert measured == [known.test_top1, manifest.test_top1]
     # students of the rounded teacher are other runs, those of the other are taken as they are
     assert [entry.state for entry in other.survey().entries] == ["new"]
     assert len(other.tracker.runs_in(list(other.tracker.experiments().values()))) == 4
