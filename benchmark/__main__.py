@@ -1,12 +1,14 @@
-"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,doctor,ui}`. No training."""
+"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,pack,merge,doctor,ui}`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from benchmark import catalogue, command_line, process
+from benchmark.bundles import pieces
 from benchmark.commands import names, status
 
 
@@ -75,6 +77,34 @@ def parser() -> command_line.Parser:
     )
     command_line.add_places(export)
 
+    packing = commands.add_parser(
+        "pack", help="pack runs, teachers and checkpoints into files that another machine merges"
+    )
+    packing.add_argument("to", type=Path, metavar="FILE", help="what the pieces are called: FILE.001, FILE.002, ...")
+    command_line.add_choices(packing, suite=None, without="all that the runs folder holds, studies included")
+    packing.add_argument("--weights", action="store_true", help="add the weights of finished students")
+    packing.add_argument(
+        "--fp16",
+        action="store_true",
+        help="round weights to fp16: a rounded teacher is another teacher, and the students that it teaches are other"
+        " runs than those of the teacher that it was made of",
+    )
+    packing.add_argument(
+        "--piece-mb",
+        type=command_line.whole(1, 100_000),
+        default=15,
+        metavar="MB",
+        help="largest size of a piece, millions of bytes (default: 15)",
+    )
+    packing.add_argument("--device", default="auto", help="device of the training, and of --fp16's measurements")
+    command_line.add_places(packing)
+
+    merging = commands.add_parser("merge", help="take packed runs, teachers and checkpoints into this runs folder")
+    merging.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="all pieces of one or several bundles, or folders of them"
+    )
+    command_line.add_places(merging)
+
     examined = commands.add_parser("doctor", help="say what is wrong on this machine and in a runs folder")
     examined.add_argument("--fix", action="store_true", help="mend what is safe to mend, and say what was done")
     command_line.add_places(examined)
@@ -107,6 +137,12 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
         if (progress := status.remembered(given)) is not None:
             progress.print(console)
             return 0
+    elif given.command == "pack":
+        command_line.check_names(given)
+        command_line.check_suite_is_named(given)
+        pieces.check_target(given.to)
+    elif given.command == "merge":
+        given.bundles = pieces.gather(given.files)
     elif given.command in ("prepare", "teachers"):
         given.dataset = catalogue.data_set(given.dataset)
     from benchmark.commands import look  # torch, MLflow, pandas: after everything that is refused without them

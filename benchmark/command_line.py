@@ -111,7 +111,7 @@ def check_names(given: argparse.Namespace) -> None:
     What is left of a mistake, such as a value of `--set`, is refused by what reads it.
     """
     named = vars(given)
-    if "suite" in named:
+    if named.get("suite") is not None:
         catalogue.check_suite(given.suite, named.get("profile"))
     for method in named.get("methods", ()):
         catalogue.check("methods", method)
@@ -126,6 +126,15 @@ def check_names(given: argparse.Namespace) -> None:
         check_device(given.device)
     for section in named.get("sections", ()):
         catalogue.check("sections", section)
+
+
+def check_suite_is_named(given: argparse.Namespace) -> None:
+    """Raise UserError when a part is chosen of a suite that is not named."""
+    chosen = [("--pairs", given.pairs), ("--methods", given.methods), ("--seeds", given.seeds)]
+    chosen += [("--profile", given.profile), ("--set and the like", given.assignments)]
+    for option, value in chosen:
+        if value and given.suite is None:
+            raise UserError(f"{option}: name the suite that it chooses a part of, e.g. digits")
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +155,10 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a part of a suite."""
-    parser.add_argument("suite", nargs="?", default="digits", help="a suite's name or a path to its .yaml")
+def add_choices(parser: argparse.ArgumentParser, suite: str | None = "digits", without: str = "") -> None:
+    """Add the options that choose a part of a suite: by default `suite`, or what `without` says in words."""
+    about = f"a suite's name or a path to its .yaml{without and f' (default: {without})'}"
+    parser.add_argument("suite", nargs="?", default=suite, metavar="SUITE", help=about)
     parser.add_argument("--pairs", type=words, default=[], metavar="T:S,...", help="teacher:student pairs")
     parser.add_argument("--methods", type=words, default=[], metavar="M,...", help="distillers")
     parser.add_argument("--seeds", type=seeds, metavar="N", help="repetitions per method")
@@ -308,6 +318,12 @@ def settings_of(given: argparse.Namespace, suite: str) -> list[str]:
     words += ["--seeds", str(given.seeds)] if given.seeds else []
     for assignment in given.assignments:
         words += ["--set", assignment]
+    return [*words, *places_of(given)]
+
+
+def places_of(given: argparse.Namespace) -> list[str]:
+    """The arguments that name the same folders and plugins."""
+    words = []
     for option in ("runs", "data"):
         place = getattr(given, option)
         words += [f"--{option}", str(place)] if place != Path(option) else []

@@ -61,14 +61,14 @@ def unprintable(text: str) -> str | None:
     return "has a line end or another control character" if any(map(_is_control, text)) else None
 
 
-def name_fault(name: str) -> str | None:
+def name_fault(name: str, max_bytes: int = MAX_NAME_BYTES) -> str | None:
     """Explain why a name cannot be a part of file names, tables and experiments; None when it can."""
     if fault := unprintable(name):
         return fault
     if not name.strip():
         return "is empty"
-    if (size := len(name.encode())) > MAX_NAME_BYTES:
-        return f"has {size} bytes; at most {MAX_NAME_BYTES} fit into file names"
+    if (size := len(name.encode())) > max_bytes:
+        return f"has {size} bytes; at most {max_bytes} fit into file names"
     if name[0] in ".-" or name != name.strip():
         return "starts with '.' or '-', or has spaces around it"
     # MLflow's queries have names between quotes

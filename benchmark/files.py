@@ -100,7 +100,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-def write(path: Path, *parts: bytes | memoryview) -> None:
+def write(
+    path: Path, *parts: bytes | memoryview, way_out: str = "free some space, or name another folder with --runs"
+) -> None:
     """Write a file atomically; make its folder.
 
     Raises:
@@ -113,6 +115,4 @@ def write(path: Path, *parts: bytes | memoryview) -> None:
     except OSError as error:
         kept = "; the file that was there is untouched" if path.exists() else ""
         reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}{kept}; free some space, or name another folder with --runs"
-        ) from error
+        raise UserError(f"cannot write {path}: {reason}{kept}; {way_out}") from error

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -35,6 +37,8 @@ class KnownRuns:
     recent: dict[str, int] = field(default_factory=dict)
     #: ids by signature, of every signature that was asked for
     runs: dict[str, list[str]] = field(default_factory=dict)
+    #: the file that this was read from; b"" where there was none
+    read: bytes = field(default=b"", compare=False)
 
     @property
     def since(self) -> int:
@@ -62,14 +66,35 @@ class KnownRuns:
         self.recent = {run_id: start for run_id, start in self.recent.items() if start >= self.since}
 
     def save(self, path: Path) -> None:
-        """Write the file; when another process writes it or the folder cannot be written, leave it as it is."""
+        """Write the file, unless another process has written it meanwhile, or the folder cannot be written."""
         content = {"store": self.store, "newest": self.newest, "recent": self.recent, "runs": self.runs}
         with (
             contextlib.suppress(OSError, filelock.Timeout),
             filelock.FileLock(f"{path}.lock", timeout=0),
-            files.written_whole(path) as file,
         ):
-            file.write(json.dumps(content).encode())
+            if _content_of(path) == self.read:
+                _write(path, content)
+
+
+def forget(path: Path) -> None:
+    """Let every signature be asked for again: runs came into the store whose start is of long ago.
+
+    A process that looked at the store before does not write down what it knows: the file is another one by then.
+    """
+    with filelock.FileLock(f"{path}.lock"):
+        _write(path, {"forgotten": time.time_ns()})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with files.written_whole(path) as file:
+        file.write(json.dumps(content).encode())
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def load(path: Path, store: str, now: int) -> KnownRuns:
@@ -77,14 +102,17 @@ def load(path: Path, store: str, now: int) -> KnownRuns:
 
     Had a clock been ahead, runs that started since then at the right time would not be looked for.
     """
+    read = b""
     try:
-        content = json.loads(path.read_bytes())
+        read = _content_of(path)
+        content = json.loads(read)
         known = KnownRuns(
             store=str(content["store"]),
             newest=int(content["newest"]),
             recent={str(run_id): int(start) for run_id, start in content["recent"].items()},
             runs={str(signature): [str(one) for one in ids] for signature, ids in content["runs"].items()},
+            read=read,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return KnownRuns(store)
-    return known if known.store == store and known.newest <= now else KnownRuns(store)
+        return KnownRuns(store, read=read)
+    return known if known.store == store and known.newest <= now else KnownRuns(store, read=read)

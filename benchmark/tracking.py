@@ -13,12 +13,12 @@ import shlex
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlparse
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -32,6 +32,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import (
+    _validate_dataset,
+    _validate_experiment_tag,
+    _validate_metric,
+    _validate_param,
+    _validate_tag,
+)
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from benchmark import files, known_runs, process, saved_views
@@ -51,6 +58,10 @@ Role = Literal["student", "teacher"]
 
 #: MLflow refuses longer batches
 _BATCH = 900
+#: MLflow refuses more tags or parameters at once
+_FEW = 100
+#: tag of a copy while its merge goes on: the runs folder that it is merged into
+_COPIED = "merging"
 #: metric of the best epoch on the test set: its name says how the epoch was chosen
 BEST_ON_TEST = "final/best_selected_on_test"
 #: errors of SQLite that trying again does not mend
@@ -95,6 +106,49 @@ class Unended:
     #: None for the run of a pair or a study, which others are nested in
     signature: str | None
     parent: str | None
+
+
+class Point(NamedTuple):
+    """A value of a metric as it was logged."""
+
+    name: str
+    step: int
+    #: ms since 1970
+    timestamp: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Input:
+    """The images that a run was trained on, as MLflow describes them."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    profile: str | None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a run was told and is called, beside its metrics and artifacts: all that a copy of it needs."""
+
+    name: str
+    experiment_id: str
+    start_time: int
+    end_time: int | None
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    data: Input | None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A run of another store that a merge has begun to copy into this one."""
+
+    run_id: str
+    #: whether it is whole, and a run like any other: what is left to do concerns the store
+    is_whole: bool
 
 
 class Tracker:
@@ -142,6 +196,10 @@ class Tracker:
         """Whether the store is a file that can be read, but not written."""
         places = (self._database, self._database.parent) if self.is_local else ()  # SQLite's journal lies beside it
         return not all(os.access(place, os.W_OK, effective_ids=True) for place in places)
+
+    @property
+    def _known(self) -> Path:
+        return self.runs / "known-runs.json"
 
     @property
     def _artifacts(self) -> Path:
@@ -284,7 +342,7 @@ class Tracker:
         wanted = list(dict.fromkeys(signatures))
         if not wanted:
             return []
-        path = self.runs / "known-runs.json"
+        path = self._known
         everywhere = self._experiments(ViewType.ALL)  # a run that was deleted may be restored
         known = known_runs.load(path, self._identity(everywhere), now_ms())
         before = deepcopy(known)
@@ -401,10 +459,16 @@ class Tracker:
         points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.timestamp)
         return sorted({int(point.step): float(point.value) for point in points}.items())
 
-    def download(self, run_id: str, folder: Path) -> None:
-        """Copy a run's artifacts into a folder."""
+    def download(self, run_id: str, folder: Path, without: Collection[str] = ()) -> None:
+        """Copy a run's artifacts into a folder; `without` names some that are left where they are."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._repository(run_id).download_artifacts("", str(folder))
+        repository = self._repository(run_id)
+        if not without:
+            repository.download_artifacts("", str(folder))
+            return
+        for found in repository.list_artifacts():
+            if found.path not in without:
+                repository.download_artifacts(found.path, str(folder))
 
     def start(
         self,
@@ -500,11 +564,12 @@ class Tracker:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in contents.items():
                 target = Path(folder) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
                 if isinstance(content, Path):
                     target.symlink_to(content.resolve())
                 else:
                     target.write_bytes(content)
-                repository.log_artifact(str(target))
+                repository.log_artifact(str(target), str(target.parent.relative_to(folder)).removeprefix("."))
 
     def end(self, run_id: str, status: Status, **tags: str) -> None:
         """End a run with a status."""
@@ -513,6 +578,83 @@ class Tracker:
             text = {key: value.encode(errors="backslashreplace").decode()[:4000] for key, value in tags.items()}
             self.tag(run_id, text)
         self.client.set_terminated(run_id, status)
+
+    def content(self, run_id: str) -> Content:
+        """Read what a run was told and is called."""
+        run = self.client.get_run(run_id)
+        datasets = run.inputs.dataset_inputs if run.inputs is not None else []
+        first = datasets[0].dataset if datasets else None
+        return Content(
+            name=str(run.info.run_name),
+            experiment_id=str(run.info.experiment_id),
+            start_time=int(run.info.start_time),
+            end_time=None if run.info.end_time is None else int(run.info.end_time),
+            tags=dict(run.data.tags),
+            params=dict(run.data.params),
+            data=first and Input(first.name, first.digest, first.source_type, first.source, first.profile),
+        )
+
+    def points(self, run_id: str) -> list[Point]:
+        """Read every value of every metric of a run, sorted."""
+        names = self.client.get_run(run_id).data.metrics
+        return sorted(
+            Point(name, int(one.step), int(one.timestamp), float(one.value))
+            for name in names
+            for one in self.client.get_metric_history(run_id, name)
+        )
+
+    def experiment_content(self, experiment_id: str) -> tuple[str, dict[str, str]]:
+        """Name and tags of an experiment."""
+        found = self.client.get_experiment(experiment_id)
+        return str(found.name), dict(found.tags)
+
+    def experiment_like(self, name: str, tags: Mapping[str, str]) -> str:
+        """Get the id of an experiment that another store has with these tags; those that it has here stay."""
+        found = self.client.get_experiment_by_name(name)
+        known = {} if found is None else found.tags
+        return self.experiment(name, {key: value for key, value in tags.items() if key not in known})
+
+    def copies(self, owner: str) -> list[Copy]:
+        """Copies that merges of this runs folder, its name being `owner`, have begun and not ended."""
+        found = self._search(self._experiment_ids(), f"tags.{_COPIED} = '{owner}'")
+        return [Copy(str(run.info.run_id), "signature" in run.data.tags) for run in found]
+
+    def begin_copy(self, owner: str, content: Content) -> str:
+        """Create a run that started when its original did, and return its id.
+
+        Until `end_copy` it has neither signature nor role: no command takes it for a run, nor for one of a pair.
+        """
+        made = self.client.create_run(content.experiment_id, content.start_time, {_COPIED: owner}, content.name)
+        return str(made.info.run_id)
+
+    def fill_copy(self, run_id: str, content: Content, points: Sequence[Point]) -> None:
+        """Log the parameters, images and metrics of a copy; again, it changes nothing."""
+        params = [Param(key, value) for key, value in content.params.items()]
+        for start in range(0, len(params), _FEW):
+            self.client.log_batch(run_id, params=params[start : start + _FEW])
+        if content.data is not None:
+            dataset = _dataset(content.data)
+            self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        for start in range(0, len(points), _BATCH):
+            batch = [Metric(name, value, when, step) for name, step, when, value in points[start : start + _BATCH]]
+            self.client.log_batch(run_id, metrics=batch)
+
+    def end_copy(self, run_id: str, status: Status, content: Content) -> None:
+        """End a copy when its original ended; with its tags, which come all at once, it is a run like any other."""
+        self.client.set_terminated(run_id, status, content.end_time)
+        self.tag(run_id, content.tags)
+
+    def forget_copy(self, run_id: str) -> None:
+        """Delete the mark of a copy."""
+        self.client.delete_tag(run_id, _COPIED)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run, as MLflow does: it can be restored there."""
+        self.client.delete_run(run_id)
+
+    def forget_known(self) -> None:
+        """Let runs be found that came into the store with a start of long ago."""
+        known_runs.forget(self._known)
 
     def where(self, experiment: str) -> str:
         """Say where the runs of an experiment can be browsed."""
@@ -541,6 +683,37 @@ class Tracker:
         """Ids of this project's experiments by name, newest first."""
         found = sorted(self._experiments(), key=lambda one: -int(one.last_update_time or 0))
         return {one.name: str(one.experiment_id) for one in found if "suite" in one.tags}
+
+
+def fault_of(
+    content: Content, points: Iterable[Point], parent_tags: Mapping[str, str], experiment_tags: Mapping[str, str]
+) -> str | None:
+    """Explain why no store takes a run with this content below such a parent; None when one does."""
+    kinds = (
+        ("tag", _validate_tag, content.tags),
+        ("tag of its parent", _validate_tag, parent_tags),
+        ("parameter", _validate_param, content.params),
+    )
+    try:
+        if max(len(content.tags), len(parent_tags)) > _FEW:
+            return f"it has more than {_FEW} tags"
+        for kind, check, fields in kinds:
+            for key, value in fields.items():
+                if len(kept := check(key, value).value) < len(value):  # the store would cut it
+                    return f"{kind} {key} has more than {len(kept):,} characters"
+        for key, value in experiment_tags.items():
+            _validate_experiment_tag(key, value)
+        for point in points:
+            _validate_metric(point.name, point.value, point.timestamp, point.step)
+        if content.data is not None:
+            _validate_dataset(_dataset(content.data))
+    except MlflowException as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _dataset(data: Input) -> Dataset:
+    return Dataset(data.name, data.digest, data.source_type, data.source, profile=data.profile)
 
 
 def now_ms() -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from filelock import FileLock
 
 from benchmark.analysis.stats import mean_std
+from benchmark.config import RunConfig
 from benchmark.execution.options import Options
-from benchmark.execution.survey import Entry
 from benchmark.plan.resolve import Plan
 from benchmark.saved_views import VARIANT
 from benchmark.tracking import Tracked, Tracker
@@ -25,23 +26,35 @@ _METRIC = "final/last"
 _FOREIGN, _LONGEST = re.compile(r"[^\w\-./ :]+"), 200
 
 
-def update(tracker: Tracker, plan: Plan, options: Options, data_digest: str, entries: Iterable[Entry]) -> None:
-    """Log the figures of these entries' methods to the runs of their pairs, where they have changed.
+@dataclass(frozen=True)
+class Variant:
+    """A method with its settings, of whatever seed, below the run of its pair."""
 
-    All seeds that were trained with an entry's settings count, whichever command trained them; runs of the method with
+    #: the pair's run
+    parent_id: str
+    #: as its figures are called, see `name_of`
+    name: str
+    config: RunConfig
+    data_digest: str
+
+
+def update(tracker: Tracker, options: Options, variants: Iterable[Variant]) -> None:
+    """Log the figures of these variants to the runs of their pairs, where they have changed.
+
+    All seeds that were trained with a variant's settings count, whichever command trained them; runs of the method with
     other settings do not. Methods whose settings `--set` changed have a name that says so, `mean/kd kd.temperature:2`.
     """
-    wanted: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
-    for entry in entries:
-        if entry.parent_id is not None:
-            wanted[entry.parent_id][entry.config.method] = entry
+    wanted: defaultdict[str, dict[str, Variant]] = defaultdict(dict)
+    for variant in variants:
+        wanted[variant.parent_id][variant.name] = variant
     with FileLock(options.runs / "locks" / "pair-means.lock"):
-        for parent, by_method in wanted.items():
+        for parent, by_name in wanted.items():
             known = tracker.metrics(parent)
-            children = tracker.runs_below(parent, next(iter(by_method)) if len(by_method) == 1 else "")
+            methods = {variant.config.method for variant in by_name.values()}
+            children = tracker.runs_below(parent, methods.pop() if len(methods) == 1 else "")
             found: dict[str, float] = {}
-            for method, entry in by_method.items():
-                name, seeds = name_of(plan, method), _with_settings_of(entry, data_digest, children)
+            for name, variant in by_name.items():
+                seeds = _with_settings_of(variant, children)
                 found |= figures(name, [run.metrics[_METRIC] for run in seeds])
                 for run in seeds:
                     if VARIANT not in run.tags:  # of an earlier version
@@ -65,14 +78,14 @@ def name_of(plan: Plan, method: str) -> str:
     return _FOREIGN.sub("-", " ".join([method, *changes]))[:_LONGEST]
 
 
-def _with_settings_of(entry: Entry, data_digest: str, children: Sequence[Tracked]) -> list[Tracked]:
-    """The finished runs that differ from the entry in nothing but the seed, each seed once."""
+def _with_settings_of(variant: Variant, children: Sequence[Tracked]) -> list[Tracked]:
+    """The finished runs that differ from the variant in nothing but the seed, each seed once."""
     found: dict[str, Tracked] = {}
     for run in children:
         if not run.tags.get("seed", "").isdigit():  # of another origin
             continue
-        config = entry.config.model_copy(update={"repetition": int(run.tags["seed"])})
-        is_same = run.signature == config.signature(data_digest, run.tags.get("teacher_checksum"))
+        config = variant.config.model_copy(update={"repetition": int(run.tags["seed"])})
+        is_same = run.signature == config.signature(variant.data_digest, run.tags.get("teacher_checksum"))
         if is_same and _METRIC in run.metrics:
             found.setdefault(run.signature, run)
     return list(found.values())

@@ -37,7 +37,7 @@ def killed_runs(options: Options, tracker: Tracker) -> list[Unended]:
 def end_killed(options: Options, tracker: Tracker, run: Unended) -> bool:
     """End a run whose process is gone, as KILLED; False when a process has taken or ended it meanwhile."""
     assert run.signature is not None
-    with _held(options.lock_file(run.signature)) as is_held:
+    with held(options.lock_file(run.signature)) as is_held:
         if not is_held or not tracker.is_running(run.run_id):
             return False
         tracker.end(run.run_id, "KILLED", failure="retry", failure_reason="its process was killed")
@@ -62,14 +62,14 @@ def finished_work(options: Options, tracker: Tracker) -> list[Path]:
 
 def delete_work(options: Options, folder: Path) -> bool:
     """Delete the work folder of a finished run; False when a process holds the run's lock."""
-    with _held(options.lock_file(folder.name)) as is_held:
+    with held(options.lock_file(folder.name)) as is_held:
         if is_held:
             shutil.rmtree(folder, ignore_errors=True)
         return is_held
 
 
 @contextmanager
-def _held(lock_file: Path) -> Iterator[bool]:
+def held(lock_file: Path) -> Iterator[bool]:
     """Hold a run's lock if it is free; yield whether it is held."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)

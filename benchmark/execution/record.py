@@ -70,8 +70,19 @@ class Record:
         end_parents(self.tracker, self.survey.options.identity())
 
     def _update_means(self, entries: Sequence[Entry]) -> None:
-        if self._parent is None:  # a study's trials differ in their settings: it has figures of its own
-            pair_means.update(self.tracker, self.survey.plan, self.survey.options, self.survey.data.digest, entries)
+        if self._parent is not None:  # a study's trials differ in their settings: it has figures of its own
+            return
+        variants = [
+            pair_means.Variant(
+                entry.parent_id,
+                pair_means.name_of(self.survey.plan, entry.config.method),
+                entry.config,
+                self.survey.data.digest,
+            )
+            for entry in entries
+            if entry.parent_id is not None
+        ]
+        pair_means.update(self.tracker, self.survey.options, variants)
 
     def _parent_run(self, name: str, about: Mapping[str, str]) -> str:
         if name not in self._parents:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load as deserialize
@@ -44,6 +44,8 @@ class Manifest(Frozen):
     epochs: int | None = None
     #: how the weights came to be: `trained`, or the file they were imported from
     origin: str
+    #: checksum of the teacher whose weights were rounded to fp16 to make this one; None for weights as trained
+    rounded_from: str | None = None
     #: signature of the run that trained it; None for imported weights
     signature: str | None = None
     mlflow_run: str | None = None
@@ -53,6 +55,11 @@ class Manifest(Frozen):
     versions: dict[str, str]
     created: str
 
+    @property
+    def text(self) -> str:
+        """The manifest as its file holds it."""
+        return json.dumps(self.model_dump(), indent=2) + "\n"
+
     def file(self, folder: Path) -> TeacherFile:
         """Path of the weights and the checksum that they must have."""
         name = self.model.replace("/", "-")
@@ -61,7 +68,12 @@ class Manifest(Frozen):
 
 def folder_of(teachers: Path, data: DataSet) -> Path:
     """Folder that holds the teachers of a data set."""
-    return teachers / data.name.replace("[", "-").replace("]", "").replace(" ", "-")
+    return teachers / folder_name(data.name)
+
+
+def folder_name(dataset: str) -> str:
+    """Name of the folder of a data set's teachers."""
+    return dataset.replace("[", "-").replace("]", "").replace(" ", "-")
 
 
 def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
@@ -127,7 +139,19 @@ def load_network(file: TeacherFile, data: DataSet) -> models.Network:
     return network_with(file.model, load_weights(file), data, str(file.path))
 
 
-def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: str) -> models.Network:
+class Sizes(Protocol):
+    """What a network is made for: a data set, or a manifest that names one."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels."""
+
+
+def network_with(model: str, weights: dict[str, Tensor], data: Sizes, source: str) -> models.Network:
     """Create a network with the given weights, which come from `source`. Raises UserError when they do not fit."""
     with torch.random.fork_rng(devices=[]):
         network = models.create(model, data.num_classes, data.image_size)
@@ -141,23 +165,20 @@ def network_with(model: str, weights: dict[str, Tensor], data: DataSet, source: 
     return network
 
 
-def measure(network: models.Network, data: DataSet, device: torch.device) -> float:
-    """Measure a network's test accuracy in percent."""
+def measure(network: models.Network, data: DataSet, device: torch.device, members: Tensor | None = None) -> float:
+    """Measure a network's accuracy in percent on the test set, or on these `members` of it."""
     placed = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    batches = eval_batches(data, data.test, torch.arange(len(data.test)), device)
+    chosen = torch.arange(len(data.test)) if members is None else members
+    batches = eval_batches(data, data.test, chosen, device)
     return evaluate([placed], batches, data.num_classes, device)[0].top1
 
 
 def store(
     teachers: Path, data: DataSet, model: str, weights: dict[str, Tensor], *, test_top1: float, **about: Any
 ) -> tuple[Path, Manifest]:
-    """Write a teacher and its manifest; `test_top1` is the accuracy of exactly these weights.
-
-    The weights go first and the manifest last: a teacher without a manifest does not exist.
-    """
+    """Write a teacher and its manifest; `test_top1` is the accuracy of exactly these weights."""
     folder = folder_of(teachers, data)
-    # one entry of metadata only: safetensors writes several in any order, and the checksum is part of signatures
-    content = serialize(weights, metadata={"model": model})
+    content = content_of(model, weights)
     commit, dirty = process.git_state()
     manifest = Manifest(
         model=model,
@@ -173,12 +194,26 @@ def store(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         **about,
     )
+    put(folder, manifest, content)
+    return folder, manifest
+
+
+def put(folder: Path, manifest: Manifest, content: bytes) -> None:
+    """Write the files of a teacher into a folder.
+
+    The weights go first and the manifest last: a teacher without a manifest does not exist.
+    """
     file = manifest.file(folder)
     files.write(file.path, content)
-    load_network(file, data)  # checks that the written file is whole and fits
-    text = json.dumps(manifest.model_dump(), indent=2) + "\n"
-    files.write(file.path.with_suffix(".json"), text.encode())
-    return folder, manifest
+    network_with(manifest.model, load_weights(file), manifest, str(file.path))  # the written file is whole and fits
+    files.write(file.path.with_suffix(".json"), manifest.text.encode())
+
+
+def content_of(model: str, weights: dict[str, Tensor]) -> bytes:
+    """Weights as their file holds them."""
+    # one entry of metadata only: safetensors writes several in any order, and the checksum is part of signatures
+    content: bytes = serialize(weights, metadata={"model": model})
+    return content
 
 
 def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> list[Manifest]:

@@ -18,6 +18,7 @@ from tests import footprint
 
 PARSERS = {module.__name__: module.parser for module in (looking, run, study, reports, perf, load)}
 LIGHT = [
+    "benchmark pack --help", "benchmark pack home digits --methods kdd", "benchmark merge none.001",
     "benchmark --version", "benchmark status --help", "benchmark list", "benchmark show sdd_kdd",
     "benchmark teachers import . cifar10", "benchmark.run --help", "benchmark.run digits --mthods kd",
     "benchmark.run cub --methods kdd", "benchmark.run cub --pairs resnet8x5:resnet8",

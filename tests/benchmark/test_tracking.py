@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import results, saved_views, tracking
+from benchmark import known_runs, results, saved_views, tracking
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from tests.conftest import make_config
@@ -146,6 +146,21 @@ def test_runs_are_found_by_signature_as_the_store_has_them_now(runs_folder: Path
     assert found("b1") == [(two, "RUNNING")]
     assert [run.run_id for run in tracker.runs_with(["b1"], anew=True)] == [two, late]
     assert found("b1") == [(two, "RUNNING"), (late, "RUNNING")]
+
+
+def test_what_was_remembered_before_a_merge_is_forgotten(runs_folder: Path, digits: DataSet) -> None:
+    """A run that is put into the store with an old start, while another process looks."""
+    tracker = tracking.Tracker(runs_folder)
+    assert tracker.runs_with(["a1"]) == []
+    start(tracker, digits, "b1")  # what the other process has to write down
+    path = runs_folder / "known-runs.json"
+    other = known_runs.load(path, json.loads(path.read_bytes())["store"], tracking.now_ms())
+    (experiment,) = tracker.experiments().values()
+    late = tracker.client.create_run(experiment, start_time=1, tags={"signature": "a1"}).info.run_id
+    tracker.forget_known()
+    other.see([], now=tracking.now_ms())
+    other.save(path)
+    assert [run.run_id for run in tracker.runs_with(["a1"])] == [late]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("benchmark/commands",),
     ("studies", "reports", "benchmark/perf", "benchmark/doctor"),
     ("benchmark/command_line.py",),
+    ("benchmark/bundles",),
     ("benchmark/execution",),
     ("benchmark/train", "benchmark/analysis", "benchmark/results.py"),
     ("benchmark/plan", "benchmark/tracking.py"),

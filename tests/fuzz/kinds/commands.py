@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmark import __main__ as looking
 from benchmark import command_line, run, study
+from benchmark.bundles import pieces
 from benchmark.commands import train
 from benchmark.perf import __main__ as perf
 from reports import __main__ as reports
@@ -22,6 +23,7 @@ from tests.fuzz.kinds.assignments import assignment
 
 SHARE = 2.0
 OPTIONS = (
+    "--weights", "--fp16", "--piece-mb",
     "--pairs", "--methods", "--seeds", "--profile", "--set", "--amp", "--compile", "--cache", "--runs", "--data",
     "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--offline",
     "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
@@ -32,7 +34,8 @@ WORDS = (
     "inline", "local", "runs", "data", "1", "2", "0.5", "sdd_beta", "sdd_scales", "comparison", "kd,sdd_kd", "list",
     "import", "resnet8x4", "sdd_kd", "none.yaml",
 )  # fmt: skip
-COMMANDS = ("run", "study", "reports", "perf", "list", "show", "status", "prepare", "teachers", "export", "ui")
+COMMANDS = ("run", "study", "reports", "perf", "list", "show", "status", "prepare", "teachers", "export", "pack",
+            "merge", "ui")  # fmt: skip
 
 
 def generate(rng: random.Random) -> list[str]:
@@ -87,8 +90,11 @@ def run_up_to_the_work(case: list[str], folder: Path) -> None:
         perf.selected(perf.parser().parse_args(words).only)
     elif name in COMMANDS:
         given = looking.parser().parse_args([name, *words])
-        if name in ("list", "export", "ui", "teachers") or (name == "show" and "/" not in given.name):
+        if name in ("list", "export", "merge", "ui", "teachers") or (name == "show" and "/" not in given.name):
             looking.main([name, *words], console)
+        elif name == "pack":
+            command_line.check_suite_is_named(given)
+            pieces.check_target(given.to)
         elif name == "status":
             train.plan_of(given, command_line.options_of(given).device)
         elif name == "prepare":
