@@ -8,7 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -18,7 +21,10 @@ from benchmark import catalogue, files, logs, plugins, process
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
 
-EXIT_USER_ERROR = 2
+#: stopped by the user; and by the deadline, with something left: EX_TEMPFAIL of sysexits.h, "try again"
+EXIT_USER_ERROR, EXIT_STOPPED, EXIT_DEADLINE = 2, 130, 75
+#: seconds before its deadline at which a command that has not ended yet is ended
+LAST_S = 0.3
 #: option of a process that is to end with the process that started it
 END_WITH_STDIN = "--end-with-stdin"
 #: bytes of a file's name on every usual file system
@@ -240,6 +246,20 @@ def amount(unit: str) -> Callable[[str], float]:
     return read
 
 
+_DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+
+
+def duration(text: str) -> float:
+    """Read an argument that is a time with its units, `90s`, `9m` or `1h30m`, as seconds."""
+    found = _DURATION.fullmatch(text)
+    if found is None or not text:
+        raise argparse.ArgumentTypeError(f"must be a time with its units, such as 90s, 9m or 1h30m, got {shown(text)}")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    if not (total := 3600 * hours + 60 * minutes + seconds):
+        raise argparse.ArgumentTypeError(f"must be longer than nothing, got {shown(text)}")
+    return float(total)
+
+
 #: processes and threads: more than any machine has
 parallel = whole(1, 1024)
 seeds = whole(1, catalogue.MAX_SEEDS)
@@ -280,6 +300,39 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="training goes on while the tracking store is away for as long (default: 600)",
     )
+    parser.add_argument(
+        "--deadline",
+        dest="deadline_s",
+        type=duration,
+        metavar="TIME",
+        help="end within this time of the start, e.g. 90s, 9m or 1h30m, with everything saved; exit code 75 when"
+        " something is left, which the same command goes on with",
+    )
+
+
+@contextmanager
+def ended_in_time(given: argparse.Namespace) -> Iterator[None]:
+    """Set the moment of the command's deadline, and end the process just before it if it has not ended by itself.
+
+    That loses what killing the process would: the steps since the last checkpoints, no more.
+    """
+    given.deadline = None
+    if given.deadline_s is None:
+        yield
+        return
+    given.deadline = time.monotonic() - process.age_s() + given.deadline_s
+    timer = threading.Timer(given.deadline - LAST_S - time.monotonic(), _end_now)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_now() -> NoReturn:
+    print("the deadline came before everything was written; the same command goes on", file=sys.stderr, flush=True)
+    os._exit(EXIT_DEADLINE)
 
 
 def choices_of(given: argparse.Namespace) -> list[str]:
@@ -314,7 +367,7 @@ def options_of(given: argparse.Namespace) -> Options:
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
     others = {
         name: named[name]
-        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s")
+        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "deadline")
         if name in named
     }
     return Options(
@@ -368,7 +421,7 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        code = 130
+        code = EXIT_STOPPED
     except BrokenPipeError:
         code = 141
     sys.stdout.flush()

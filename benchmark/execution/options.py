@@ -28,6 +28,8 @@ class Options:
     cache_gb: float | None = None
     #: how long a tracking store may be away before the command ends, seconds
     patience_s: float = 600.0
+    #: when the process must have ended, on the monotonic clock; None: whenever it is done
+    deadline: float | None = None
 
     @property
     def teachers(self) -> Path:
