@@ -24,7 +24,9 @@ from benchmark.execution.options import Options
 #: stopped by the user; and by the deadline, with something left: EX_TEMPFAIL of sysexits.h, "try again"
 EXIT_USER_ERROR, EXIT_STOPPED, EXIT_DEADLINE = 2, 130, 75
 #: seconds before its deadline at which a command that has not ended yet is ended
-LAST_S = 0.3
+LAST_S = 0.75
+#: whether the process has a deadline: it then ends without the seconds that Python takes to tear torch and MLflow down
+_ends_at_once = False
 #: option of a process that is to end with the process that started it
 END_WITH_STDIN = "--end-with-stdin"
 #: bytes of a file's name on every usual file system
@@ -320,6 +322,8 @@ def ended_in_time(given: argparse.Namespace) -> Iterator[None]:
     if given.deadline_s is None:
         yield
         return
+    global _ends_at_once
+    _ends_at_once = True
     given.deadline = time.monotonic() - process.age_s() + given.deadline_s
     timer = threading.Timer(given.deadline - LAST_S - time.monotonic(), _end_now)
     timer.daemon = True
@@ -411,6 +415,8 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
     SIGTERM is treated like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    global _ends_at_once
+    _ends_at_once = False
     console = logs.LoggedConsole(markup=False, highlight=False)  # names such as cub200[50 classes] are not markup
     if not console.is_terminal:
         console.width = 140  # tables in logs and pipes must not be folded to 80 columns
@@ -425,4 +431,7 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
     except BrokenPipeError:
         code = 141
     sys.stdout.flush()
+    if _ends_at_once:
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

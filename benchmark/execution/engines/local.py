@@ -188,7 +188,7 @@ class _Inbox:
 
 
 def _work(channel: Connection) -> None:
-    """Train the cohorts that arrive on the channel, until told to exit or until the parent is gone."""
+    """Train the cohorts that arrive on the channel, until told to exit or until the parent is gone; end the process."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -200,13 +200,16 @@ def _work(channel: Connection) -> None:
         while True:
             job = channel.recv()
             if job == _EXIT:
-                return
+                break
             if not isinstance(job, CohortJob):  # a message to a cohort that has ended
                 continue
             inbox = _Inbox(channel)
             train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
             if inbox.is_exiting:
-                return
+                break
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # tearing torch down takes a second, which the command would wait for
 
 
 def _die_with_parent() -> None:

@@ -24,7 +24,7 @@ SHARE = 2.0
 OPTIONS = (
     "--pairs", "--methods", "--seeds", "--profile", "--set", "--amp", "--compile", "--cache", "--runs", "--data",
     "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--no-download",
-    "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
+    "--deadline", "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
     "--sections", "--compare", "--out", "--list", "--only", "--port", "--dataset", "--quick", "--help",
 )  # fmt: skip
 WORDS = (
