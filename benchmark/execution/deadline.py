@@ -16,7 +16,7 @@ _RESULTS_S = 1.0
 #: seconds of one record in the tracking store, and of all records of a run that is finished, until they are measured
 _RECORD_S, _FINISH_S = 0.05, 0.5
 #: a cohort is started for no less than as many steps and seconds of training
-_FEWEST_STEPS, SHORTEST_S = 3, 1.0
+_FEWEST_STEPS, SHORTEST_S = 3, 2.0
 
 
 @dataclass
@@ -26,8 +26,8 @@ class _Training:
     job: CohortJob
     submitted: float
     step_s: float
-    #: seconds from being asked to stop until its lanes are saved
-    stopping_s: float
+    #: seconds from being asked to stop until its lanes are saved; None until it trains, and hears of nothing
+    stopping_s: float | None = None
     #: whether its lanes finish at the end of this epoch
     is_last_epoch: bool = False
 
@@ -52,11 +52,16 @@ class Deadline:
     def ending_s(self, num_records: int = 0) -> float:
         """Seconds that the command needs to save its students, write `num_records` records and its results, and end."""
         training = list(self._training.values())
-        stopping_s = max((one.stopping_s for one in training), default=0.0)
+        stopping_s = max(map(self._stopping_s, training), default=0.0)
         lanes = sum(one.job.num_lanes for one in training)
         finishing = sum(one.job.num_lanes for one in training if one.is_last_epoch) + len(self._finishing)
         records_s = (num_records + lanes) * _RECORD_S + finishing * self._finish_s
         return _POLL_S + stopping_s + records_s + self.results_s + _EXIT_S
+
+    def _stopping_s(self, training: _Training) -> float:
+        if training.stopping_s is not None:
+            return training.stopping_s
+        return max(0.0, training.submitted + self.start_s - self._clock()) + 2 * training.step_s
 
     def must_stop(self, num_records: int = 0) -> bool:
         """Whether the command has to begin to end; `num_records` are not written yet."""
@@ -77,8 +82,8 @@ class Deadline:
         self.results_s = max(self.results_s, self._clock() - started)
 
     def submitted(self, job: CohortJob, step_s: float) -> None:
-        """Hear that a cohort was given to the engine; until it trains, it hears of no stop."""
-        self._training[job.name] = _Training(job, self._clock(), step_s, self.start_s)
+        """Hear that a cohort was given to the engine."""
+        self._training[job.name] = _Training(job, self._clock(), step_s)
 
     def see(self, job: CohortJob, event: EngineEvent) -> None:
         """Learn from an event of a cohort."""

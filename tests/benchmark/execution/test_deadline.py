@@ -33,9 +33,9 @@ def job(tmp_path: Path) -> CohortJob:
 def test_a_cohort_needs_time_to_start_to_take_some_steps_and_to_be_saved(clock: Clock) -> None:
     deadline = Deadline(100.0, clock)
     least = deadline.start_s + deadline.ending_s()
-    clock.now = 100.0 - least - 1.1
+    clock.now = 100.0 - least - 2.1
     assert deadline.can_start()
-    assert not deadline.can_start(step_s=0.5)  # three steps, and one that is not to be cut
+    assert not deadline.can_start(step_s=1.0)  # three steps, and one that is not to be cut
     clock.now += 0.2
     assert not deadline.can_start()
     assert not deadline.must_stop()  # what trains goes on
@@ -45,7 +45,9 @@ def test_it_stops_in_time_for_everything_that_is_left_to_do(clock: Clock, job: C
     deadline = Deadline(100.0, clock)
     nothing = deadline.ending_s()
     deadline.submitted(job, step_s=1.0)
-    assert deadline.ending_s() - nothing >= deadline.start_s  # it hears of nothing until it trains
+    assert deadline.ending_s() - nothing == pytest.approx(deadline.start_s + 2.0 + 2 * 0.05)
+    clock.now = 3.0  # until it trains it hears of nothing: what is left of its start has to be waited for
+    assert deadline.ending_s() - nothing == pytest.approx(deadline.start_s - 3.0 + 2.0 + 2 * 0.05)
     clock.now = 9.0
     deadline.see(job, Started(0, 4, "a CPU", "AVX2"))
     assert deadline.start_s == 9.0
