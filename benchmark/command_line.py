@@ -324,7 +324,8 @@ def ended_in_time(given: argparse.Namespace) -> Iterator[None]:
         return
     global _ends_at_once
     _ends_at_once = True
-    given.deadline = time.monotonic() - process.age_s() + given.deadline_s
+    given.parsed = time.monotonic()
+    given.deadline = given.parsed - process.age_s() + given.deadline_s
     timer = threading.Timer(given.deadline - LAST_S - time.monotonic(), _end_now)
     timer.daemon = True
     timer.start()
@@ -369,11 +370,13 @@ def options_of(given: argparse.Namespace) -> Options:
     """
     named = vars(given)
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
-    others = {
+    others: dict[str, Any] = {
         name: named[name]
         for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "deadline")
         if name in named
     }
+    if others.get("deadline") is not None:  # torch and MLflow are there by now
+        others["imports_s"] = time.monotonic() - given.parsed
     return Options(
         runs=given.runs.resolve(),
         data_root=given.data.resolve(),

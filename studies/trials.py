@@ -94,7 +94,7 @@ class StudyExecution:
 
     def __init__(self, title: str, suite: str, data: DataSet, options: Options, tracker: Tracker, view: View) -> None:
         self.title, self.data, self.options, self.tracker, self.view = title, data, options, tracker, view
-        self._deadline = None if options.deadline is None else Deadline(options.deadline)
+        self._deadline = None if options.deadline is None else Deadline(options.deadline, options.imports_s)
         #: the experiment in MLflow, of all profiles of the suite
         self.experiment = f"{STUDIES}{suite}"
         self._costs = Costs(data, torch.device(options.device), options.threads)

@@ -67,7 +67,7 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     estimate = estimated(survey, costs, console) if left else None
-    deadline = None if options.deadline is None else Deadline(options.deadline)
+    deadline = None if options.deadline is None else Deadline(options.deadline, options.imports_s)
     if deadline is not None and left:
         if not has_time(survey, deadline, console):
             return command_line.EXIT_DEADLINE

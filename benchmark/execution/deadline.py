@@ -26,8 +26,8 @@ class _Training:
     job: CohortJob
     submitted: float
     step_s: float
-    #: seconds from being asked to stop until its lanes are saved; None until it trains, and hears of nothing
-    stopping_s: float | None = None
+    #: seconds from being asked to stop until its lanes are saved: nothing, until it trains
+    stopping_s: float = 0.0
     #: whether its lanes finish at the end of this epoch
     is_last_epoch: bool = False
 
@@ -35,11 +35,11 @@ class _Training:
 class Deadline:
     """What is left of a command's time; it hears of every cohort and every finished run, and learns from them."""
 
-    def __init__(self, at: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take the time on the clock at which the process must be gone."""
+    def __init__(self, at: float, imports_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the time on the clock at which the process must be gone, and the seconds that its imports took."""
         self._at, self._clock = at, clock
-        #: seconds until a cohort trains its first step, and those of writing the results
-        self.start_s, self.results_s = WORKER_START_S, _RESULTS_S
+        #: seconds until a cohort trains its first step, whose worker imports much the same, and of writing the results
+        self.start_s, self.results_s = max(WORKER_START_S, imports_s), _RESULTS_S
         self._finish_s = _FINISH_S
         self._training: dict[str, _Training] = {}
         #: records of finished runs that are not written yet
@@ -52,16 +52,11 @@ class Deadline:
     def ending_s(self, num_records: int = 0) -> float:
         """Seconds that the command needs to save its students, write `num_records` records and its results, and end."""
         training = list(self._training.values())
-        stopping_s = max(map(self._stopping_s, training), default=0.0)
+        stopping_s = max((one.stopping_s for one in training), default=0.0)
         lanes = sum(one.job.num_lanes for one in training)
         finishing = sum(one.job.num_lanes for one in training if one.is_last_epoch) + len(self._finishing)
         records_s = (num_records + lanes) * _RECORD_S + finishing * self._finish_s
         return _POLL_S + stopping_s + records_s + self.results_s + _EXIT_S
-
-    def _stopping_s(self, training: _Training) -> float:
-        if training.stopping_s is not None:
-            return training.stopping_s
-        return max(0.0, training.submitted + self.start_s - self._clock()) + 2 * training.step_s
 
     def must_stop(self, num_records: int = 0) -> bool:
         """Whether the command has to begin to end; `num_records` are not written yet."""

@@ -299,7 +299,7 @@ class Ticks:
 def sit(suite: Path, runs: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Printed:
     """Run the command under a deadline that leaves so many ticks."""
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Deadline", lambda at: Deadline(seconds, Ticks()))
+        patch.setattr(train, "Deadline", lambda *_: Deadline(seconds, clock=Ticks()))
         return run(suite, runs, "--deadline", "10h")
 
 
@@ -312,7 +312,7 @@ def test_many_sittings_end_with_the_bits_and_the_table_of_one(
     assert first.code == command_line.EXIT_DEADLINE
     assert re.search(r"The deadline leaves .*: nothing was trained. Give it more time with --deadline\.", first.text)
     assert not (runs / "mlflow.db").exists()
-    printed = [sit(suite, runs, 28, monkeypatch)]
+    printed = [sit(suite, runs, 20, monkeypatch)]
     assert "The deadline is near: every student is saved where it stands ..." in printed[0].text
     assert "Out of time, and everything saved. Left for the next sitting:\n  teacher resnet8: " in printed[0].text
     assert "\nThe same command goes on: " in printed[0].text
@@ -321,7 +321,7 @@ def test_many_sittings_end_with_the_bits_and_the_table_of_one(
         "KILLED", "retry", "deadline reached"
     )  # fmt: skip
     while printed[-1].code == command_line.EXIT_DEADLINE and len(printed) < 30:
-        printed.append(sit(suite, runs, 28, monkeypatch))
+        printed.append(sit(suite, runs, 24, monkeypatch))
     assert printed[-1].code == 0
     assert len(printed) > 3
     assert "Runs: 6 finished" in printed[-1].text

@@ -290,7 +290,7 @@ def test_a_study_goes_on_after_its_deadline_with_the_same_values(
 
     def sit(seconds: float) -> tuple[int, str]:
         looks = itertools.count(1)
-        monkeypatch.setattr(trials_module, "Deadline", lambda at: Deadline(seconds, lambda: float(next(looks))))
+        monkeypatch.setattr(trials_module, "Deadline", lambda *_: Deadline(seconds, clock=lambda: float(next(looks))))
         words = ("--workers", "1", "--confirm", "0", "--engine", "inline", "--deadline", "10h")
         return command(tmp_path, *words)
 
