@@ -40,7 +40,7 @@ class Deadline:
         self._at, self._clock = at, clock
         #: seconds until a cohort trains its first step, whose worker imports much the same, and of writing the results
         self.start_s, self.results_s = max(WORKER_START_S, imports_s), _RESULTS_S
-        self._finish_s = _FINISH_S
+        self._finish_s, self._has_finished = _FINISH_S, False
         self._training: dict[str, _Training] = {}
         #: records of finished runs that are not written yet
         self._finishing: set[object] = set()
@@ -103,7 +103,9 @@ class Deadline:
         def timed() -> object:
             started = self._clock()
             done = call()
-            self._finish_s = self._clock() - started  # of the last one: the first imports what draws its curves
+            if self._has_finished:  # the first one imports what draws its curves
+                self._finish_s = self._clock() - started
+            self._has_finished = True
             self._finishing.discard(token)
             return done
 

@@ -81,6 +81,9 @@ def test_it_learns_what_records_and_results_take(clock: Clock, job: CohortJob) -
     assert deadline.ending_s() == pytest.approx(nothing + 0.5)
     assert call() == "done"
     assert deadline.ending_s() == pytest.approx(nothing)
+    again = deadline.finishing(slowly)  # the first imports what the others find there
+    assert deadline.ending_s() == pytest.approx(nothing + 0.5)
+    again()
     deadline.finishing(slowly)
     assert deadline.ending_s() == pytest.approx(nothing + 4.0)
     deadline.rehearse(slowly)
