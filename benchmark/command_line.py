@@ -8,7 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -18,7 +21,12 @@ from benchmark import catalogue, files, hyperparameters, logs, plugins, process
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
 from benchmark.execution.options import Options
 
-EXIT_USER_ERROR = 2
+#: stopped by the user; and by the deadline, with something left: EX_TEMPFAIL of sysexits.h, "try again"
+EXIT_USER_ERROR, EXIT_STOPPED, EXIT_DEADLINE = 2, 130, 75
+#: seconds before its deadline at which a command that has not ended yet is ended
+LAST_S = 0.75
+#: whether the process has a deadline: it then ends without the seconds that Python takes to tear torch and MLflow down
+_ends_at_once = False
 #: option of a process that is to end with the process that started it
 END_WITH_STDIN = "--end-with-stdin"
 #: bytes of a file's name on every usual file system
@@ -262,6 +270,20 @@ def amount(unit: str) -> Callable[[str], float]:
     return read
 
 
+_DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+
+
+def duration(text: str) -> float:
+    """Read an argument that is a time with its units, `90s`, `9m` or `1h30m`, as seconds."""
+    found = _DURATION.fullmatch(text)
+    if found is None or not text:
+        raise argparse.ArgumentTypeError(f"must be a time with its units, such as 90s, 9m or 1h30m, got {shown(text)}")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    if not (total := 3600 * hours + 60 * minutes + seconds):
+        raise argparse.ArgumentTypeError(f"must be longer than nothing, got {shown(text)}")
+    return float(total)
+
+
 #: processes and threads: more than any machine has
 parallel = whole(1, 1024)
 seeds = whole(1, catalogue.MAX_SEEDS)
@@ -302,6 +324,42 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="training goes on while the tracking store is away for as long (default: 600)",
     )
+    parser.add_argument(
+        "--deadline",
+        dest="deadline_s",
+        type=duration,
+        metavar="TIME",
+        help="end within this time of the start, e.g. 90s, 9m or 1h30m, with everything saved; exit code 75 when"
+        " something is left, which the same command goes on with",
+    )
+
+
+@contextmanager
+def ended_in_time(given: argparse.Namespace) -> Iterator[None]:
+    """Set the moment of the command's deadline, and end the process just before it if it has not ended by itself.
+
+    That loses what killing the process would: the steps since the last checkpoints, no more.
+    """
+    given.deadline = None
+    if given.deadline_s is None:
+        yield
+        return
+    global _ends_at_once
+    _ends_at_once = True
+    given.parsed = time.monotonic()
+    given.deadline = given.parsed - process.age_s() + given.deadline_s
+    timer = threading.Timer(given.deadline - LAST_S - time.monotonic(), _end_now)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_now() -> NoReturn:
+    print("the deadline came before everything was written; the same command goes on", file=sys.stderr, flush=True)
+    os._exit(EXIT_DEADLINE)
 
 
 def choices_of(given: argparse.Namespace) -> list[str]:
@@ -340,11 +398,13 @@ def options_of(given: argparse.Namespace) -> Options:
     """
     named = vars(given)
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
-    others = {
+    others: dict[str, Any] = {
         name: named[name]
-        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "offline")
+        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "offline", "deadline")
         if name in named
     }
+    if others.get("deadline") is not None:  # torch and MLflow are there by now
+        others["imports_s"] = time.monotonic() - given.parsed
     return Options(
         runs=given.runs.resolve(),
         data_root=given.data.resolve(),
@@ -386,6 +446,8 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
     SIGTERM is treated like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    global _ends_at_once
+    _ends_at_once = False
     console = logs.LoggedConsole(markup=False, highlight=False)  # names such as cub200[50 classes] are not markup
     if not console.is_terminal:
         console.width = 140  # tables in logs and pipes must not be folded to 80 columns
@@ -396,8 +458,11 @@ def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        code = 130
+        code = EXIT_STOPPED
     except BrokenPipeError:
         code = 141
     sys.stdout.flush()
+    if _ends_at_once:
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

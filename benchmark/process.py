@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import benchmark
@@ -58,6 +59,16 @@ def command_line() -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     start = [sys.argv[0] or "python"] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
     return shlex.join([*start, *sys.argv[1:]])
+
+
+def age_s() -> float:
+    """Seconds since this process was started, before it imported anything; 0 where the system does not tell."""
+    try:
+        # after the name, which may hold spaces and brackets: ticks from the boot of the machine to the start
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, LookupError, AttributeError):
+        return 0.0
 
 
 def available_cores() -> int:

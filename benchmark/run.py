@@ -25,9 +25,10 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     command_line.check_names(given)
-    from benchmark.commands import train  # torch, MLflow, pandas: after everything that is refused without them
+    with command_line.ended_in_time(given):
+        from benchmark.commands import train  # torch, MLflow, pandas: after everything that is refused without them
 
-    return train.command(given, console)
+        return train.command(given, console)
 
 
 if __name__ == "__main__":

@@ -59,9 +59,10 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     if given.study is None:
         return list_studies(console)
     command_line.check_names(given)
-    from studies import command  # torch, MLflow, pandas: after everything that is refused without them
+    with command_line.ended_in_time(given):
+        from studies import command  # torch, MLflow, pandas: after everything that is refused without them
 
-    return command.command(given, arguments, console)
+        return command.command(given, arguments, console)
 
 
 def list_studies(console: Console) -> int:

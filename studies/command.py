@@ -24,6 +24,7 @@ from studies.chance import Chance
 from studies.search import Search, slug
 from studies.trials import (
     VAL_FRACTION,
+    Ended,
     Ground,
     StudyExecution,
     TrialBatch,
@@ -116,9 +117,9 @@ def run(
     plan = ground.plan(search.definition.baselines()[0], 1, tuning=True)
     data = datasets.load(plan.data, options.data_root, options.cache, not options.offline, render=True)
     tracker = tracking.Tracker(options.runs)
-    stopped = False
+    how = Ended.DONE
     if processes > 1:
-        stopped = watch(arguments, search, processes, options.workers // processes, console)
+        how = watch(arguments, search, processes, options, console)
     search.remember(Chance(data.num_classes, len(splits(data, plan.data).val)))
     with progress.view(console, num_runs(search, ground, data, options, given.confirm, given.join)) as view:
         execution = StudyExecution(search.title, ground.suite.name, data, options, tracker, view)
@@ -128,17 +129,18 @@ def run(
                 f"The weights of teacher {teacher} were imported: it has seen the validation images too, which flatters"
                 " every trial; they are tagged teacher_saw_val."
             )
-        if not stopped:
-            stopped = not work(search, ground, execution, given.timeout)
+        if how is Ended.DONE and not work(search, ground, execution, given.timeout):
+            how = execution.ended
         if given.join:
-            return 130 if stopped else 0
+            return how
         confirmed = None
-        if not stopped and not search.num_left():
+        if how is Ended.DONE and not search.num_left() and execution.can_start():
             measure_reference(search, ground, execution)
-            if given.confirm and not execution.was_stopped:
+            if given.confirm and not execution.was_stopped and execution.can_start():
                 confirmed = confirm(search, ground, execution, given.confirm)
-            stopped = execution.was_stopped
-    return conclude(search, confirmed, execution, stopped, console)
+        if how is Ended.DONE:
+            how = execution.ended
+    return conclude(search, confirmed, execution, how, console)
 
 
 def describe(search: Search, ground: Ground, workers: int) -> str:
@@ -157,6 +159,8 @@ def work(search: Search, ground: Ground, execution: StudyExecution, timeout: flo
     """Ask for trials, train and tell them until none is left; False when stopped."""
     started = time.monotonic()
     while timeout is None or time.monotonic() - started < timeout:
+        if search.num_left() and not execution.can_start():
+            return False
         trials = search.ask()
         if not trials:
             return True
@@ -170,9 +174,19 @@ def work(search: Search, ground: Ground, execution: StudyExecution, timeout: flo
 
 
 def conclude(
-    search: Search, confirmed: pd.DataFrame | None, execution: StudyExecution, stopped: bool, console: Console
+    search: Search, confirmed: pd.DataFrame | None, execution: StudyExecution, how: Ended, console: Console
 ) -> int:
-    """Print and write the results, log them to the study's MLflow run, and say where to look next."""
+    """Print and write the results, log them to the study's MLflow run, and say where to look next.
+
+    Out of time, only the trials are printed: what is drawn takes long, and the sitting that ends the study draws it.
+    """
+    if how is Ended.OUT_OF_TIME:
+        tables.leaderboard(search).show(console, "python -m benchmark.study ... --show")
+        console.print(tables.left_words(search))
+        console.print(
+            f"Out of time, and everything saved. The same command goes on: {process.command_line()}", soft_wrap=True
+        )
+        return how
     place = search.folder / slug(search.title)
     console.print()
     tables.leaderboard(search).show(console, str(place))
@@ -197,7 +211,7 @@ def conclude(
     console.print(f"Figures and tables: {place}", soft_wrap=True)
     console.print(f"Every run: {execution.tracker.where(execution.experiment)}", soft_wrap=True)
     console.print("The study in Optuna: `make dashboard`")
-    if stopped:
+    if how is Ended.STOPPED:
         console.print(f"Stopped. The same command resumes: {process.command_line()}", soft_wrap=True)
-        return 130
+        return how
     return 0 if not search.num_left() and not execution.problems else 1

@@ -6,16 +6,19 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import pandas as pd
 import torch
 from optuna.trial import Trial
 
 import distillers
+from benchmark import command_line
 from benchmark.analysis.methods import title_of
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
+from benchmark.execution.deadline import Deadline
 from benchmark.execution.delivery import patiently
 from benchmark.execution.estimate import Costs
 from benchmark.execution.execute import Execution
@@ -34,6 +37,13 @@ from studies.search import HEARTBEAT_SECONDS, Reference, Search
 VAL_FRACTION = 0.1
 #: confirmation runs use repetitions from here on, which no trial used
 CONFIRM_FROM = 101
+
+
+class Ended(IntEnum):
+    """How the training of a study ended, as the exit code of its command."""
+
+    DONE, STOPPED, OUT_OF_TIME = 0, command_line.EXIT_STOPPED, command_line.EXIT_DEADLINE
+
 
 OnEpoch = Callable[[Entry, dict[str, float]], bool]
 
@@ -84,13 +94,25 @@ class StudyExecution:
 
     def __init__(self, title: str, suite: str, data: DataSet, options: Options, tracker: Tracker, view: View) -> None:
         self.title, self.data, self.options, self.tracker, self.view = title, data, options, tracker, view
+        self._deadline = None if options.deadline is None else Deadline(options.deadline, options.imports_s)
         #: the experiment in MLflow, of all profiles of the suite
         self.experiment = f"{STUDIES}{suite}"
         self._costs = Costs(data, torch.device(options.device), options.threads)
         self.problems: list[str] = []
-        self.was_stopped = False
+        self.was_stopped = self.is_out_of_time = False
         #: id of the study's own run in MLflow, once something was trained
         self.run_id: str | None = None
+
+    @property
+    def ended(self) -> Ended:
+        """How the training ended so far."""
+        return Ended.OUT_OF_TIME if self.is_out_of_time else Ended.STOPPED if self.was_stopped else Ended.DONE
+
+    def can_start(self) -> bool:
+        """Whether there is time to train; without it, the study is out of time."""
+        if self._deadline is not None and not self._deadline.can_start():
+            self.was_stopped = self.is_out_of_time = True
+        return not self.is_out_of_time
 
     def has_seen_everything(self, teacher: str) -> bool:
         """Whether a teacher's weights were imported: they were trained on all images, also those that rank trials."""
@@ -105,11 +127,14 @@ class StudyExecution:
         whole = replace(plans[0], profile=None, runs=tuple(runs), teachers=recipes, experiment=self.experiment)
         survey = Survey(whole, self.options, self.data, self.tracker)
         patiently(survey.look, self.tracker, self.view.say, self.options.patience_s)
-        execution = Execution(survey, self.tracker, self._costs, self.view, self.title, on_epoch)
+        execution = Execution(
+            survey, self.tracker, self._costs, self.view, self.title, on_epoch, deadline=self._deadline
+        )
         execution.run()
         self.run_id = execution.parent_run_id or self.run_id
         self.problems += execution.problems
         self.was_stopped |= execution.was_stopped
+        self.is_out_of_time |= execution.is_out_of_time
         if execution.user_error is not None:
             raise UserError(execution.user_error)
         return survey.entries

@@ -17,10 +17,14 @@ from rich.console import Console
 
 from benchmark import command_line
 from benchmark.errors import UserError
+from benchmark.execution.options import Options
 from studies.search import ENDED, Search, slug
 from studies.tables import words_of
+from studies.trials import Ended
 
 POLL_SECONDS = 1.0
+#: seconds that this process needs once the others have ended by their deadline
+_CONCLUDING_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,11 @@ def end_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def watch(arguments: Sequence[str] | None, search: Search, processes: int, workers: int, console: Console) -> bool:
-    """Run the study in processes of `workers` workers each, and print every trial that ends; True when stopped.
+def watch(arguments: Sequence[str] | None, search: Search, processes: int, options: Options, console: Console) -> Ended:
+    """Run the study in processes that share the workers, print every trial that ends, and return how they ended.
 
     A process that dies is reported: its trials are re-queued and taken by the others, or by this process in the end.
+    Under a deadline the processes end by themselves, some seconds before it.
     """
     own = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--fresh"]
     command = [
@@ -55,25 +60,30 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, worke
         "benchmark.study",
         *own,
         "--workers",
-        str(workers),
+        str(options.workers // processes),
         "--join",
         command_line.END_WITH_STDIN,
     ]
+    if options.deadline is not None:  # the last one that is given counts
+        command += ["--deadline", f"{max(1, int(options.deadline - time.monotonic() - _CONCLUDING_S))}s"]
     seen = {trial.number for trial in search.trials() if trial.state in ENDED}
-    stopped = False
+    how = Ended.DONE
     with contextlib.ExitStack() as held:
         running = [_started(number, command, search, held) for number in range(1, processes + 1)]
         while running:
             try:
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
-                stopped = True
+                how = Ended.STOPPED
                 console.print("Stopping: every student is saved, running trials are re-queued ...")
                 for process in running:
                     process.popen.terminate()
             _print_ended(search, seen, console)
-            running = [process for process in running if _is_running(process, console)]
-    return stopped
+            ended = [process for process in running if not _is_running(process, console)]
+            running = [process for process in running if process not in ended]
+            if how is Ended.DONE and any(process.popen.returncode == Ended.OUT_OF_TIME for process in ended):
+                how = Ended.OUT_OF_TIME
+    return how
 
 
 def _started(number: int, command: Sequence[str], search: Search, held: contextlib.ExitStack) -> _Process:
@@ -103,7 +113,7 @@ def _is_running(process: _Process, console: Console) -> bool:
     if code == command_line.EXIT_USER_ERROR:
         said = process.log.read_text().strip().splitlines() or ["it printed nothing"]
         raise UserError(f"worker {process.number}: {said[-1].removeprefix('error: ')}")
-    if code not in (0, 130, -signal.SIGTERM):  # stopped: at its work, or before it had begun
+    if code not in (*Ended, -signal.SIGTERM):  # stopped: at its work, or before it had begun
         console.print(
             f"worker {process.number} ended with {code}: its trials are re-queued ({process.log})", soft_wrap=True
         )

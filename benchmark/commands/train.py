@@ -23,8 +23,9 @@ from benchmark.analysis.table import Table
 from benchmark.commands import status
 from benchmark.commands.status import Progress
 from benchmark.errors import UserError
-from benchmark.execution import progress
-from benchmark.execution.estimate import Costs, estimate_s, overhead_s, refuse_slow_bf16
+from benchmark.execution import order, progress
+from benchmark.execution.deadline import SHORTEST_S, Deadline
+from benchmark.execution.estimate import STORE_S, Costs, estimate_s, overhead_s, refuse_slow_bf16
 from benchmark.execution.execute import Execution
 from benchmark.execution.options import Options
 from benchmark.execution.survey import Entry, Survey
@@ -33,6 +34,8 @@ from benchmark.plan.suite import load
 
 #: columns that a narrow terminal leaves out first
 DISPENSABLE = ("best − published", "measured best", "published", "best", "seeds", "measured last")
+#: lines that say what a deadline leaves time for, or leaves to do
+MAX_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,58 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     estimate = estimated(survey, costs, console) if left else None
+    deadline = None if options.deadline is None else Deadline(options.deadline, options.imports_s)
+    if deadline is not None and left:
+        if not has_time(survey, deadline, console):
+            return command_line.EXIT_DEADLINE
+        show_outlook(survey, costs, deadline, console)
     if given.dry_run:
         console.print("Dry run: nothing was trained.")
         return 0
     tracker = survey.tracker = survey.tracker or tracking.Tracker(options.runs)
+    if deadline is not None:
+        deadline.rehearse(lambda: table_of(survey, tracker, of_project))
     with progress.view(console, left) as view, status.told(given) as tell:
-        execution = Execution(survey, tracker, costs, view, on_look=lambda: tell(progress_of(survey)))
+        execution = Execution(
+            survey, tracker, costs, view, deadline=deadline, on_look=lambda: tell(progress_of(survey))
+        )
         execution.run()
     code = conclude(execution, given, console, estimate, log, of_project)
     remember(given, survey)
     return code
+
+
+def has_time(survey: Survey, deadline: Deadline, console: Console) -> bool:
+    """Whether there is time to train anything; where there is none, say so."""
+    if deadline.train_s() - store_s(survey) > SHORTEST_S:
+        return True
+    needed_s = deadline.start_s + deadline.ending_s() + store_s(survey)
+    console.print(
+        f"The deadline leaves {progress.duration(max(0.0, deadline.left_s()))}; to start, save and end takes about"
+        f" {progress.duration(needed_s)}: nothing was trained. Give it more time with --deadline."
+    )
+    return False
+
+
+def show_outlook(survey: Survey, costs: Costs, deadline: Deadline, console: Console) -> None:
+    """Print what the deadline leaves time for, in the order in which it is trained."""
+    works, train_s = order.works_of(survey, costs), deadline.train_s() - store_s(survey)
+    shares = order.forecast(works, survey.options.workers, train_s)
+    console.print(f"Until the deadline there are {progress.duration(train_s)} to train in. Expected by then:")
+    print_lines(order.outlook(works, shares), console)
+
+
+def print_lines(lines: Sequence[str], console: Console) -> None:
+    """Print the first of some lines, and how many there are."""
+    for line in lines[:MAX_LINES]:
+        console.print(f"  {line}", soft_wrap=True)
+    if len(lines) > MAX_LINES:
+        console.print(f"  ... and so on, {len(lines)} lines in all")
+
+
+def store_s(survey: Survey) -> float:
+    """Seconds until there is a tracking store."""
+    return STORE_S if survey.tracker is None else 0.0
 
 
 def estimated(survey: Survey, costs: Costs, console: Console) -> Estimate:
@@ -208,9 +253,16 @@ def conclude(
         console.print(f"Result: {result}", style="bold")
     console.print(f"Table: {', '.join(map(shortest, written))}")
     console.print(f"Every run: {execution.tracker.where(plan.experiment_name)}")
+    if execution.is_out_of_time:
+        console.print("Out of time, and everything saved. Left for the next sitting:")
+        print_lines(
+            order.grouped((one, one.place if one.progress else "not started") for one in execution.left()), console
+        )
+        console.print(f"The same command goes on: {again}", soft_wrap=True)
+        return command_line.EXIT_DEADLINE
     if execution.was_stopped:
         console.print(f"Stopped and saved. The same command resumes: {again}", soft_wrap=True)
-        return 130
+        return command_line.EXIT_STOPPED
     is_finished = all(entry.state == "finished" for entry in survey.entries)
     if is_finished:
         report = shlex.join(["python", "-m", "reports", *command_line.choices_of(given)])

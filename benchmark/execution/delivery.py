@@ -44,6 +44,11 @@ class Delivery:
         self._calls.put(None)
         self._thread.join()
 
+    @property
+    def num_waiting(self) -> int:
+        """Number of calls that are not made yet."""
+        return self._calls.qsize()
+
     def put(self, call: Callable[[], object]) -> None:
         """Queue a call."""
         self._calls.put((call, Future()))

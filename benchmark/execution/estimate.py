@@ -31,7 +31,7 @@ _SHORT_STEP_S = 0.05
 _STEPS = 2
 #: seconds until a worker process has imported what it needs, and those of a new store's tables; CPU-seconds that
 #: MLflow and the curves of a finished run take, and each of its epochs. Measured on an AMD EPYC
-_WORKER_START_S, _STORE_S, _TRACKED_RUN_S, _TRACKED_EPOCH_S = 5.0, 3.5, 0.15, 0.006
+WORKER_START_S, STORE_S, _TRACKED_RUN_S, _TRACKED_EPOCH_S = 5.0, 3.5, 0.15, 0.006
 #: images decoded to measure a loader
 _LOADER_IMAGES = 1024
 
@@ -120,12 +120,11 @@ class Costs:
         parts = splits(self.data, first.data)
         per_epoch = 0.0
         teacher_views: set[str] = set()
-        test = 0 if first.tuning else len(parts.test)
-        evaluated = (test + len(parts.val)) / first.eval_every
+        test, evaluated = self._num_evaluated(first)
         for config in runs:
             speed = self.speed(config.student, config.recipe.batch_size)
             views = config.distiller().views
-            per_epoch += len(parts.train) * len(views) * speed.train_s + evaluated * speed.forward_s
+            per_epoch += len(parts.train) * len(views) * speed.train_s
             if config.teacher is not None:
                 teacher_views |= set(views)
         shown = next((config for config in runs if config.teacher is not None), None)
@@ -135,11 +134,29 @@ class Costs:
             passes = len(teacher_views) - 1 + self._computed_share(shown) if teacher_views else 0.0
             per_epoch += len(parts.train) * passes * forward_s
             once = test * forward_s
+        per_epoch += self.evaluations_s(runs)
         if (rate := self.loader_images_per_s()) is not None:
             loading = (len(parts.train) + evaluated) / rate
             # a GPU trains while the cores decode
             per_epoch = per_epoch + loading if self.device.type == "cpu" else max(per_epoch, loading)
         return (first.recipe.epochs - epochs_done) * per_epoch + once
+
+    def step_s(self, configs: Sequence[RunConfig]) -> float:
+        """Seconds of a step of a cohort, with its part of the evaluations."""
+        first = configs[0]
+        steps = max(1, len(splits(self.data, first.data).train) // first.recipe.batch_size)
+        return self.cohort_s(configs, first.recipe.epochs - 1) / steps
+
+    def evaluations_s(self, configs: Sequence[RunConfig]) -> float:
+        """Seconds that a cohort's evaluations take per epoch, spread over all epochs."""
+        _, evaluated = self._num_evaluated(configs[0])
+        return sum(evaluated * self.speed(one.student, one.recipe.batch_size).forward_s for one in configs)
+
+    def _num_evaluated(self, config: RunConfig) -> tuple[int, float]:
+        """Number of test images, and of images that are evaluated per epoch, spread over all epochs."""
+        parts = splits(self.data, config.data)
+        test = 0 if config.tuning else len(parts.test)
+        return test, (test + len(parts.val)) / config.eval_every
 
 
 def distinct(entries: Iterable[Entry]) -> list[Entry]:
@@ -165,10 +182,10 @@ def overhead_s(survey: Survey) -> float:
     left = distinct(entry for entry in [*survey.teacher_entries.values(), *survey.entries] if entry.is_open)
     epochs = sum(entry.config.recipe.epochs - entry.progress for entry in left)
     tracking_s = len(left) * _TRACKED_RUN_S + epochs * _TRACKED_EPOCH_S
-    start_s = _WORKER_START_S if survey.options.engine == "local" else 0.0
+    start_s = WORKER_START_S if survey.options.engine == "local" else 0.0
     # one thread tracks while workers train: on a CPU it takes its share of the cores from them
     shared_s = tracking_s / process.available_cores() if survey.options.device == "cpu" else 0.0
-    return start_s + shared_s + (_STORE_S if survey.tracker is None else 0.0)
+    return start_s + shared_s + (STORE_S if survey.tracker is None else 0.0)
 
 
 def estimate_s(survey: Survey, costs: Costs) -> float:

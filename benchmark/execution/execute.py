@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from benchmark import machine, plugins, results, tracking
 from benchmark.errors import UserError
 from benchmark.execution import engines
+from benchmark.execution.deadline import Deadline
 from benchmark.execution.delivery import Delivery
 from benchmark.execution.estimate import Costs, cohorts_of, distinct, refuse_slow_bf16
+from benchmark.execution.order import priority_of
 from benchmark.execution.progress import View
 from benchmark.execution.reconcile import reconcile
 from benchmark.execution.record import Record
@@ -46,6 +48,9 @@ LOOK_SECONDS = 1.0
 class Execution:
     """Training of a survey's open runs, recorded in MLflow: below the run of their pair, or all below `parent`.
 
+    Under a `deadline` cohorts are started in the order of their worth (see `order`), each when a worker is free and
+    there is time left for some of its steps, and everything is stopped in time to end by then.
+
     `on_epoch` receives the row of every epoch that a student trains here, and returns whether to drop the run; for an
     entry that it drops, it is not called again. A run that several entries ask for is dropped when it is dropped for
     all of them. The entry's state tells the outcome: a lane that was at its end by then has finished.
@@ -62,6 +67,7 @@ class Execution:
         parent: str | None = None,
         on_epoch: Callable[[Entry, dict[str, float]], bool] | None = None,
         on_look: Callable[[], None] = lambda: None,
+        deadline: Deadline | None = None,
     ) -> None:
         self.survey, self.tracker, self.costs, self.view = survey, tracker, costs, view
         self.options, self.plan = survey.options, survey.plan
@@ -70,7 +76,13 @@ class Execution:
         #: an error that the user can fix, which ended a cohort
         self.user_error: str | None = None
         self.was_stopped = False
+        #: whether it was the deadline that stopped it, and not the user
+        self.is_out_of_time = False
         self._is_stopping = False
+        self._deadline = deadline
+        #: under a deadline: cohorts that wait for a worker, in no order, and the number of those that have one
+        self._queue: list[Sequence[Entry]] = []
+        self._num_submitted = 0
         self._engine = engines.registry.get(self.options.engine)(self.options.workers, self._should_stop)
         self._record = Record(survey, tracker, parent)
         self._delivery = Delivery(tracker, view.say, self.options.patience_s)
@@ -103,8 +115,12 @@ class Execution:
                     for job, event in self._engine.events():
                         self._handle(job, event)
                         self._look_elsewhere()
-                    if not self._wait_elsewhere():
+                    if self._queue or not self._wait_elsewhere():
                         break
+                if self._queue and not self._is_stopping:  # there was no time to start them
+                    self.was_stopped = self.is_out_of_time = True
+                if self.is_out_of_time and not self.left():  # the last runs finished while they were to stop
+                    self.was_stopped = self.is_out_of_time = False
                 self._delivery.ask(self._record.end)
         except UserError:
             self._is_stopping = True
@@ -119,6 +135,11 @@ class Execution:
             for asking in self._asking[signature]:
                 asking.run_id = entry.run_id
 
+    def left(self) -> list[Entry]:
+        """The runs and teachers that are neither finished nor failed here."""
+        entries = [*self.survey.teacher_entries.values(), *self.survey.entries]
+        return [entry for entry in entries if entry.is_open or entry.state == "elsewhere"]
+
     def _begin(self) -> None:
         refuse_slow_bf16(self.survey)
         machine.allow_open_files(len(self.survey.entries))  # every run that is locked keeps a file open
@@ -126,6 +147,7 @@ class Execution:
         self._delivery.ask(self._record.begin)
         self._submit_teachers()
         self._submit_ready()
+        self._start_queued()
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
@@ -136,9 +158,14 @@ class Execution:
     def _should_stop(self) -> bool:
         if self._delivery.failure is not None:  # nothing more can be recorded
             self._is_stopping = True
+        deadline = self._deadline
+        if deadline is not None and not self._is_stopping and deadline.must_stop(self._delivery.num_waiting):
+            self._is_stopping = self.is_out_of_time = True
+            self._delivery.hurry()
         if self._is_stopping and not self.was_stopped:
             self.was_stopped = True
-            self.view.say("Stopping: every student is saved where it stands ...")
+            why = "The deadline is near" if self.is_out_of_time else "Stopping"
+            self.view.say(f"{why}: every student is saved where it stands ...")
         return self._is_stopping
 
     # -- runs that other processes train -----------------------------------------------------------------------------
@@ -172,12 +199,13 @@ class Execution:
         self.survey.settle_waiting()
         self._submit_teachers()
         self._submit_ready()
+        self._start_queued()
 
     # -- cohorts -----------------------------------------------------------------------------------------------------
 
     def _submit_teachers(self) -> None:
         for entry in self._taken([entry for entry in self.survey.teacher_entries.values() if entry.is_open]):
-            self._submit([entry])
+            self._queue_up([entry])
 
     def _submit_ready(self) -> None:
         ready = [
@@ -192,7 +220,7 @@ class Execution:
                 asking.append(entry)
             self._wanting[entry.signature] = asking
         for group in cohorts_of(self._taken(distinct(ready)), self.options.workers, self.costs):
-            self._submit(group)
+            self._queue_up(group)
 
     def _set(self, entry: Entry, state: State, reason: str = "") -> None:
         """Give a run's state to every entry that asks for it."""
@@ -238,20 +266,39 @@ class Execution:
         entry.lock = lock
         return True
 
-    def _submit(self, group: Sequence[Entry]) -> None:
+    def _queue_up(self, group: Sequence[Entry]) -> None:
+        if self._deadline is None:
+            self._engine.submit(self._job(group))
+        else:
+            self._queue.append(group)
+
+    def _start_queued(self) -> None:
+        """Under a deadline: give the free workers the cohorts that are most worth it, while there is time for them."""
+        if self._deadline is None or self._is_stopping:
+            return
+        pairs = self.plan.pairs
+        self._queue.sort(key=lambda group: min(priority_of(one, self.survey.entries, pairs) for one in group))
+        while self._queue and self._num_submitted < self.options.workers:
+            step_s = self.costs.step_s([entry.config for entry in self._queue[0]])
+            if not self._deadline.can_start(step_s, self._delivery.num_waiting):
+                return
+            job = self._job(self._queue.pop(0))
+            self._num_submitted += 1
+            self._deadline.submitted(job, step_s)
+            self._engine.submit(job)
+
+    def _job(self, group: Sequence[Entry]) -> CohortJob:
         teacher = next((e.config.teacher for e in group if e.config.teacher is not None), None)
-        self._engine.submit(
-            CohortJob(
-                name=self._name(group),
-                lanes=tuple(self._lane(entry) for entry in group),
-                teacher=None if teacher is None else self.survey.teachers[teacher],
-                data_root=self.options.data_root,
-                cache=self.options.cache,
-                cache_gb=self.options.cache_gb,
-                device=self.options.device,
-                threads=self.options.threads,
-                plugins=plugins.loaded(),
-            )
+        return CohortJob(
+            name=self._name(group),
+            lanes=tuple(self._lane(entry) for entry in group),
+            teacher=None if teacher is None else self.survey.teachers[teacher],
+            data_root=self.options.data_root,
+            cache=self.options.cache,
+            cache_gb=self.options.cache_gb,
+            device=self.options.device,
+            threads=self.options.threads,
+            plugins=plugins.loaded(),
         )
 
     def _lane(self, entry: Entry) -> LaneJob:
@@ -280,10 +327,14 @@ class Execution:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def _handle(self, job: CohortJob, event: EngineEvent) -> None:
+        if self._deadline is not None:
+            self._deadline.see(job, event)
         if isinstance(event, CohortEnded | CohortCrashed):
             self.view.ended(job)
             if isinstance(event, CohortCrashed):
                 self._crashed(job, event)
+            self._num_submitted -= 1
+            self._start_queued()
             return
         self.view.show(job, event)
         if isinstance(event, Note):
@@ -305,7 +356,7 @@ class Execution:
         elif isinstance(event, Stopped):
             for entry in self._unfinished(job):
                 entry.stand_at(event.epochs_done, event.steps_done, event.steps_per_epoch)
-                self._interrupted(entry, "stopped by the user")
+                self._interrupted(entry, "deadline reached" if self.is_out_of_time else "stopped by the user")
 
     def _unfinished(self, job: CohortJob) -> list[Entry]:
         entries = [self._by_signature[lane.signature] for lane in job.lanes]
@@ -317,7 +368,8 @@ class Execution:
         if is_new_teacher:
             self._store_teacher(entry, event, entry.figures)
         self._set(entry, "finished")
-        self._delivery.put(partial(self._record.finished, entry, event, entry.figures, tracking.now_ms()))
+        record = partial(self._record.finished, entry, event, entry.figures, tracking.now_ms())
+        self._delivery.put(record if self._deadline is None else self._deadline.finishing(record))
         self._delivery.put(partial(self._clean_up, entry))
         if is_new_teacher:
             self.survey.settle_waiting()

@@ -30,6 +30,10 @@ class Options:
     patience_s: float = 600.0
     #: download nothing
     offline: bool = False
+    #: when the process must have ended, on the monotonic clock; None: whenever it is done
+    deadline: float | None = None
+    #: under a deadline: seconds that the imports of the command took
+    imports_s: float = 0.0
 
     @property
     def teachers(self) -> Path:

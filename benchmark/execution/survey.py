@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ class Entry:
     #: steps of the next epoch that are done, and how many there are in an epoch, where that is known
     steps_done: int = 0
     steps_per_epoch: int = 0
+    #: seconds of an epoch of the cohort that it was last trained in, where that was on this machine
+    epoch_s: float | None = None
     run_id: str | None = None
     #: run that this one is nested in
     parent_id: str | None = None
@@ -189,6 +192,8 @@ class Survey:
         known = tracked.get(entry.signature)
         if known is not None:
             entry.run_id, entry.parent_id = known.run_id, known.tags.get("mlflow.parentRunId")
+            if known.tags.get("host") == platform.node():
+                entry.epoch_s = known.metrics.get("time/epoch_s")
             if known.status == "FINISHED":
                 entry.state, entry.figures = "finished", known.metrics
             elif known.final_failure and not self.options.retry_failed:

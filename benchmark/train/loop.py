@@ -46,6 +46,8 @@ from distillers import Outputs
 #: no more than a share of the time; always at the last epoch, and when asked to stop
 CHECKPOINT_SECONDS, SAVING_SHARE = 30.0, 0.05
 PROGRESS_SECONDS = 0.5
+#: until a save is measured: seconds that a checkpoint takes, and bytes a second
+_CHECKPOINT_S, _CHECKPOINT_BYTES_PER_S = 0.05, 1e8
 
 
 class _Halted(Exception):
@@ -100,7 +102,7 @@ class _Cohort:
         stop: Callable[[], bool],
         unwanted: Collection[str],
     ) -> None:
-        self.data, self.report, self.stop, self.unwanted = data, report, stop, unwanted
+        self.data, self.report, self._stop, self.unwanted = data, report, stop, unwanted
         self.device = torch.device(job.device)
         self.config = config = job.lanes[0].config
         self.parts = splits(data, config.data)
@@ -146,11 +148,28 @@ class _Cohort:
         #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
         self._teacher_logits: dict[str, list[Tensor]] = {}
         self._last_progress = self._last_saved = time.monotonic()
-        #: seconds that the last save took
-        self._saving_s = 0.0
+        #: seconds that the last save took; None before the first
+        self._saving_s: float | None = None
+        #: when it was last asked whether to stop, and the longest time between two questions
+        self._last_asked: float | None = None
+        self._longest_unasked_s = 0.0
         self._step = CohortStep(
             [run.lane for run in self.running], self._prepared, self.device, self._lane_failed, self._note
         )
+
+    def stop(self) -> bool:
+        """Whether to stop."""
+        now = time.monotonic()
+        if self._last_asked is not None:
+            self._longest_unasked_s = max(self._longest_unasked_s, now - self._last_asked)
+        self._last_asked = now
+        return self._stop()
+
+    @property
+    def _stopping_s(self) -> float:
+        """Seconds that it takes, at most, from being asked to stop until all lanes are saved."""
+        expected_s = sum(_saving_s(run.lane) for run in self.running)
+        return self._longest_unasked_s + (expected_s if self._saving_s is None else self._saving_s)
 
     def _note(self, text: str) -> None:
         self.report(Note(text))
@@ -232,7 +251,7 @@ class _Cohort:
                     break
             if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
                 self._last_progress = time.monotonic()
-                self.report(StepsDone(epoch, step))
+                self.report(StepsDone(epoch, step, self._stopping_s))
         return True
 
     def _prepared(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
@@ -317,7 +336,7 @@ class _Cohort:
         if epoch == self.config.recipe.epochs or self._must_save():
             self._save(started)
         rows = {run.job.signature: run.lane.history[-1] for run in self.running}
-        self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds))
+        self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds, self._stopping_s))
 
     def _state_of(self, run: _Running) -> dict[str, Any]:
         """Copy a lane's state, with what tells where in its training it stands."""
@@ -326,7 +345,7 @@ class _Cohort:
 
     def _must_save(self) -> bool:
         age = time.monotonic() - self._last_saved
-        return age > CHECKPOINT_SECONDS and age > self._saving_s / SAVING_SHARE
+        return age > CHECKPOINT_SECONDS and age > (self._saving_s or 0.0) / SAVING_SHARE
 
     def _save_between_steps(self) -> None:
         """Save every lane where it stands; a lane whose loss was not finite leaves."""
@@ -345,6 +364,13 @@ class _Cohort:
             run.save()
         self._last_saved = time.monotonic()
         self._saving_s = self._last_saved - started
+
+
+def _saving_s(lane: Lane) -> float:
+    """Estimate the seconds that a lane's checkpoint takes: its weights, side modules included, and their momenta."""
+    held = [module for module in (lane.network, lane.modules) if module is not None]
+    size: int = 2 * sum(value.nbytes for module in held for value in module.state_dict().values())
+    return _CHECKPOINT_S + size / _CHECKPOINT_BYTES_PER_S
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device, teacher: models.Network | None) -> _Running:

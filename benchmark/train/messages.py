@@ -82,6 +82,8 @@ class StepsDone:
 
     epoch: int
     step: int
+    #: seconds that it would take, at most, from being asked to stop until all lanes are saved
+    stopping_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class EpochDone:
     rows: dict[str, dict[str, float]]
     #: training images per second, each counted once however many lanes see it
     images_per_s: float
+    #: as that of `StepsDone`
+    stopping_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from benchmark import command_line, run, tracking
+from benchmark import command_line, process, run, tracking
 from benchmark.__main__ import parser as looking
 from benchmark.execution import engines
 from benchmark.execution.engines.local import LocalEngine
@@ -50,6 +53,46 @@ def test_engines_are_chosen_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run.main(words, Console(quiet=True)) == 0
     tracker = tracking.Tracker(tmp_path)
     assert [one.status for one in tracker.runs_in(list(tracker.experiments().values()))] == ["FINISHED"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("2h", 7200), ("1h30m", 5400), ("1m0s", 60)])
+def test_deadlines_are_times_with_units(text: str, seconds: float) -> None:
+    assert command_line.duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("9", "must be a time with its units, such as 90s, 9m or 1h30m, got '9'"), ("", "its units"), ("m9", "its units"),
+     ("30m1h", "its units"), ("1.5h", "its units"), ("-9m", "its units"), ("9 m", "its units"), ("٣m", "its units"),
+     ("9999999999s", "its units"), ("0s", "must be longer than nothing, got '0s'")],
+)  # fmt: skip
+def test_other_deadlines_are_refused(text: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.parser().parse_args(["digits", f"--deadline={text}"])
+    assert ended.value.code == command_line.EXIT_USER_ERROR
+    assert reason in capsys.readouterr().err
+
+
+def test_a_deadline_is_counted_from_the_start_of_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = time.monotonic()
+    before = process.age_s()
+    assert 0 <= before <= started  # no process is older than its machine
+    assert process.age_s() - before <= time.monotonic() - started + 0.02
+    monkeypatch.setattr(process, "age_s", lambda: 100.0)
+    given = run.parser().parse_args(["digits", "--deadline", "1h", "--runs", str(tmp_path), "--device", "cpu"])
+    with command_line.ended_in_time(given):
+        at = command_line.options_of(given).deadline
+    assert at is not None
+    assert at - time.monotonic() == pytest.approx(3500, abs=60)
+
+
+@pytest.mark.processes
+def test_a_deadline_that_ends_among_the_imports_changes_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmark.run", "digits", "--runs", str(tmp_path / "runs"), "--deadline", "1s"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (command_line.EXIT_DEADLINE, "")
+    assert ended.stderr == "the deadline came before everything was written; the same command goes on\n"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_engine_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

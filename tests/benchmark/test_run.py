@@ -28,8 +28,9 @@ from safetensors.torch import load_file
 from benchmark import __main__ as looking
 from benchmark import command_line, logs, results, tracking
 from benchmark import run as module
-from benchmark.commands import status
+from benchmark.commands import status, train
 from benchmark.errors import UserError
+from benchmark.execution.deadline import Deadline
 from tests import footprint
 
 SMALL: dict[str, Any] = {
@@ -305,6 +306,70 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captu
     assert [one.status for one in tracked(tmp_path / "runs")] == ["KILLED"]
     again = run(suite, tmp_path / "runs", "--dry-run")
     assert "1 to resume" in again.text
+
+
+class Ticks:
+    """A clock on which every look takes a second, so that no sitting depends on the machine."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def sit(suite: Path, runs: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Printed:
+    """Run the command under a deadline that leaves so many ticks."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Deadline", lambda *_: Deadline(seconds, clock=Ticks()))
+        return run(suite, runs, "--deadline", "10h")
+
+
+def test_many_sittings_end_with_the_bits_and_the_table_of_one(
+    done: tuple[Path, Path, Printed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, whole, _ = done
+    runs = tmp_path / "runs"
+    first = sit(suite, runs, 9, monkeypatch)
+    assert first.code == command_line.EXIT_DEADLINE
+    assert re.search(r"The deadline leaves .*: nothing was trained. Give it more time with --deadline\.", first.text)
+    assert not (runs / "mlflow.db").exists()
+    printed = [sit(suite, runs, 20, monkeypatch)]
+    assert "The deadline is near: every student is saved where it stands ..." in printed[0].text
+    assert "Out of time, and everything saved. Left for the next sitting:\n  teacher resnet8: " in printed[0].text
+    assert "\nThe same command goes on: " in printed[0].text
+    (teacher,) = (one for one in tracked(runs) if one.tags["role"] == "teacher")
+    assert (teacher.status, teacher.tags["failure"], teacher.tags["failure_reason"]) == (
+        "KILLED", "retry", "deadline reached"
+    )  # fmt: skip
+    while printed[-1].code == command_line.EXIT_DEADLINE and len(printed) < 30:
+        printed.append(sit(suite, runs, 24, monkeypatch))
+    assert printed[-1].code == 0
+    assert len(printed) > 3
+    assert "Runs: 6 finished" in printed[-1].text
+    tables = [(place / "results" / "small.csv").read_text().splitlines() for place in (runs, whole)]
+    assert tables[0][0].endswith(",run_ids")  # which are drawn
+    assert len({tuple(line.rpartition(",")[0] for line in table) for table in tables}) == 1
+    ours, theirs = final_weights(runs, "w"), final_weights(whole, "w")
+    assert ours.keys() == theirs.keys()
+    for signature, weights in ours.items():
+        assert all(torch.equal(value, theirs[signature][name]) for name, value in weights.items())
+    assert [one.status for one in tracked(runs)] == ["FINISHED"] * 7
+    seeds = [one.tags["seed"] for one in sorted(tracked(runs), key=lambda one: one.start_time)]
+    assert seeds == sorted(seeds)
+
+
+def test_with_time_enough_a_deadline_changes_nothing(
+    done: tuple[Path, Path, Printed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, whole, _ = done
+    printed = sit(suite, whole, 9, monkeypatch)  # everything is finished: nothing needs time
+    assert printed.code == 0
+    assert "deadline" not in printed.text
+    outlook = run(suite, tmp_path / "runs", "--deadline", "10h", "--dry-run")
+    assert outlook.code == 0
+    assert "  resnet8 -> resnet8_half, seed 2: 2 finished\n" in outlook.text
 
 
 def test_a_failed_run_is_final_until_asked_for(tmp_path: Path) -> None:

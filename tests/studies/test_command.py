@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from optuna.pruners import BasePruner
@@ -17,8 +19,9 @@ from optuna.study import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from benchmark import study, tracking
+from benchmark import command_line, study, tracking
 from benchmark.errors import UserError
+from benchmark.execution.deadline import Deadline
 from benchmark.execution.engines.local import LocalEngine
 from benchmark.execution.survey import Entry
 from benchmark.plan import suite
@@ -26,6 +29,7 @@ from benchmark.plan.resolve import Plan, PlannedRun
 from studies import command as module
 from studies import search as search_module
 from studies import tables
+from studies import trials as trials_module
 from studies.base import Choice
 from studies.questions.sdd_terms import SDDTerms
 from studies.search import Search, frame, is_retried
@@ -273,6 +277,40 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
     again: Any = SimpleNamespace(run_id=parent.info.run_id, tracker=tracker)  # as a second start does
     tables.log(search, again, {})
     assert len(tracker.client.get_metric_history(parent.info.run_id, "study/best_value")) == 1
+
+
+@pytest.mark.processes
+@pytest.mark.xdist_group("study")
+def test_a_study_goes_on_after_its_deadline_with_the_same_values(
+    ended: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which every look takes a second."""
+    monkeypatch.setattr(SDDTerms, "seeds", 1)
+    ground_in(tmp_path)
+
+    def sit(seconds: float) -> tuple[int, str]:
+        looks = itertools.count(1)
+        monkeypatch.setattr(trials_module, "Deadline", lambda *_: Deadline(seconds, clock=lambda: float(next(looks))))
+        words = ("--workers", "1", "--confirm", "0", "--engine", "inline", "--deadline", "10h")
+        return command(tmp_path, *words)
+
+    code, text = sit(9)
+    assert code == command_line.EXIT_DEADLINE
+    assert not (tmp_path / "runs" / "work").exists()
+    assert "Out of time, and everything saved. The same command goes on: " in text
+    codes = [code]
+    while codes[-1] == command_line.EXIT_DEADLINE and len(codes) < 30:
+        code, text = sit(40)
+        codes.append(code)
+    assert codes[-1] == 0, text
+    assert len(codes) > 3
+    assert "Trials: 4 complete; 0 left." in text
+    values = []
+    for folder in (ended[0], tmp_path):
+        (table,) = (folder / "runs" / "studies").glob("*/trials.csv")
+        found = pd.read_csv(table).query("state == 'complete'")
+        values.append(dict(zip(found["choice"], found["value"], strict=True)))
+    assert values[0] == values[1]
 
 
 @pytest.mark.processes

@@ -53,10 +53,20 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         self.job: CohortJob | None = None
+        #: whether its cohort was heard of, and whether it was ended before that
+        self.has_reported = self.was_ended = False
 
     def give(self, job: CohortJob) -> None:
-        self.job = job
+        self.job, self.has_reported = job, False
         self.channel.send(job)
+
+    def stop(self) -> None:
+        """Let its cohort save and stop; one that was not heard of has nothing to save, and may still be importing."""
+        if self.has_reported or self.channel.poll():
+            self.channel.send(_STOP)
+        else:
+            self.was_ended = True
+            self.process.kill()
 
 
 @registry.register("local")
@@ -105,7 +115,7 @@ class LocalEngine:
         for worker in self._workers:
             if worker.job is not None:
                 with contextlib.suppress(OSError):  # a worker that died is reported as such
-                    worker.channel.send(_STOP)
+                    worker.stop()
 
     def close(self) -> None:
         """End the workers."""
@@ -136,6 +146,7 @@ class LocalEngine:
         except (EOFError, ConnectionResetError):
             yield self._died(worker)
             return
+        worker.has_reported = True
         if isinstance(event, CohortEnded | CohortCrashed):
             worker.job = None
         yield job, event
@@ -145,6 +156,8 @@ class LocalEngine:
         assert job is not None
         self._workers.remove(worker)
         worker.process.join(timeout=5)
+        if worker.was_ended:
+            return job, CohortEnded()
         code = worker.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         hint = _HINTS.get(code or 0, "")
@@ -188,7 +201,7 @@ class _Inbox:
 
 
 def _work(channel: Connection) -> None:
-    """Train the cohorts that arrive on the channel, until told to exit or until the parent is gone."""
+    """Train the cohorts that arrive on the channel, until told to exit or until the parent is gone; end the process."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -200,13 +213,16 @@ def _work(channel: Connection) -> None:
         while True:
             job = channel.recv()
             if job == _EXIT:
-                return
+                break
             if not isinstance(job, CohortJob):  # a message to a cohort that has ended
                 continue
             inbox = _Inbox(channel)
             train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
             if inbox.is_exiting:
-                return
+                break
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # tearing torch down takes a second, which the command would wait for
 
 
 def _die_with_parent() -> None:

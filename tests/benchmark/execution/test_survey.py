@@ -87,9 +87,15 @@ def test_a_checkpoint_is_resumed_and_a_damaged_one_refused(plan: Plan, options: 
     lane = Lane(one.config, digits.num_classes, digits.image_size, torch.device("cpu"))
     lane.epochs_done = 3
     path = options.work(one.signature) / "checkpoint"
-    checkpoint.save(path, {"signature": one.signature, **lane.state()})
+    at_its_end = {"signature": one.signature, **lane.state()}
+    checkpoint.save(path, {**at_its_end, "steps_done": 1000, "steps_per_epoch": 4000})
+    within = entry(survey(plan, options, digits), "vanilla")
+    assert (within.state, within.epochs_done, within.steps_done, within.progress) == ("resume", 3, 1000, 3.25)
+    assert within.place == "in epoch 4, after 1,000 of 4,000 steps"
+    checkpoint.save(path, at_its_end)
     again = entry(survey(plan, options, digits), "vanilla")
-    assert (again.state, again.epochs_done) == ("resume", 3)
+    assert (again.state, again.epochs_done, again.place) == ("resume", 3, "after epoch 3")
+    checkpoint.previous(path).unlink()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="damaged or truncated"):
         survey(plan, options, digits)

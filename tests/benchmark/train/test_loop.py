@@ -30,6 +30,7 @@ from benchmark.train.batches import TrainStream
 from benchmark.train.lane import Lane
 from benchmark.train.messages import (
     CohortCrashed,
+    CohortEnded,
     CohortJob,
     EpochDone,
     Event,
@@ -434,6 +435,19 @@ def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path) -> None:
     reason = "its worker process ended with SIGKILL (out of memory? --workers 1 takes less)"
     assert crashed == [(first, reason), (second, reason)]
     assert epochs[:2] == [1, 2]
+
+
+@pytest.mark.processes
+def test_a_worker_that_has_nothing_to_save_yet_is_ended_at_once(tmp_path: Path) -> None:
+    """It imports for seconds before it hears of anything."""
+    job = make_job(tmp_path, {"vanilla": make_config()})
+    engine = LocalEngine(workers=1, should_stop=lambda: True)
+    try:
+        engine.submit(job)
+        assert list(engine.events()) == [(job, CohortEnded())]
+    finally:
+        engine.close()
+    assert not job.lanes[0].checkpoint.exists()
 
 
 def test_validation_is_measured_only_when_there_is_a_split(tmp_path: Path, digits: DataSet) -> None:

@@ -26,7 +26,7 @@ OPTIONS = (
     "--weights", "--fp16", "--piece-mb",
     "--pairs", "--methods", "--seeds", "--profile", "--set", "--amp", "--compile", "--cache", "--runs", "--data",
     "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--offline",
-    "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
+    "--deadline", "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
     "--sections", "--compare", "--out", "--list", "--only", "--port", "--dataset", "--quick", "--help",
 )  # fmt: skip
 WORDS = (
