@@ -102,6 +102,8 @@ class FeatureDistiller(Distiller):
             return terms | {"feature": weight * p.loss(s, t, target_B, extras)}
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
+        if self.sees == "stages":  # refused for networks without, whether or not the loss makes modules
+            probe(student, facts.image_size), probe(teacher, facts.image_size)
         return self.loss.modules(student, teacher, facts)
 
     def tested_logits(self, student: Outputs, extras: Extras) -> Tensor:

@@ -15,8 +15,9 @@ from benchmark.analysis.measured import Measured
 from benchmark.analysis.methods import base_of, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
 from benchmark.analysis.published import VANILLA, PublishedValue
-from benchmark.analysis.table import OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import MORE_PARAMETERS, OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.config import RunConfig
+from benchmark.plan.fit import Fit, fit_of
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 
@@ -48,8 +49,16 @@ def comparison(
     methods = [VANILLA] * (VANILLA in plan.methods) + [method for method in plan.methods if method != VANILLA]
     every_gain = gains(plan, runs, name)
     decided = {(one.comparison.pair.name, one.comparison.method): one for one in every_gain}
+    refused = {(one.pair, one.method) for one in plan.refused}
     by_pair = [
-        (pair, [_line(plan, pair, method, runs, decided.get((pair.name, method)), measured) for method in methods])
+        (
+            pair,
+            [
+                _line(plan, pair, method, runs, decided.get((pair.name, method)), measured)
+                for method in methods
+                if (pair.name, method) not in refused
+            ],
+        )
         for pair in plan.pairs
     ]
     lines = [line for _, of_pair in by_pair for line in of_pair]
@@ -65,6 +74,7 @@ def comparison(
         "measured_best": Column("measured best"),
         "published": Column("published"),
         "difference": Column("best − published" + ("" if comparable else " (not comparable)")),
+        "parameters": Column("added parameters"),
         "seeds": Column("seeds", "left"),
     }
     has_published = any(line.published for line in lines)
@@ -72,6 +82,7 @@ def comparison(
     hidden |= set() if measured else {"measured_last", "measured_best"}
     hidden |= set() if plan.data.val_fraction else {"best_val"}
     hidden |= {"difference"} if plan.profile else set()
+    hidden |= set() if any(line.fit.num_trained or line.fit.num_tested for line in lines) else {"parameters"}
     shown = {key: column for key, column in columns.items() if key not in hidden}
     best = leaders(plan, runs, every_gain)
     sections = [
@@ -105,6 +116,8 @@ class _Line:
     published: PublishedValue | None
     #: None where the project measured nothing under the settings of the plan
     measured: Measured | None
+    #: parameters that the method adds to the student
+    fit: Fit
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -124,7 +137,8 @@ def _line(
     plan: Plan, pair: Pair, method: str, frame: pd.DataFrame, gain: Gain | None, measured: Measured | None
 ) -> _Line:
     config = _config(plan, pair, method)
-    budgets = Counter(_budget(_config(plan, pair, other)) for other in plan.methods)
+    refused = {one.method for one in plan.refused if one.pair == pair.name}
+    budgets = Counter(_budget(_config(plan, pair, other)) for other in plan.methods if other not in refused)
     return _Line(
         pair=pair,
         config=config,
@@ -136,6 +150,7 @@ def _line(
         gain=gain if gain and gain.decision.difference else None,
         published=published.lookup(_tables(plan, pair), pair.name, method),
         measured=measured or None,
+        fit=fit_of(config),
     )
 
 
@@ -188,6 +203,10 @@ def _section(
             cells["last"] = replace(cells["last"], bold=True)
         fields = {**shared, **_fields(line, is_comparable(plan, dataset))}
         rows.append(Row(tuple(cells[key] for key in shown), fields))
+    for refused in (one for one in plan.refused if one.pair == pair.name):
+        named = {"method": Cell(title_of(refused.method)), "seeds": Cell("cannot run")}
+        fields = {**shared, "method": refused.method, "cannot_run": refused.reason}
+        rows.append(Row(tuple(named.get(key, Cell(MISSING)) for key in shown), fields))
     teacher = f"teacher {two_decimals(teacher_accuracy)}"
     if printed:
         teacher += f" (published {_published(printed)})"
@@ -199,6 +218,8 @@ def _cells(line: _Line) -> dict[str, Cell]:
     title = title_of(line.config.method, alone="Student")
     if line.budget != line.usual_budget:
         title += " ({} × {}) {}".format(*line.budget, OTHER_BUDGET)
+    if line.fit.num_tested:
+        title += f" {MORE_PARAMETERS}"
     best_test, value = line.values("best_test"), line.published
     difference = line.mean("best_test") - value.value if best_test and value else None
     return {
@@ -212,8 +233,15 @@ def _cells(line: _Line) -> dict[str, Cell]:
         "measured_best": Cell(_measured_text(line, "best_test")),
         "published": Cell(_published(value) if value else MISSING),
         "difference": Cell(signed(difference), ids if difference is not None else ()),
+        "parameters": Cell(_parameters(line.fit)),
         "seeds": Cell(_count(line), tuple(line.runs["run_id"])),
     }
+
+
+def _parameters(fit: Fit) -> str:
+    """Parameters that a method adds at training, and those it adds at testing where there are any, in millions."""
+    found = [f"{count / 1e6:.2f} M" for count in (fit.num_trained, fit.num_tested) if count]
+    return " / ".join(found) or MISSING
 
 
 def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
@@ -222,6 +250,8 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
         "base": line.base,
         "epochs": line.budget[0],
         "num_views": line.budget[1],
+        "num_parameters_trained_beside": line.fit.num_trained,
+        "num_parameters_tested_beside": line.fit.num_tested,
         "num_planned": line.num_planned,
         "num_finished": len(line.finished),
         "num_failed": _num_failed(line),
@@ -322,6 +352,12 @@ def _notes(
         usual = sorted({line.usual_budget for line in lines})
         most = " or ".join("{} × {}".format(*budget) for budget in usual)
         notes.append(f"{OTHER_BUDGET} unequal budget: (epochs × views per image), where most methods have {most}.")
+    if any(line.fit.num_tested for line in lines):
+        notes.append(
+            f"{MORE_PARAMETERS} tested with more than the student's own parameters. Added parameters: those trained"
+            " beside the student, and after the slash those it is tested with."
+        )
+    notes += [f"{title_of(one.method)} cannot run on {one.pair}: {one.reason}." for one in plan.refused]
     if any(value.confidence == "unsure" for value in values):
         notes.append(f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible.")
     if measured is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from benchmark.analysis.table import FEW_SEEDS, OTHER_BUDGET, Cell, Column, Table
+from benchmark.analysis.table import FEW_SEEDS, MORE_PARAMETERS, OTHER_BUDGET, Cell, Column, Table
 
 PACKAGES = r"\usepackage{array,booktabs,adjustbox}"
 #: characters of `\footnotesize` in a column of a two-column paper (240 pt); a wider table spans both
@@ -19,6 +19,7 @@ _LATEX = str.maketrans({
     "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "→": r"$\to$", "≈": r"$\approx$", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "—": "---",
     FEW_SEEDS: r"\textsuperscript{\textdagger}", OTHER_BUDGET: r"\textsuperscript{\textdaggerdbl}",
+    MORE_PARAMETERS: r"\textsuperscript{\S}",
 })  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 Value = str | float | int | bool | None
 
-FEW_SEEDS, OTHER_BUDGET, UNSURE = "†", "‡", "?"
+FEW_SEEDS, OTHER_BUDGET, UNSURE, MORE_PARAMETERS = "†", "‡", "?", "§"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from benchmark.plan.resolve import Plan, make_plan
 from benchmark.plan.suite import load
 
 #: columns that a narrow terminal leaves out first
-DISPENSABLE = ("best − published", "measured best", "published", "best", "seeds", "measured last")
+DISPENSABLE = ("added parameters", "best − published", "measured best", "published", "best", "seeds", "measured last")
 #: lines that say what a deadline leaves time for, or leaves to do
 MAX_LINES = 20
 
@@ -67,6 +67,8 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     of_project = measured.load(measured.path_of(plan.suite.name))  # damaged, it is refused before anything is trained
     survey = look(plan, options, is_read_only=given.dry_run)
     console.print(progress_of(survey).table())
+    for refused in plan.refused:
+        console.print(f"left out: {refused}", soft_wrap=True)
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     estimate = estimated(survey, costs, console) if left else None
@@ -192,6 +194,7 @@ def progress_of(survey: Survey) -> Progress:
             lines.append(f"failed: {entry.label}: {entry.reason}")
         elif entry.state == "resume" and entry.lock is None:
             lines.append(f"to resume {entry.place}: {entry.label}")
+    lines += [f"left out: {refused}" for refused in plan.refused]
     lines.append(f"Runs: {counts(survey.entries)}")
     return Progress(f"Plan: {plan.name}, data {survey.data.name}", tuple(rows), tuple(lines))
 

@@ -21,6 +21,7 @@ from benchmark import datasets, machine, plain_yaml
 from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
 from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest, shown, unprintable
+from benchmark.plan.fit import fit_of
 from benchmark.plan.suite import Pair, Profile, Settings, Suite, small_form
 
 #: recipe fields set by a convention; the distillers themselves set the methods' hyperparameters
@@ -51,6 +52,18 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A method that cannot run on a pair, and why."""
+
+    pair: str
+    method: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.method} cannot run on {self.pair}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """A command's request, resolved: every run, and the recipe of every teacher.
 
@@ -68,6 +81,8 @@ class Plan:
     changes: tuple[str, ...] = ()
     #: its experiment in MLflow, if not the suite's own
     experiment: str | None = None
+    #: methods that cannot run on a pair, of which no run is planned
+    refused: tuple[Refused, ...] = ()
 
     @property
     def name(self) -> str:
@@ -157,11 +172,15 @@ def make_plan(
             " add --set data.val_fraction=0.1"
         )
     runs: dict[tuple[Any, ...], PlannedRun] = {}
+    refused: list[Refused] = []
     teachers: dict[str, RunConfig] = {}
     for pair in chosen_pairs:
         for method in chosen_methods:
             for repetition in range(1, num_seeds + 1):
                 run = _planned(suite, pair, method, data, small, changes, repetition, tuning)
+                if misfit := fit_of(run.config).misfit:
+                    refused.append(Refused(pair.name, method, misfit))
+                    break
                 # methods without a teacher give one run per student, whatever the pair
                 teacher = run.config.teacher
                 known = runs.setdefault((teacher, pair.student, method, repetition), run)
@@ -172,7 +191,19 @@ def make_plan(
                     )
                 if teacher is not None and teacher not in teachers:
                     teachers[teacher] = _teacher(suite, teacher, data, small, changes)
-    return Plan(suite, profile, chosen_pairs, chosen_methods, num_seeds, tuple(runs.values()), teachers, changed)
+    if not runs:
+        raise UserError(f"{refused[0]}; nothing else was chosen")
+    return Plan(
+        suite,
+        profile,
+        chosen_pairs,
+        chosen_methods,
+        num_seeds,
+        tuple(runs.values()),
+        teachers,
+        changed,
+        refused=tuple(refused),
+    )
 
 
 _TOP_FIELDS = (

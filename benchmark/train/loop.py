@@ -41,6 +41,7 @@ from benchmark.train.step import CohortStep, named, unnamed
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, CacheRefused, open_caches
 from distillers import Outputs
+from distillers.base import UnfitPair
 
 #: a checkpoint is written between two steps when the last one is at least this old, and so old that saving takes
 #: no more than a share of the time; always at the last epoch, and when asked to stop
@@ -374,7 +375,11 @@ def _saving_s(lane: Lane) -> float:
 
 
 def _start(job: LaneJob, data: DataSet, device: torch.device, teacher: models.Network | None) -> _Running:
-    lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, len(data.train))
+    try:
+        lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, len(data.train))
+    except UnfitPair as reason:
+        pair = f"{job.config.teacher}:{job.config.student}"
+        raise UserError(f"{job.config.method} cannot run on {pair}: {reason}; leave it out of --methods") from reason
     seconds_before = 0.0
     if job.checkpoint.exists():
         # the damaged one must not become the one before, which it would at the next save

@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -236,6 +238,9 @@ def test_kill_9_and_the_same_command_ends_with_the_same_numbers(
     for line in process.stdout:
         if "resnet8 -> resnet8_half" in line and "epoch" in line:
             break
+    while not _students_running(tmp_path / "runs"):  # what is shown is recorded a little later
+        assert process.poll() is None
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     while _children_left(process.pid):  # workers end with their parent
@@ -254,6 +259,13 @@ def test_kill_9_and_the_same_command_ends_with_the_same_numbers(
             pd.read_csv(tmp_path / "runs" / "results" / "small.csv")[column],
             pd.read_csv(runs / "results" / "small.csv")[column],
         )
+
+
+def _students_running(runs: Path) -> int:
+    """How many students stand as RUNNING, asked of the database itself, which takes no time."""
+    query = "select count(*) from runs join tags using (run_uuid) where status = 'RUNNING' and value = 'student'"
+    with closing(sqlite3.connect(runs / "mlflow.db", timeout=60)) as connection:
+        return int(connection.execute(query).fetchone()[0])
 
 
 def _children_left(parent: int) -> bool:

@@ -217,7 +217,8 @@ def test_csv_is_tidy() -> None:
     assert {name: row[name] for name in row if name != "run_ids"} == {
         "suite": "cifar100", "profile": "", "data": "cifar100", "pair": PAIR, "teacher": "resnet32x4",
         "student": "shufflenet_v2", "teacher_accuracy": "79.1", "teacher_published": "79.42", "method": "sdd_kd",
-        "base": "kd", "epochs": "240", "num_views": "1", "num_planned": "3", "num_finished": "3", "num_failed": "0",
+        "base": "kd", "epochs": "240", "num_views": "1",
+        "num_parameters_trained_beside": "0", "num_parameters_tested_beside": "0", "num_planned": "3", "num_finished": "3", "num_failed": "0",
         "last_mean": "76.3333", "last_std": "1.5275", "best_test_mean": "76.8333", "best_test_std": "1.5275",
         "best_val_mean": "", "best_val_std": "", "gain": "1.3333", "gain_low": "-0.1009", "gain_high": "2.7676",
         "gain_confidence": "0.95", "gain_outcome": "open", "gain_num_seeds": "3", "gain_correlation": "0.982",

@@ -1,0 +1,70 @@
+"""Methods that cannot run on a pair are left out by name, and what a method adds to the student is counted."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from benchmark.analysis.comparison import RUN_COLUMNS, comparison
+from benchmark.errors import UserError
+from benchmark.plan.fit import Fit, fit_of
+from benchmark.plan.resolve import Plan, make_plan
+from benchmark.plan.suite import load
+
+PAIRS = ("vgg13:mobilenet_v2", "vgg13:vgg8")
+
+
+def plan(*methods: str, pairs: tuple[str, ...] = PAIRS) -> Plan:
+    return make_plan(load("cifar100"), methods=methods, pairs=pairs, seeds=2)
+
+
+def fit(method: str, pair: str) -> Fit:
+    return fit_of(plan(method, pairs=(pair,)).runs[0].config)
+
+
+def test_a_method_that_does_not_fit_is_left_out_of_its_pair_only() -> None:
+    made = plan("vanilla", "kd", "ofd")
+    assert [str(one) for one in made.refused] == [
+        "ofd cannot run on vgg13:mobilenet_v2: pre-activations are compared, and the student's stages end without an"
+        " activation"
+    ]
+    planned = {(run.pair.name, run.config.method) for run in made.runs}
+    assert ("vgg13:vgg8", "ofd") in planned and ("vgg13:mobilenet_v2", "ofd") not in planned
+    assert ("vgg13:mobilenet_v2", "kd") in planned
+
+
+@pytest.mark.parametrize(
+    ("method", "pair", "reason"),
+    [
+        ("ofd", "vgg13:mobilenet_v2", "end without an activation"),
+        ("reviewkd", "wrn_40_2:mobilenet_v2", "the student has 4, the teacher 3"),
+        ("at", "vgg13:torchvision/resnet18", "feature methods are published for the networks of the CIFAR tables"),
+    ],
+)
+def test_a_plan_of_nothing_is_a_mistake(method: str, pair: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"{method} cannot run on {pair}: .*{reason}.*; nothing else was chosen"):
+        plan(method, pairs=(pair,))
+
+
+def test_added_parameters() -> None:
+    assert fit("sdd_kd", "vgg13:vgg8") == fit("at", "vgg13:vgg8") == Fit()
+    assert fit("ctkd", "vgg13:vgg8") == Fit("", 1, 0)
+    # two linear layers from 512 channels to 128, with biases
+    assert fit("cc", "vgg13:vgg8") == Fit("", 2 * (512 * 128 + 128), 0)
+    projector = 160 * 256 + 256 * 256 * 9 + 256 * 512 + 2 * (256 + 256 + 512)
+    assert fit("simkd", "vgg13:mobilenet_v2") == Fit("", projector, projector + 512 * 10 + 10)
+
+
+def test_the_table_says_both() -> None:
+    table = comparison(plan("vanilla", "ofd", "cc", "simkd"), pd.DataFrame(columns=list(RUN_COLUMNS)), {})
+    shown = {(section.title, row.cells[0].text): row for section in table.sections for row in section.rows}
+    headers = [column.header for column in table.columns]
+    added, seeds = headers.index("added parameters"), headers.index("seeds")
+    assert shown["vgg13:mobilenet_v2", "OFD"].cells[seeds].text == "cannot run"
+    assert str(shown["vgg13:mobilenet_v2", "OFD"].fields["cannot_run"]).startswith("pre-activations are compared")
+    assert shown["vgg13:vgg8", "CC"].cells[added].text == "0.13 M"
+    assert shown["vgg13:mobilenet_v2", "SimKD §"].cells[added].text == "0.76 M / 0.77 M"
+    assert any(note.startswith("OFD cannot run on vgg13:mobilenet_v2: ") for note in table.notes)
+    assert any(note.startswith("§ tested with more") for note in table.notes)
+    without = comparison(plan("vanilla", "kd"), pd.DataFrame(columns=list(RUN_COLUMNS)), {})
+    assert "added parameters" not in [column.header for column in without.columns]
