@@ -308,7 +308,7 @@ def _planned(
     repetition: int,
     tuning: bool,
 ) -> PlannedRun:
-    of_method, of_pair = suite.methods.get(method, {}), pair.methods.get(method, {})
+    of_method, of_pair = {**suite.methods, **suite.on_request}.get(method, {}), pair.methods.get(method, {})
     recipe = {
         **CONVENTION_RECIPE.get(suite.convention, {}),
         **suite.recipe,
