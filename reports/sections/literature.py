@@ -84,9 +84,12 @@ def printed(table: PublishedTable) -> Table:
 
 
 def printed_text(table: PublishedTable, pair: str, method: str) -> str:
-    """Write a method's accuracy on a pair as a table prints it, with its gain in brackets where one is printed."""
-    value, gain = table.value(pair, method), table.printed_gain(pair, method)
-    return two_decimals(value) + (f" ({signed(gain)})" if value is not None and gain is not None else "")
+    """Write a method's accuracy on a pair as a table prints it, with its deviation and gain where those are printed."""
+    value, gain, std = table.value(pair, method), table.printed_gain(pair, method), table.printed_std(pair, method)
+    if value is None:
+        return two_decimals(value)
+    deviation = f" ± {two_decimals(std)}" if std is not None else ""
+    return two_decimals(value) + deviation + (f" ({signed(gain)})" if gain is not None else "")
 
 
 def unsure_mark(table: PublishedTable, method: str) -> str:
