@@ -52,6 +52,8 @@ class Suite(Frozen):
     title: Title
     #: published tables that the suite rebuilds
     rebuilds: list[str] = []
+    #: published tables that stand beside those where a chosen method is printed in no other
+    further: list[str] = []
     data: Settings
     convention: str = "code"
     precision: Precision = "fp32"
@@ -73,6 +75,10 @@ class Suite(Frozen):
     on_request: dict[str, dict[str, Settings]] = {}
     pairs: list[Pair] = Field(min_length=1)
     profiles: dict[Name, Profile] = {}
+
+    def tables_of(self, pair: Pair) -> list[str]:
+        """Published tables that a pair is looked up in, the preferred first."""
+        return pair.tables or [*self.rebuilds, *self.further]
 
 
 def small_form(suite: Suite, profile: str | None) -> Profile:

@@ -49,13 +49,26 @@ def measured(context: Context) -> Table:
 
 
 def tables_of(plan: Plan) -> list[str]:
-    """Ids of the published tables that a plan's pairs are compared with, the suite's own first."""
+    """Ids of the published tables that a plan's pairs are compared with, the suite's own first.
+
+    Of its further tables those that print a chosen method where the tables before them do not.
+    """
     named = [*plan.suite.rebuilds, *(table for pair in plan.pairs for table in pair.tables)]
-    return list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
+    held = list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
+    for further in plan.suite.further:
+        if further not in held and _adds(further, held, plan):
+            held.append(further)
+    return held
 
 
 def _holds(table: str, pair: Pair) -> bool:
     return pair.name in published.load(table).pairs
+
+
+def _adds(further: str, held: Sequence[str], plan: Plan) -> bool:
+    table = published.load(further)
+    cells = ((pair.name, method) for pair in plan.pairs for method in plan.methods)
+    return any(table.value(*cell) is not None and published.lookup(held, *cell) is None for cell in cells)
 
 
 def printed(table: PublishedTable) -> Table:
