@@ -14,9 +14,11 @@ registers `mine`, with cross-entropy, weights and warm-up in place. Connectors b
 from __future__ import annotations
 
 import copy
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -195,12 +197,34 @@ def stage_shapes(network: Network, image_size: int) -> list[tuple[int, int]]:
     return [(x.shape[1], x.shape[2]) for x in probe(network, image_size).maps]
 
 
+T = TypeVar("T")
+
+
+def _once_per_network(find: Callable[[Network, int], T]) -> Callable[[Network, int], T]:
+    """Remember what is found of a network and a side of images, as long as the network lives: shapes do not change.
+
+    A plan asks for every method and pair, and a copy of a network takes a quarter of a second.
+    """
+    known: WeakKeyDictionary[Network, dict[int, T]] = WeakKeyDictionary()
+
+    @functools.wraps(find)
+    def found(network: Network, image_size: int) -> T:
+        of_network = known.setdefault(network, {})
+        if image_size not in of_network:
+            of_network[image_size] = find(network, image_size)
+        return of_network[image_size]
+
+    return found
+
+
+@_once_per_network
 def embedding_size(network: Network, image_size: int) -> int:
     """Number of channels of the last feature map."""
     meta = copy.deepcopy(network).to("meta").eval()
     return int(meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1])
 
 
+@_once_per_network
 def probe(network: Network, image_size: int) -> Stages:
     """Run a copy of a network without computing anything, for the shapes of its stages; `stage_shapes` raises so."""
     meta = copy.deepcopy(network).to("meta").eval()

@@ -140,11 +140,14 @@ def hyperparameters(context: Context) -> Table:
 
 
 def _by_pair(context: Context, method: str) -> dict[str, tuple[Setting, ...]]:
-    """The settings of a method by pair."""
+    """The settings of a method by pair, where it can run."""
     found = {}
     for pair in context.plan.pairs:
         configs = (run.config for run in context.plan.runs if run.config.student == pair.student)
-        config = next(one for one in configs if one.method == method and one.teacher in (None, pair.teacher))
+        of_method = (one for one in configs if one.method == method and one.teacher in (None, pair.teacher))
+        config = next(of_method, None)
+        if config is None:
+            continue
         recipe = config.recipe.model_dump(mode="json")
         groups: Mapping[str, Mapping[str, Any]] = {**config.parameters, "recipe": recipe}
         found[pair.name] = tuple(

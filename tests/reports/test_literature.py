@@ -6,6 +6,7 @@ import pytest
 
 from benchmark.analysis import published
 from benchmark.analysis.comparison import comparison as detailed
+from reports import build
 from reports.sections import comparison
 from reports.sections.literature import printed, printed_text, tables_of
 from tests.reports import frames
@@ -48,6 +49,21 @@ def test_a_further_method_stands_beside_what_is_published_of_it() -> None:
     texts = [[cell.text for cell in row.cells] for section in table.sections for row in section.rows]
     assert ["published", "69.60"] in texts and ["difference", "+0.10"] in texts
     assert any("after the last epoch" in note for note in table.notes)
+
+
+def test_a_report_is_whole_where_a_method_cannot_run() -> None:
+    """Its pair has no run and no settings of it."""
+    pairs = ["vgg13:mobilenet_v2", "vgg13:vgg8"]
+    plan = frames.plan(methods=["vanilla", "kd", "ofd"], pairs=pairs, seeds=3)
+    assert [one.pair for one in plan.refused] == pairs[:1]
+    kd = [run for pair in pairs for run in frames.runs("kd", [70.0, 70.2, 70.1], pair=pair)]
+    found = frames.context([*kd, *frames.runs("ofd", [71.0, 71.2, 71.1], pair=pairs[1])], plan)
+    sections = ["result", "verdict", "comparison", "coverage", "literature", "cost", "selection"]
+    report = build.make(found, build.chosen_sections(sections))
+    assert not report.faults
+    settings = next(listing.table for listing in report.for_papers if listing.name == "hyperparameters")
+    ofd = [row for row in settings.sections[0].rows if row.cells[0].text == "OFD"]
+    assert [row.cells[1].text for row in ofd] == ["all"]
 
 
 def test_deviations_are_printed_where_the_source_has_them() -> None:
