@@ -99,7 +99,7 @@ class FeatureDistiller(Distiller):
             if p.kd_weight:
                 terms["kd"] = p.kd_weight * kd(s.logits, t.logits, p.temperature).mean()
             weight = p.weight * warmup(epoch, p.warmup_epochs)
-            return terms | {"feature": weight * p.loss(s, t, target_B, extras)}
+            return terms | {"feature": weight * p.loss(s, t, target_B, extras._replace(epoch=epoch))}
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         return self.loss.modules(student, teacher, facts)
