@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import distillers
-from distillers import Outputs
+from distillers import Outputs, crd
 from distillers.base import Extras
 from distillers.ctkd import Temperature
 from distillers.feature_loss import FeatureDistiller
@@ -56,13 +56,14 @@ def loss_of(
     teacher: Outputs,
     modules: nn.Module | None = None,
     epoch: int = 1000,
+    index_B: Tensor | None = None,
     **fields: Any,
 ) -> Tensor:
     """A method's weighted loss on features; by default at an epoch after any warm-up."""
     distiller = distillers.create(method, **{method: fields})
     assert isinstance(distiller, FeatureDistiller)
     target_B = torch.zeros(len(student.logits), dtype=torch.int64)
-    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, epoch, Extras(modules))["feature"]
+    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, epoch, Extras(modules, index_B))["feature"]
 
 
 def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
@@ -291,3 +292,74 @@ def test_the_partial_l2_of_ofd() -> None:
     loss.backward()
     close(loss, case["expected"]["loss"])
     close(student.grad, case["expected"]["grad"]["student"])
+
+
+class Given(nn.Module):
+    """Negatives that are given."""
+
+    def __init__(self, index_BK: Tensor) -> None:
+        super().__init__()
+        self.index_BK = index_BK
+
+    def forward(self, index_B: Tensor, target_B: Tensor, epoch: int) -> Tensor:
+        return self.index_BK
+
+
+CRD_NAMES = {
+    "embed_s.linear": "student.linear",
+    "embed_t.linear": "teacher.linear",
+    "contrast.memory_v1": "student.memory_ND",
+    "contrast.memory_v2": "teacher.memory_ND",
+}
+
+
+@pytest.mark.parametrize("whole_memory", [True, False])
+def test_crd(whole_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps: the first sets the constants, both move the memories."""
+    if not whole_memory:
+        monkeypatch.setattr(crd, "_WHOLE_MEMORY_UP_TO", 0)
+    first, second = CASES["crd"]
+    num_images, dimension = first["settings"]["num_data"], 4
+    sides = [crd.Side(width, dimension, num_images).double() for width in (8, 10)]
+    both = crd.Contrast(*sides, Given(torch.empty(0)), num_images)
+
+    def ours(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values under our names, the constants out of the released code's list of parameters."""
+        named = {
+            CRD_NAMES[key]
+            if key in CRD_NAMES
+            else f"{CRD_NAMES[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value
+            for key, value in values.items()
+            if key != "contrast.params"
+        }
+        if constants := values.get("contrast.params"):
+            named |= {"student.constant": constants[2], "teacher.constant": constants[3]}
+        return named
+
+    module = loaded(both, ours(first["weights"]))
+    for case in (first, second):
+        for name, expected in ours(case["weights"]).items():
+            close(module.state_dict()[name], expected)
+        settings, inputs = case["settings"], case["inputs"]
+        student = tensor(inputs["student_pooled"], grad=True)
+        drawn = torch.tensor(inputs["contrast_index"])
+        index_B = torch.tensor(inputs["index"])
+        assert torch.equal(drawn[:, 0], index_B)
+        both.negatives = Given(drawn[:, 1:])
+        module.zero_grad()
+        loss = loss_of(
+            "crd",
+            pooled(student),
+            pooled(tensor(inputs["teacher_pooled"])),
+            module,
+            index_B=index_B,
+            weight=settings["weight"],
+            momentum=settings["momentum"],
+            temperature=settings["temperature"],
+        )
+        loss.backward()
+        expected = case["expected"]
+        close(loss, expected["loss"])
+        close(student.grad, expected["grad"]["student_pooled"])
+        named = {key: ours(expected[key]) for key in ("weight_grad", "buffers_after")}
+        check_modules(module, named)
