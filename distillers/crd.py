@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from distillers.base import Extras, Facts, NonNegative, Outputs, Positive, Sees, UnfitPair
@@ -106,7 +107,7 @@ class Side(nn.Module):
         self.register_buffer("constant", torch.tensor(-1.0))
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
-        return _unit(self.linear(embedding_BD))
+        return normalize(self.linear(embedding_BD))
 
     def divided(self, score_BJ: Tensor, num_images: int) -> Tensor:
         """Divide scores by the mean score of the first batch ever, times the number of images."""
@@ -120,7 +121,7 @@ class Side(nn.Module):
     def remember(self, unit_BD: Tensor, index_B: Tensor, momentum: float) -> None:
         """Move the memory of the images to their embeddings, in place."""
         moved_BD = momentum * self.memory_ND[index_B] + (1 - momentum) * unit_BD
-        self.memory_ND.index_copy_(0, index_B, _unit(moved_BD))
+        self.memory_ND.index_copy_(0, index_B, normalize(moved_BD))
 
 
 class Contrast(nn.Module):
@@ -131,10 +132,6 @@ class Contrast(nn.Module):
         super().__init__()
         self.student, self.teacher, self.negatives = student, teacher, negatives
         self.num_images = num_images
-
-
-def _unit(x_BD: Tensor) -> Tensor:
-    return x_BD / x_BD.square().sum(1, keepdim=True).sqrt()
 
 
 def similarities(unit_BD: Tensor, memory_ND: Tensor, index_BJ: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from distillers.fitnet import Regressor
 from distillers.network import Stages
 from distillers.ofd import Connectors, margins, partial_l2
 from distillers.reviewkd import Fusion
+from distillers.semckd import Calibration
 from distillers.simkd import Reuse
 from distillers.vid import Predictor
 
@@ -292,6 +294,42 @@ def test_the_partial_l2_of_ofd() -> None:
     loss.backward()
     close(loss, case["expected"]["loss"])
     close(student.grad, case["expected"]["grad"]["student"])
+
+
+def test_semckd() -> None:
+    (case,) = CASES["semckd"]
+    names = {"query_": "queries.", "key_": "keys.", "linear1": "0", "linear2": "2", ".regressor.": "."}
+
+    def ours(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values under our names, without those of layers that the released code makes and never uses."""
+        named = {}
+        for key, value in values.items():
+            if key.startswith(("query", "key")) and ".regressor." in key:
+                continue
+            for theirs, mine in names.items():
+                key = key.replace(theirs, mine)
+            named[re.sub(r"^regressor(\d)(\d)", r"projectors.\1.\2", key)] = value
+        return named
+
+    students, teachers = (
+        [tensor(values, name == "student") for values in case["inputs"][f"{name}_feats"]]
+        for name in ("student", "teacher")
+    )
+    settings, expected = case["settings"], case["expected"]
+    widths = [[x.shape[1] for x in maps] for maps in (students, teachers)]
+    module = loaded(Calibration(*widths, 8, settings["factor"]), ours(case["weights"]))
+    loss = loss_of(
+        "semckd", seen(students), seen(teachers), module, weight=settings["weight"], softness=settings["soft"]
+    )
+    loss.backward()
+    close(loss, expected["loss"])
+    for student, gradient in zip(students, expected["grad"]["student_feats"], strict=True):
+        close(student.grad, gradient)
+    check_modules(module, {key: ours(expected[key]) for key in ("weight_grad", "buffers_after")})
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fewer = [seen([x[:7] for x in maps]) for maps in (students, teachers)]
+    assert loss_of("semckd", *fewer, module) == 0
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 class Given(nn.Module):
