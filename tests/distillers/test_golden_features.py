@@ -296,6 +296,25 @@ def test_the_partial_l2_of_ofd() -> None:
     close(student.grad, case["expected"]["grad"]["student"])
 
 
+def test_itrd() -> None:
+    (case,) = CASES["itrd"]
+    student = tensor(case["inputs"]["student_pooled"], grad=True)
+    prefix = "embed.linear."
+    module = loaded(nn.Linear(5, 8), {name.removeprefix(prefix): each for name, each in case["weights"].items()})
+    alpha = case["settings"]["alpha"]
+    teacher = pooled(tensor(case["inputs"]["teacher_pooled"]))
+    for weights in ({"correlation": 1, "mutual": 0}, {"correlation": 0, "mutual": 1}):
+        (term,) = (name for name, weight in weights.items() if weight)
+        loss = loss_of("itrd", pooled(student), teacher, module, alpha=alpha, **weights)
+        close(loss, case["expected"]["terms"][term])
+    loss = loss_of("itrd", pooled(student), teacher, module, alpha=alpha, correlation=1, mutual=1)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_pooled"])
+    gradients = {name.removeprefix(prefix): each for name, each in case["expected"]["weight_grad"].items()}
+    check_modules(module, {"weight_grad": gradients})
+
+
 def test_semckd() -> None:
     (case,) = CASES["semckd"]
     names = {"query_": "queries.", "key_": "keys.", "linear1": "0", "linear2": "2", ".regressor.": "."}

@@ -69,7 +69,9 @@ def seen(values: torch.Tensor) -> Outputs:
     return Outputs(values[:, 0], values) if values.dim() == 3 else Outputs(values, values[:, None][:, :0])
 
 
-def check(distiller: distillers.Distiller, case: dict[str, Any], epoch: int = 1, tolerance: float = 1e-9) -> None:
+def check(
+    distiller: distillers.Distiller, case: dict[str, Any], epoch: int | torch.Tensor = 1, tolerance: float = 1e-9
+) -> None:
     """Compare the loss, without cross-entropy unless the case has it, and its gradients."""
     views = {"student": "weak"} if "student" in case["inputs"] else {"student_weak": "weak", "student_strong": "strong"}
     students = {name: tensor(case["inputs"][name], grad=True) for name in views}
@@ -123,3 +125,12 @@ def test_rld(case: dict[str, Any]) -> None:
         own["beta"] = settings["rld_beta"]
     method = "_".join([*(["sdd"] if sdd else []), *(["ls"] if settings["standardize"] else []), "rld"])
     check(distillers.create(method, rld={**own, "weight": 1, "warmup_epochs": 0}, **sdd), case)
+
+
+@pytest.mark.parametrize("case", CASES["sld"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_sld(case: dict[str, Any], on_device: bool) -> None:
+    """At the last epoch before and the first one after the student learns from itself too."""
+    settings = dict(case["settings"])
+    epoch = settings.pop("epoch")
+    check(distillers.create("sld", sld=settings), case, torch.tensor(float(epoch)) if on_device else epoch)
