@@ -13,26 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distillers.base import Extras, Facts, NonNegative, Outputs, Positive, Sees, UnfitPair
 from distillers.feature_loss import FeatureLoss, embedding_of, embedding_size, feature_loss
+from distillers.hashing import END, hashed
 from distillers.network import Network
 
 _EPS = 1e-7
 #: a memory is multiplied as a whole unless it has more rows than so many times those that an image is compared with:
 #: gathering a row costs far more than a product with it
 _WHOLE_MEMORY_UP_TO = 16
-#: rounds of a hash of 32 bits: shift, factor (C. Wellons, hash-prospector); no product leaves 63 bits
-_ROUNDS = ((16, 0x21F0AAAD), (15, 0x735A2D97))
-_32_BITS = 0xFFFFFFFF
-
-
-def hashed(salt: Tensor, *values: Tensor | int) -> Tensor:
-    """Mix integers to a number of 32 bits, int64, on their device."""
-    mixed = salt
-    for value in values:
-        mixed = (mixed + value) & _32_BITS
-        for shift, factor in _ROUNDS:
-            mixed = ((mixed ^ (mixed >> shift)) * factor) & _32_BITS
-        mixed = mixed ^ (mixed >> _ROUNDS[-1][0])
-    return mixed
 
 
 class Negatives(nn.Module):
@@ -57,7 +44,7 @@ class Negatives(nn.Module):
         Raises UnfitPair when all images are of one class.
         """
         super().__init__()
-        salt = torch.randint(_32_BITS, ())
+        salt = torch.randint(END, ())
         trained = (targets_N >= 0).nonzero()[:, 0]
         order_N = trained[torch.randperm(len(trained))]
         places = [(targets_N[order_N] == label).nonzero()[:, 0] for label in range(num_classes)]
@@ -82,7 +69,6 @@ class Negatives(nn.Module):
 
     def forward(self, index_B: Tensor, target_B: Tensor, epoch: int | Tensor) -> Tensor:
         """Draw the numbers of the negatives of every image, (B, count)."""
-        epoch = epoch.long() if isinstance(epoch, Tensor) else epoch
         length_B1 = self.num_others_C[target_B][:, None]
         start_B1 = hashed(self.salt, epoch, index_B, 0)[:, None]
         stride_B1 = self.strides[hashed(self.salt, epoch, index_B, 1) % len(self.strides)][:, None]

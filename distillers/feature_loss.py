@@ -193,10 +193,16 @@ def stage_shapes(network: Network, image_size: int) -> list[tuple[int, int]]:
     return [(x.shape[1], x.shape[2]) for x in probe(network, image_size).maps]
 
 
+def map_shape(network: Network, image_size: int) -> tuple[int, int]:
+    """(channels, side) of the last feature map, found without computing anything."""
+    meta = copy.deepcopy(network).to("meta").eval()
+    _, channels, side, _ = meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape
+    return channels, side
+
+
 def embedding_size(network: Network, image_size: int) -> int:
     """Number of channels of the last feature map."""
-    meta = copy.deepcopy(network).to("meta").eval()
-    return int(meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1])
+    return map_shape(network, image_size)[0]
 
 
 def probe(network: Network, image_size: int) -> Stages:

@@ -18,6 +18,7 @@ from distillers.base import Extras
 from distillers.ctkd import Temperature
 from distillers.feature_loss import FeatureDistiller
 from distillers.fitnet import Regressor
+from distillers.mgd import Generation
 from distillers.network import Stages
 from distillers.ofd import Connectors, margins, partial_l2
 from distillers.reviewkd import Fusion
@@ -349,6 +350,28 @@ def test_semckd() -> None:
     fewer = [seen([x[:7] for x in maps]) for maps in (students, teachers)]
     assert loss_of("semckd", *fewer, module) == 0
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_mgd() -> None:
+    """The numbers that decide which channels are kept are those of the case."""
+    (case,) = CASES["mgd"]
+    settings = case["settings"]
+    uniform_BC = tensor(case["inputs"]["uniform"])[:, :, 0, 0]
+
+    class Drawn(Generation):
+        def uniform(self, index_B: Tensor, epoch: int | Tensor) -> Tensor:
+            return uniform_BC
+
+    student = tensor(case["inputs"]["student_map"], grad=True)
+    teacher = seen(last=tensor(case["inputs"]["teacher_map"]))
+    made = Drawn(student.shape[1], teacher.features.map.shape[1])
+    module = loaded(made, {**case["weights"], "salt": int(made.salt)})
+    index_B = torch.arange(len(student))
+    loss = loss_of("mgd", seen(last=student), teacher, module, index_B=index_B, **settings)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_map"])
+    check_modules(module, case["expected"])
 
 
 class Given(nn.Module):
