@@ -134,3 +134,19 @@ def test_sld(case: dict[str, Any], on_device: bool) -> None:
     settings = dict(case["settings"])
     epoch = settings.pop("epoch")
     check(distillers.create("sld", sld=settings), case, torch.tensor(float(epoch)) if on_device else epoch)
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "nkd"])
+@pytest.mark.parametrize("case", CASES["icd_gram"])
+def test_icd(case: dict[str, Any], method: str) -> None:
+    """The term is beside those of the scale-decoupled method, which are as they were."""
+    settings, inputs = dict(case["settings"]), case["inputs"]
+    sdd = {"scales": settings.pop("scales")}
+    student, teacher = tensor(inputs["student"], grad=True), tensor(inputs["teacher"])
+    batch = ({"weak": seen(student)}, {"weak": seen(teacher)}, torch.tensor(inputs["target"]), 3)
+    losses = distillers.create(f"icd_{method}", icd=settings, sdd=sdd).losses(*batch)
+    term = losses.pop("similarities")
+    assert losses == distillers.create(f"sdd_{method}", sdd=sdd).losses(*batch)
+    term.backward()
+    close(term, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student"])
