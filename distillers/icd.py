@@ -1,4 +1,7 @@
-"""iCD (AAAI 2026, student abstract; released code maomaochongaa/iCD): a term beside scale-decoupled methods."""
+"""iCD: Xue et al., "iCD: A Implicit Clustering Distillation Mathod for Structural Information Mining", 2025.
+
+arXiv 2509.12553; a term beside scale-decoupled methods.
+"""
 
 from __future__ import annotations
 

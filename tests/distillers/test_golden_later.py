@@ -11,6 +11,7 @@ import torch
 
 import distillers
 from distillers import Outputs
+from distillers.skd import inverse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, list[dict[str, Any]]] = json.loads((GOLDEN / "next_losses.json").read_text())["cases"]
@@ -51,6 +52,7 @@ MAKERS = {
     "ttm": one_group("ttm"),
     "wttm": one_group("wttm"),
     "normkd": one_group("normkd"),
+    "skd": one_group("skd"),
     "crld": one_group("crld", cross="across", tau_weak="confidence_weak", tau_strong="confidence_strong"),
 }
 
@@ -150,3 +152,20 @@ def test_icd(case: dict[str, Any], method: str) -> None:
     term.backward()
     close(term, case["expected"]["loss"])
     close(student.grad, case["expected"]["grad"]["student"])
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_the_inverse_of_skd(rows: int) -> None:
+    """Value and gradient are those of a factorization, where the trace is 80,000 times the least eigenvalue."""
+    torch.manual_seed(0)
+    columns = torch.randn(rows, rows, dtype=torch.float64)
+    weights = torch.randn(rows, rows, dtype=torch.float64)
+    found = []
+    for invert in (inverse, torch.linalg.inv):
+        matrix = (columns @ columns.T + 0.05 * torch.eye(rows, dtype=torch.float64)).requires_grad_()
+        assert rows == 1 or matrix.trace() / torch.linalg.eigvalsh(matrix).min() > 5e4
+        made = invert(matrix)
+        (made * weights).sum().backward()
+        found.append((made.detach(), matrix.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
