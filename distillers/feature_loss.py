@@ -99,7 +99,7 @@ class FeatureDistiller(Distiller):
             if p.kd_weight:
                 terms["kd"] = p.kd_weight * kd(s.logits, t.logits, p.temperature).mean()
             weight = p.weight * warmup(epoch, p.warmup_epochs)
-            return terms | {"feature": weight * p.loss(s, t, target_B, extras)}
+            return terms | {"feature": weight * p.loss(s, t, target_B, extras._replace(epoch=epoch))}
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         if self.sees == "stages":  # refused for networks without, whether or not the loss makes modules
@@ -195,10 +195,16 @@ def stage_shapes(network: Network, image_size: int) -> list[tuple[int, int]]:
     return [(x.shape[1], x.shape[2]) for x in probe(network, image_size).maps]
 
 
+def map_shape(network: Network, image_size: int) -> tuple[int, int]:
+    """(channels, side) of the last feature map, found without computing anything."""
+    meta = copy.deepcopy(network).to("meta").eval()
+    _, channels, side, _ = meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape
+    return channels, side
+
+
 def embedding_size(network: Network, image_size: int) -> int:
     """Number of channels of the last feature map."""
-    meta = copy.deepcopy(network).to("meta").eval()
-    return int(meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1])
+    return map_shape(network, image_size)[0]
 
 
 def probe(network: Network, image_size: int) -> Stages:
