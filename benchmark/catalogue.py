@@ -25,6 +25,14 @@ from benchmark.registry import Registry, unknown
 
 #: most repetitions of a method
 MAX_SEEDS = 1000
+#: words for many methods, wherever methods are chosen by name; `benchmark.plan.groups` says which ones they are
+METHOD_GROUPS: Mapping[str, str] = {
+    "logit": "methods on logits",
+    "feature": "methods on feature maps",
+    "paper": "the suite's own",
+    "later": "methods on logits that the suite's own list lacks",
+    "all": "every method",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Entry:
     name: str
     title: str = ""
     summary: str = ""
+    #: the group of `METHOD_GROUPS` that a method is in by what it looks at: `logit` or `feature`
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,10 @@ def first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0]
 
 
+def _method(name: str, thing: Any) -> Entry:
+    return Entry(name, thing.title, first_line(thing.__doc__), group_of(thing.sees))
+
+
 def _by_docstring(name: str, thing: Any) -> Entry:
     return Entry(name, getattr(thing, "title", ""), first_line(thing.__doc__))
 
@@ -82,7 +96,7 @@ def _by_title(name: str, thing: Any) -> Entry:
 
 _LIST = "python -m benchmark list"
 KINDS: Mapping[str, Kind] = {
-    "methods": Kind("distiller", f"{_LIST} methods", "distillers", "distillers.base", _by_docstring),
+    "methods": Kind("distiller", f"{_LIST} methods", "distillers", "distillers.base", _method),
     "models": Kind("model", f"{_LIST} models", "models", "models.base"),
     "datasets": Kind("data set", f"{_LIST} datasets", "benchmark.datasets", "benchmark.datasets.base", _by_module),
     "views": Kind("view", f"{_LIST} views", "benchmark.datasets", "benchmark.datasets.views", _by_docstring),
@@ -126,6 +140,19 @@ def check(kind: str, name: str) -> None:
     names = known(kind)
     if name not in names:
         raise unknown(KINDS[kind].singular, name, sorted(names.entries), names.families, KINDS[kind].listed_by)
+
+
+def check_method(name: str) -> None:
+    """Raise UserError for a name that is neither a method nor a group of methods."""
+    names = known("methods")
+    if name not in names and name not in METHOD_GROUPS:
+        spec, every = KINDS["methods"], [*METHOD_GROUPS, *sorted(names.entries)]
+        raise unknown(spec.singular, name, every, names.families, spec.listed_by)
+
+
+def group_of(sees: str) -> str:
+    """The group of a method by what it looks at (`Distiller.sees`)."""
+    return "logit" if sees == "logits" else "feature"
 
 
 def imported(kind: str) -> Names:
@@ -274,6 +301,8 @@ class _Source:
 _SAMPLE_LOSS, _MODIFIER = "distillers.sample_loss.sample_loss", "distillers.loss_modifier.loss_modifier"
 _FEATURE_LOSS = "distillers.feature_loss.feature_loss"
 _CLASS, _WITH_SDD = ("distillers.base.register", "studies.base.register"), "distillers.sdd.register_with_sdd"
+#: what a loss on features looks at unless it says so
+_STAGES = ast.Constant("stages")
 _TITLED = ("reports.base.section", "benchmark.perf.base.measurement")
 _REGISTERING = {_SAMPLE_LOSS, _FEATURE_LOSS, _MODIFIER, *_CLASS, _WITH_SDD, *_TITLED}
 _METHODS = ("register", "add", "family")
@@ -315,7 +344,7 @@ class _Reader:
                     raise Unreadable(parameters)
                 method = self._by_parameters[parameters]
                 summary = f"{method.title} with its loss per sample changed by `{name}`."
-                self._add_with_sdd(Entry(f"{name}_{method.name}", title.format(method.title), summary))
+                self._add_with_sdd(Entry(f"{name}_{method.name}", title.format(method.title), summary, method.group))
 
     def _registration(self, source: _Source, call: ast.Call, decorated: Decorated) -> None:
         """Add what a call registers, if it does."""
@@ -324,8 +353,9 @@ class _Reader:
         if verb in _METHODS:
             self._by_registry(source, home, verb, call, decorated)
         elif function in (_SAMPLE_LOSS, _FEATURE_LOSS) and isinstance(decorated, ast.ClassDef):
-            title = _text(_argument(call, 1, "title"))
-            entry = Entry(_text(_argument(call, 0, "name")), title, first_line(ast.get_docstring(decorated)))
+            name, title = _text(_argument(call, 0, "name")), _text(_argument(call, 1, "title"))
+            sees = "logits" if function == _SAMPLE_LOSS else _text(_class_values(decorated).get("sees", _STAGES))
+            entry = Entry(name, title, first_line(ast.get_docstring(decorated)), group_of(sees))
             self._by_parameters[f"{source.name}.{decorated.name}"] = entry
             self._add_with_sdd(entry) if function == _SAMPLE_LOSS else self._add(entry)
         elif function == _MODIFIER:
@@ -362,7 +392,9 @@ class _Reader:
         if self.kind == "studies":
             self._add(Entry(_text(values.get("name")), "", _text(values.get("question"))))
             return
-        entry = Entry(_text(values.get("name")), _text(values.get("title")), first_line(ast.get_docstring(given)))
+        sees = _text(values.get("sees", ast.Constant("logits")))
+        summary = first_line(ast.get_docstring(given))
+        entry = Entry(_text(values.get("name")), _text(values.get("title")), summary, group_of(sees))
         groups = values.get("groups")
         if isinstance(groups, ast.Dict) and len(groups.values) == 1:
             self._by_parameters[source.full_name(groups.values[0])] = entry
@@ -374,7 +406,7 @@ class _Reader:
     def _add_with_sdd(self, entry: Entry) -> None:
         title, summary = _decoupling()
         self._add(entry)
-        self._add(Entry(f"sdd_{entry.name}", title.format(entry.title), summary.format(entry.title)))
+        self._add(Entry(f"sdd_{entry.name}", title.format(entry.title), summary.format(entry.title), entry.group))
 
     def _refuse_hidden(self, source: _Source, nodes: list[ast.stmt]) -> None:
         """Raise Unreadable when something is registered inside of other statements."""

@@ -122,7 +122,7 @@ def check_names(given: argparse.Namespace) -> None:
     if named.get("suite") is not None:
         catalogue.check_suite(given.suite, named.get("profile"))
     for method in named.get("methods", ()):
-        catalogue.check("methods", method)
+        catalogue.check_method(method)
     for pair in [*named.get("pairs", ()), *filter(None, [named.get("pair")])]:
         for model in pair.split(":", 1) if ":" in pair else ():
             catalogue.check("models", model)
@@ -163,12 +163,17 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_METHODS = "distillers, and groups of them: " + ", ".join(
+    f"{group} ({words})" for group, words in catalogue.METHOD_GROUPS.items()
+)
+
+
 def add_choices(parser: argparse.ArgumentParser, suite: str | None = "digits", without: str = "") -> None:
     """Add the options that choose a part of a suite: by default `suite`, or what `without` says in words."""
     about = f"a suite's name or a path to its .yaml{without and f' (default: {without})'}"
     parser.add_argument("suite", nargs="?", default=suite, metavar="SUITE", help=about)
     parser.add_argument("--pairs", type=words, default=[], metavar="T:S,...", help="teacher:student pairs")
-    parser.add_argument("--methods", type=words, default=[], metavar="M,...", help="distillers")
+    parser.add_argument("--methods", type=words, default=[], metavar="M,...", help=_METHODS)
     parser.add_argument("--seeds", type=seeds, metavar="N", help="repetitions per method")
     parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
     add_assignments(parser)

@@ -148,14 +148,10 @@ def _line(
         usual_budget=min(budgets, key=lambda budget: (-budgets[budget], budget)),
         base=base_of(method),
         gain=gain if gain and gain.decision.difference else None,
-        published=published.lookup(_tables(plan, pair), pair.name, method),
+        published=published.lookup(plan.suite.tables_of(pair), pair.name, method),
         measured=measured or None,
         fit=fit_of(config),
     )
-
-
-def _tables(plan: Plan, pair: Pair) -> Sequence[str]:
-    return pair.tables or plan.suite.rebuilds
 
 
 def _config(plan: Plan, pair: Pair, method: str) -> RunConfig:
@@ -185,7 +181,7 @@ def _section(
     teacher_accuracy: float | None,
     leader: Best | None,
 ) -> Section:
-    printed = published.lookup_teacher(_tables(plan, pair), pair.name)
+    printed = published.lookup_teacher(plan.suite.tables_of(pair), pair.name)
     shared: dict[str, Value] = {
         "suite": plan.suite.name,
         "profile": plan.profile,

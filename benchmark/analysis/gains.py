@@ -75,7 +75,7 @@ def is_whole(plan: Plan) -> bool:
 
 def published_gain(plan: Plan, one: Comparison) -> float | None:
     """Gain computed from a pair's published cells, which is not always the gain that is printed."""
-    tables = one.pair.tables or plan.suite.rebuilds
+    tables = plan.suite.tables_of(one.pair)
     values = [published.lookup(tables, one.pair.name, name) for name in (one.method, one.base)]
     # the difference between two sources is a gain of neither
     if values[0] is None or values[1] is None or values[0].table != values[1].table:

@@ -100,10 +100,11 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
         f"methods: {' '.join(chosen.methods)}   seeds: {chosen.seeds}   runs: {len(plan.runs)}   profiles:"
         f" {' '.join(chosen.profiles) or 'none'}",
     )
+    usual = {*chosen.methods, *(group for method in chosen.methods for group in distillers.groups(method))}
     shown = RichTable("pair", "epochs", "lr", "settings of its own")
     for pair in plan.pairs:
         recipes = [planned.config.recipe for planned in plan.runs if planned.pair is pair]
-        own = {**pair.parameters, **pair.methods}
+        own = {key: value for key, value in {**pair.parameters, **pair.methods}.items() if key in usual}
         shown.add_row(
             pair.name,
             " ".join(map(str, sorted({recipe.epochs for recipe in recipes}))),
@@ -111,6 +112,9 @@ def show_suite(chosen: suite.Suite, console: Console) -> None:
             "  ".join(f"{key}: {value}" for key, value in own.items()),
         )
     console.print(shown)
+    named = [*chosen.on_request, *(key for pair in plan.pairs for key in (*pair.parameters, *pair.methods))]
+    if others := sorted(set(named) - usual):
+        console.print(f"settings for methods that run on request (--methods): {' '.join(others)}")
 
 
 def show_status(given: argparse.Namespace, console: Console) -> int:

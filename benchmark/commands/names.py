@@ -45,7 +45,10 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return [(name, str(catalogue.suite_fields(name)["title"])) for name in catalogue.suites()]
     names = catalogue.known(kind)
     families = [(f"{family}/<name>", "") for family in names.families]
-    rows = [(one.name, ": ".join(filter(None, (one.title, one.summary)))) for one in names.entries.values()]
+    rows = []
+    for one in names.entries.values():
+        title = one.title + (f" ({one.group})" if one.group else "")
+        rows.append((one.name, ": ".join(filter(None, (title, one.summary)))))
     return [*rows, *families]
 
 

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 import distillers
 import models
-from benchmark import datasets, machine, plain_yaml
+from benchmark import catalogue, datasets, machine, plain_yaml
 from benchmark.config import Data, Precision, Recipe, RunConfig, explain, validated
 from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest, shown, unprintable
 from benchmark.plan.fit import fit_of
+from benchmark.plan.groups import expand
 from benchmark.plan.suite import Pair, Profile, Settings, Suite, small_form
 
 #: recipe fields set by a convention; the distillers themselves set the methods' hyperparameters
@@ -261,8 +262,8 @@ def _choose_methods(suite: Suite, chosen: Sequence[str]) -> tuple[str, ...]:
     if not chosen:
         return tuple(suite.methods)
     for name in chosen:
-        distillers.registry.get(name)
-    return tuple(dict.fromkeys(chosen))
+        catalogue.check_method(name)
+    return expand(chosen, tuple(suite.methods))
 
 
 def _choose_pairs(suite: Suite, chosen: Sequence[str]) -> tuple[Pair, ...]:
@@ -307,7 +308,7 @@ def _planned(
     repetition: int,
     tuning: bool,
 ) -> PlannedRun:
-    of_method, of_pair = suite.methods.get(method, {}), pair.methods.get(method, {})
+    of_method, of_pair = {**suite.methods, **suite.on_request}.get(method, {}), pair.methods.get(method, {})
     recipe = {
         **CONVENTION_RECIPE.get(suite.convention, {}),
         **suite.recipe,

@@ -52,6 +52,8 @@ class Suite(Frozen):
     title: Title
     #: published tables that the suite rebuilds
     rebuilds: list[str] = []
+    #: published tables that stand beside those where a chosen method is printed in no other
+    further: list[str] = []
     data: Settings
     convention: str = "code"
     precision: Precision = "fp32"
@@ -69,8 +71,14 @@ class Suite(Frozen):
     students: dict[str, Settings] = {}
     #: methods in the table's order, each with `recipe` and hyperparameter groups
     methods: dict[str, dict[str, Settings]] = Field(min_length=1)
+    #: settings of further methods, which run only where they are chosen by name or group
+    on_request: dict[str, dict[str, Settings]] = {}
     pairs: list[Pair] = Field(min_length=1)
     profiles: dict[Name, Profile] = {}
+
+    def tables_of(self, pair: Pair) -> list[str]:
+        """Published tables that a pair is looked up in, the preferred first."""
+        return pair.tables or [*self.rebuilds, *self.further]
 
 
 def small_form(suite: Suite, profile: str | None) -> Profile:
@@ -122,6 +130,9 @@ def _check_keys(suite: Suite) -> None:
     for profile, small in suite.profiles.items():
         _check_milestones(f"profiles.{profile}.recipe", small.recipe)
     _check_methods("methods", suite.methods)
+    _check_methods("on_request", suite.on_request)
+    if twice := suite.methods.keys() & suite.on_request.keys():
+        raise UserError(f"on_request.{min(twice)}: stands under `methods` too, which run without a request")
     for number, pair in enumerate(suite.pairs):
         _check_milestones(f"pairs.{number}.recipe", pair.recipe)
         for model in (pair.teacher, pair.student):

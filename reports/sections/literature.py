@@ -49,13 +49,26 @@ def measured(context: Context) -> Table:
 
 
 def tables_of(plan: Plan) -> list[str]:
-    """Ids of the published tables that a plan's pairs are compared with, the suite's own first."""
+    """Ids of the published tables that a plan's pairs are compared with, the suite's own first.
+
+    Of its further tables those that print a chosen method where the tables before them do not.
+    """
     named = [*plan.suite.rebuilds, *(table for pair in plan.pairs for table in pair.tables)]
-    return list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
+    held = list(dict.fromkeys(table for table in named if any(_holds(table, pair) for pair in plan.pairs)))
+    for further in plan.suite.further:
+        if further not in held and _adds(further, held, plan):
+            held.append(further)
+    return held
 
 
 def _holds(table: str, pair: Pair) -> bool:
     return pair.name in published.load(table).pairs
+
+
+def _adds(further: str, held: Sequence[str], plan: Plan) -> bool:
+    table = published.load(further)
+    cells = ((pair.name, method) for pair in plan.pairs for method in plan.methods)
+    return any(table.value(*cell) is not None and published.lookup(held, *cell) is None for cell in cells)
 
 
 def printed(table: PublishedTable) -> Table:
@@ -84,9 +97,12 @@ def printed(table: PublishedTable) -> Table:
 
 
 def printed_text(table: PublishedTable, pair: str, method: str) -> str:
-    """Write a method's accuracy on a pair as a table prints it, with its gain in brackets where one is printed."""
-    value, gain = table.value(pair, method), table.printed_gain(pair, method)
-    return two_decimals(value) + (f" ({signed(gain)})" if value is not None and gain is not None else "")
+    """Write a method's accuracy on a pair as a table prints it, with its deviation and gain where those are printed."""
+    value, gain, std = table.value(pair, method), table.printed_gain(pair, method), table.printed_std(pair, method)
+    if value is None:
+        return two_decimals(value)
+    deviation = f" ± {two_decimals(std)}" if std is not None else ""
+    return two_decimals(value) + deviation + (f" ({signed(gain)})" if gain is not None else "")
 
 
 def unsure_mark(table: PublishedTable, method: str) -> str:

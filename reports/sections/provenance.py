@@ -124,7 +124,7 @@ def _teachers(context: Context) -> Table:
     for model in context.plan.teachers:
         manifest = context.teachers.get(model)
         pairs = [pair for pair in context.plan.pairs if pair.teacher == model]
-        tables = [(pair, pair.tables or context.plan.suite.rebuilds) for pair in pairs]
+        tables = [(pair, context.plan.suite.tables_of(pair)) for pair in pairs]
         printed = next(filter(None, (published.lookup_teacher(ids, pair.name) for pair, ids in tables)), None)
         origin = [MISSING] * 3
         if manifest is not None:

@@ -29,7 +29,7 @@ def methods_of(content: Mapping[str, Any]) -> list[str]:
     rows = content["rows"]
     named = list(rows) if isinstance(rows, dict) else [row["method"] for row in rows if "method" in row]
     levels = content["levels"] if content.get("factor") == "method" else ()
-    return [*named, *levels, *content.get("gains", ()), *content.get("unsure", ())]
+    return [*named, *levels, *content.get("gains", ()), *content.get("unsure", ()), *content.get("std", ())]
 
 
 #: names of methods that are not registered, with the key that a file for each would choose
@@ -77,6 +77,8 @@ def test_a_method_named_as_printed_takes_over_its_rows(named_as_printed: None) -
                 for pair, value in pairs.items():
                     assert entry.value(pair, key) == entry.value(pair, method) == value
                 assert entry.confidence_of(key) == entry.confidence_of(method)
+                stds = dict(zip(content["pairs"], content.get("std", {}).get(method, ()), strict=False))
+                assert all(entry.printed_std(pair, key) == std for pair, std in stds.items())
             if isinstance(entry, PublishedSeries):
                 assert key in entry.levels or key in {row.method for row in entry.rows}
             if isinstance(entry, PublishedRuns):

@@ -35,11 +35,11 @@ def test_names_exist(name: str) -> None:
     loaded = suite.load(name)
     assert loaded.name == name
     assert loaded.data["name"] in datasets.registry
-    assert set(loaded.methods) <= set(distillers.names())
+    assert {*loaded.methods, *loaded.on_request} <= set(distillers.names())
     for pair in loaded.pairs:
         assert pair.teacher in models.registry
         assert pair.student in models.registry
-        assert set(pair.methods) <= set(loaded.methods)
+        assert set(pair.methods) <= set(distillers.names())
     # settings for a student that no pair has would be without effect
     assert set(loaded.students) <= {pair.student for pair in loaded.pairs}
     assert len({pair.name for pair in loaded.pairs}) == len(loaded.pairs)
@@ -52,7 +52,7 @@ def test_every_pair_is_in_a_published_table_it_names(name: str) -> None:
     for pair in loaded.pairs:
         tables = [published.load(table) for table in pair.tables] or named
         assert not tables or any(pair.name in table.pairs for table in tables)
-    for table in named:
+    for table in [*named, *map(published.load, loaded.further)]:
         assert {pair.name for pair in loaded.pairs} & set(table.pairs), f"{table.id} shares no pair with {name}"
 
 
@@ -104,6 +104,54 @@ def test_hyperparameters_of_pairs(
     parameters = run_of(name, pair, method).parameters
     assert parameters[group][field] == value
     assert parameters.get("sdd", {}).get("scales") == scales
+
+
+@pytest.mark.parametrize(
+    ("pair", "method", "group", "fields"),
+    [
+        ("vgg13:vgg8", "ls_kd", "kd", {"temperature": 3, "weight": 9, "ce_weight": 0.1}),
+        ("resnet50:mobilenet_v2", "sdd_ls_kd", "kd", {"temperature": 3, "weight": 1}),
+        ("resnet32x4:resnet8x4", "ls_kd", "kd", {"temperature": 2, "weight": 9}),
+        ("resnet32x4:resnet8x4", "ls_dkd", "dkd", {"temperature": 2, "weight": 9, "beta": 8}),
+        ("wrn_40_2:mobilenet_v2", "ls_dkd", "dkd", {"temperature": 2, "weight": 15, "beta": 2}),
+        ("wrn_40_2:wrn_40_1", "sdd_ls_dkd", "dkd", {"temperature": 2, "weight": 12, "beta": 2}),
+        ("vgg13:mobilenet_v2", "ls_dkd", "dkd", {"temperature": 3, "weight": 9, "beta": 2}),
+        ("resnet56:resnet20", "ls_dkd", "dkd", {"temperature": 3, "weight": 18, "beta": 2}),
+        ("vgg13:vgg8", "ls_mlkd", "mlkd", {"weight": 6}),
+        ("resnet32x4:shufflenet_v2", "ttm", "ttm", {"exponent": 0.4, "weight": 40}),
+        ("resnet32x4:shufflenet_v2", "sdd_wttm", "wttm", {"exponent": 0.4, "weight": 16}),
+        ("resnet32x4:mobilenet_v2", "ttm", "ttm", {"exponent": 0.1, "weight": 100}),
+        ("resnet110:resnet32", "reviewkd", "reviewkd", {"weight": 1, "warmup_epochs": 20}),
+        ("resnet32x4:shufflenet_v1", "cat_kd", "cat_kd", {"weight": 600, "resolution": 4, "normalized": True}),
+        ("wrn_40_2:wrn_40_1", "cat_kd", "cat_kd", {"weight": 1.5, "resolution": 2, "normalized": False}),
+        ("wrn_40_2:vgg8", "dist", "dist", {"temperature": 4, "beta": 2, "gamma": 2}),
+    ],
+)
+def test_settings_of_methods_on_request(pair: str, method: str, group: str, fields: dict[str, float]) -> None:
+    parameters = run_of("cifar100", pair, method).parameters[group]
+    assert {field: parameters[field] for field in fields} == fields
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_method_can_be_asked_for(name: str) -> None:
+    plan = make_plan(suite.load(name), methods=["all"], seeds=1)
+    own = make_plan(suite.load(name), seeds=1)
+    assert {run.config.method for run in plan.runs} == set(distillers.names())
+    assert [run.config for run in plan.runs if run.config.method in own.methods] == [run.config for run in own.runs]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_forms_with_standardized_logits_have_the_recipe_of_their_base(name: str) -> None:
+    """Otherwise their gain would be that of the budget."""
+    forms = [method for method in distillers.names() if "ls" in distillers.groups(method)]
+    assert forms
+    plan = make_plan(suite.load(name), methods=["all"], seeds=1)
+    recipes = {(run.pair.name, run.config.method): run.config.recipe for run in plan.runs}
+    for pair in plan.pairs:
+        for form in forms:
+            base = distillers.registry.get(form).base
+            assert base is not None
+            assert recipes[pair.name, form] == recipes[pair.name, base]
 
 
 @pytest.mark.parametrize("pair", [pair.name for pair in suite.load("cifar100").pairs])

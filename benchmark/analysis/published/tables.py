@@ -23,10 +23,12 @@ class PublishedTable(Published):
     rows: dict[Method, Values]
     #: gains over the base method as the source prints them, in points, by method key
     gains: dict[Method, Values] = {}
+    #: standard deviations over runs as the source prints them, in points, by method key
+    std: dict[Method, Values] = {}
     #: rows that are `unsure` in a table that is `read`
     unsure: tuple[Method, ...] = ()
 
-    @field_validator("rows", "gains", mode="before")
+    @field_validator("rows", "gains", "std", mode="before")
     @classmethod
     def _once(cls, rows: Any, info: ValidationInfo) -> Any:
         """Refuse a method that is given under both its key and its title: a mapping by key would keep only one."""
@@ -49,7 +51,10 @@ class PublishedTable(Published):
                 raise ValueError(f"{self.id}, gains {name}: the table has no row of its base method")
             if len(row) != len(self.pairs):
                 raise ValueError(f"{self.id}, gains {name}: {len(row)} values for {len(self.pairs)} pairs")
-        if missing := {*self.gains, *self.unsure} - set(self.rows):
+        for name, row in self.std.items():
+            if len(row) != len(self.pairs) or not all(value is None or 0 <= value < 10 for value in row):
+                raise ValueError(f"{self.id}, std {name}: must be {len(self.pairs)} numbers of points below 10")
+        if missing := {*self.gains, *self.std, *self.unsure} - set(self.rows):
             raise ValueError(f"{self.id}: no row {', '.join(sorted(missing))}")
         return self
 
@@ -64,6 +69,10 @@ class PublishedTable(Published):
     def printed_gain(self, pair: str, method: str) -> float | None:
         """Gain over the base method as the source prints it, in points; `notes` says where it is wrong."""
         return self._cell(pair, self.gains.get(method_key(method)))
+
+    def printed_std(self, pair: str, method: str) -> float | None:
+        """Standard deviation over runs as the source prints it, in points."""
+        return self._cell(pair, self.std.get(method_key(method)))
 
     def confidence_of(self, method: str) -> Confidence:
         """Confidence of a method's row."""

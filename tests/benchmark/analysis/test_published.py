@@ -18,8 +18,9 @@ ENTRIES = published.entries()
 FILES = [
     file for file in (resources.files("benchmark.analysis") / "published").iterdir() if file.name.endswith(".yaml")
 ]
-#: the tables that papers print themselves, but for reproductions and for methods that this project does not have
-PAPERS = [name for name in published.ids() if name.partition("/")[0] in {"crd", "dkd", "lskd", "nkd", "sdd"}]
+#: the tables that papers print themselves with the usual teachers and weights, but for methods that are not here
+USUAL = {"crd", "dist", "dkd", "lskd", "nkd", "rld", "sdd", "ttm", "wkd"}
+PAPERS = [name for name in published.ids() if name.partition("/")[0] in USUAL]
 R8X4, SHUFFLE_V1 = "resnet32x4:resnet8x4", "resnet32x4:shufflenet_v1"
 
 
@@ -100,7 +101,28 @@ def test_no_key_stands_twice(file: resources.abc.Traversable) -> None:
         ("reproductions/icd", "resnet32x4:mobilenet_v2", "sdd_dkd", 69.58),
         ("reproductions/skd", "vgg13:vgg8", "SDD", 72.29),
         ("later/dskd", "resnet110:resnet20", "KD+SDD+LS", 71.86),
-        ("later/icd_cub", "vgg13:vgg8", "iCD-NKD, gamma 8", 68.951),
+        ("icd/cub", "vgg13:vgg8", "iCD-NKD, gamma 8", 68.951),
+        ("icd/table2", "resnet50:vgg8", "iCD-DKD, gamma 2", 75.24),
+        ("icd/table2", "vgg13:mobilenet_v2", "iCD-KD, gamma 8", 60.43),
+        ("crd/homogeneous", "wrn_40_2:wrn_40_1", "nst", 72.24),
+        ("crd/homogeneous", "wrn_40_2:wrn_40_1", "FSP", None),
+        ("crd/homogeneous", "resnet110:resnet20", "at", 70.22),
+        ("crd/heterogeneous", "vgg13:mobilenet_v2", "nst", 58.16),
+        ("ttm/homogeneous", "resnet32x4:resnet8x4", "wttm", 76.06),
+        ("ttm/homogeneous", "vgg13:vgg8", "dist", 73.89),
+        ("ttm/heterogeneous", "wrn_40_2:shufflenet_v1", "ttm", 75.39),
+        ("dist/cifar100", "wrn_40_2:wrn_40_1", "dist", 74.43),
+        ("rld/cifar100", "resnet32x4:wrn_40_2", "rld", 78.91),
+        ("wkd/cifar100", "wrn_40_2:shufflenet_v1", "WKD-L+WKD-F", 77.5),
+        ("simkd/cifar100", "resnet32x4:resnet8x4", "simkd", 78.08),
+        ("simkd/cifar100", "resnet32x4:resnet8x4", "vanilla", 73.09),
+        ("skd/homogeneous", "vgg13:vgg8", "SKD", 75.75),
+        ("skd/homogeneous", "resnet56:resnet20", "ofd", 68.77),
+        ("lskd/heterogeneous", "resnet32x4:wrn_40_2", "vanilla", 75.61),
+        ("lskd/homogeneous", "resnet32x4:resnet8x4", "ls_mlkd", 78.28),
+        ("lskd/logs_ctkd", "resnet56:resnet20", "CTKD+LS", 71.29),
+        ("lskd/logs_ctkd_last", "resnet56:resnet20", "CTKD+LS", 70.94),
+        ("later/pama_cub", "vgg13:vgg8", "PAMA, best variant", 69.23),
         ("sdd/table1", "wrn_40_2:vgg8", "ReviewKD", None),
         ("sdd/table1", "wrn_40_2:vgg8", "mlkd", None),
         ("sdd/table1", "vgg13:vgg8", "kd", None),
@@ -124,6 +146,39 @@ def test_lookup_takes_the_first_table_that_prints_a_value() -> None:
     assert (ours.table, ours.confidence) == ("lskd/heterogeneous", "read"), "only its MLKD is second-hand"
     assert published.lookup(tables, pair, "sdd_mlkd") is None
     assert published.lookup([], pair, "kd") is None
+
+
+def test_standard_deviations_stand_where_they_are_printed() -> None:
+    ttm = published.load("ttm/homogeneous")
+    assert ttm.printed_std("resnet56:resnet20", "wttm") == 0.4
+    assert ttm.printed_std("resnet56:resnet20", "ITRD") is None
+    assert published.load("dist/cifar100").printed_std("resnet50:mobilenet_v2", "dist") == 0.23
+    assert published.load("crd/heterogeneous").printed_std("resnet50:vgg8", "kd") == 0.13
+    assert published.load("crd/homogeneous").printed_std("vgg13:vgg8", "sp") is None
+
+
+def test_rows_copied_from_crd_are_said_to_be_of_the_last_epoch() -> None:
+    """Wherever a table prints what CRD's prints, to the digit and on all pairs that both have."""
+    own = [published.load(f"crd/{name}") for name in ("homogeneous", "heterogeneous")]
+    assert all(table.selection.startswith("last epoch") for table in own)
+    found = 0
+    for table in (table for table in map(published.load, PAPERS) if table.data == "cifar100" and table not in own):
+        for method in table.rows:
+            cells = {
+                pair: [table.value(pair, method), *(one.value(pair, method) for one in own)] for pair in table.pairs
+            }
+            both = [set(values) - {None} for values in cells.values() if values[0] and any(values[1:])]
+            if len(both) > 2 and sum(len(values) == 1 for values in both) > len(both) / 2:
+                found += 1
+                title = distillers.registry.get(method).title if method in distillers.registry else method
+                notes = [note for note in table.notes if "CRD's number" in note and "of the last epoch" in note]
+                assert any(re.search(rf"\b{title}\b", note) for note in notes), f"{table.id}: {title}"
+    assert found >= 15
+
+
+def test_methods_that_are_said_not_to_be_here_are_not() -> None:
+    for name in (name for name in published.ids() if name.startswith("later/")):
+        assert not set(published.load(name).rows) & set(distillers.names()), "move it to a file of its paper"
 
 
 def test_mlkd_is_second_hand_wherever_lskd_reports_it() -> None:
@@ -305,6 +360,10 @@ def test_teachers_and_students_agree_with_the_reference() -> None:
         ("sdd/appendix_features", "Table 2 has 74.56"),
         ("nkd/imagenet", "left the target class"),
         ("reproductions/skd", "below plain KD"),
+        ("crd/homogeneous", "after the last epoch"),
+        ("lskd/homogeneous", "whose student alone has 73.09"),
+        ("lskd/logs_ctkd", "KD+LS at temperature 2"),
+        ("skd/homogeneous", "below CRD's own numbers"),
     ],
 )
 def test_notes_stand_with_the_table_they_touch(name: str, part: str) -> None:
@@ -378,6 +437,9 @@ def test_numbers_may_be_of_any_data_set(data: str) -> None:
         (TABLE, {"pairs": ["vgg13:vgg9", R8X4]}, "no network 'vgg9'"),
         (TABLE, {"pairs": ["vgg13", R8X4]}, "'vgg13' is not teacher:student"),
         (TABLE, {"gains": {"sdd_kd": [1.0]}}, "gains sdd_kd: 1 values for 2 pairs"),
+        (TABLE, {"std": {"sdd_kd": [0.1]}}, "std sdd_kd: must be 2 numbers of points below 10"),
+        (TABLE, {"std": {"kd": [0.1, 70]}}, "std kd: must be 2 numbers of points below 10"),
+        (TABLE, {"std": {"mlkd": [0.1, 0.2]}}, "no row mlkd"),
         (TABLE, {"gains": {"kd": [1.0, 2.0]}}, "gains kd: the table has no row of its base method"),
         (TABLE, {"unsure": ["mlkd"]}, "no row mlkd"),
         (TABLE, {"colums": []}, "colums: Extra inputs"),

@@ -45,6 +45,14 @@ def test_the_later_layer_wins(small: suite.Suite) -> None:
     assert config(changed, "sdd_kd").parameters["sdd"]["scales"] == [1, 4]
 
 
+def test_methods_on_request_have_their_settings_and_do_not_run_without_one(small: suite.Suite) -> None:
+    asked = small.model_copy(update={"on_request": {"dkd": {"dkd": {"beta": 5}, "recipe": {"lr": 0.2}}}})
+    assert make_plan(asked).runs == make_plan(small).runs
+    dkd = config(make_plan(asked, methods=["later"]), "dkd")
+    assert (dkd.parameters["dkd"]["beta"], dkd.recipe.lr) == (5, 0.2)
+    assert config(make_plan(small, methods=["dkd"]), "dkd").parameters["dkd"]["beta"] == 8
+
+
 def test_vanilla_runs_once_per_student_and_seed(small: suite.Suite) -> None:
     plan = make_plan(small)
     assert sorted(run.config.repetition for run in plan.runs if run.config.method == "vanilla") == [1, 2]

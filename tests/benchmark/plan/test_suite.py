@@ -37,6 +37,8 @@ from tests.conftest import SMALL_SUITE as SMALL
         ({"methods": {"kd": {"recipe": {"epochs": 4, "milestones": [5]}}}}, r"methods.kd.recipe.milestones: 5 is"),
         ({"profiles": {"tiny": {"recipe": {"epochs": 1, "milestones": [1]}}}}, r"profiles.tiny.recipe.milestones: 1"),
         ({"methods": {"kdd": {}}}, r"unknown distiller 'kdd'; did you mean 'kd'\?"),
+        ({"on_request": {"dkd": {"kd": {}}}}, r"on_request.dkd.kd: unknown key; did you mean 'dkd'\?"),
+        ({"on_request": {"kd": {}}}, r"on_request.kd: stands under `methods` too"),
         ({"methods": {"kd": {"sdd": {}}}}, r"methods.kd.sdd: unknown key; known: kd, recipe"),
         ({"methods": {"kd": {"receipe": {}}}}, r"methods.kd.receipe: unknown key; did you mean 'recipe'\?"),
         ({"methods": {"kd": {"kd": {"temprature": 1}}}}, r"methods.kd.kd.temprature.*did you mean 'temperature'\?"),
