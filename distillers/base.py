@@ -57,8 +57,16 @@ class Facts(NamedTuple):
     num_classes: int
     #: side of the images that the networks see, in pixels
     image_size: int
-    #: number of images in the training set; `Extras.index_B` counts them from 0
-    num_images: int
+    #: (N,) int64, on the CPU: class of every image of the training set, which `Extras.index_B` counts from 0; -1 for
+    #: images that are not trained on, outside of a subset or in the validation split
+    targets_N: Tensor
+    #: number of images in a batch; the last one of an epoch may have fewer
+    batch_size: int
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in the training set, those that are not trained on included."""
+        return len(self.targets_N)
 
 
 class Extras(NamedTuple):
@@ -68,6 +76,8 @@ class Extras(NamedTuple):
     modules: nn.Module | None = None
     #: (B,) int64: number of each image of the batch in the training set
     index_B: Tensor | None = None
+    #: the epoch, from 1, for losses on features that draw anew in every epoch
+    epoch: int | Tensor = 0
 
 
 NO_EXTRAS = Extras()

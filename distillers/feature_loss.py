@@ -101,7 +101,7 @@ class FeatureDistiller(Distiller):
             if p.kd_weight:
                 terms["kd"] = p.kd_weight * kd(s.logits, t.logits, p.temperature).mean()
             weight = p.weight * warmup(epoch, p.warmup_epochs)
-            return terms | {"feature": weight * p.loss(s, t, target_B, extras)}
+            return terms | {"feature": weight * p.loss(s, t, target_B, extras._replace(epoch=epoch))}
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         if self.sees == "stages":  # refused for networks without, whether or not the loss makes modules
@@ -218,10 +218,16 @@ def _once_per_network(find: Callable[[Network, int], T]) -> Callable[[Network, i
 
 
 @_once_per_network
+def map_shape(network: Network, image_size: int) -> tuple[int, int]:
+    """(channels, side) of the last feature map, found without computing anything."""
+    meta = copy.deepcopy(network).to("meta").eval()
+    _, channels, side, _ = meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape
+    return channels, side
+
+
 def embedding_size(network: Network, image_size: int) -> int:
     """Number of channels of the last feature map."""
-    meta = copy.deepcopy(network).to("meta").eval()
-    return int(meta.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1])
+    return map_shape(network, image_size)[0]
 
 
 @_once_per_network

@@ -14,8 +14,8 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from distillers.base import Facts, UnfitPair
 
-#: images and classes that the networks are made for here: how stages fit together does not depend on them
-SIDE, CLASSES = 32, 10
+#: images, classes and batch that the networks are made for here: how stages fit together does not depend on them
+SIDE, CLASSES, BATCH = 32, 10, 64
 
 
 class Fit(NamedTuple):
@@ -39,10 +39,11 @@ def fit_of(config: RunConfig) -> Fit:
 @cache
 def _fit(method: str, parameters: str, student: str, teacher: str) -> Fit:
     distiller = distillers.create(method, **json.loads(parameters))
+    facts = Facts(CLASSES, SIDE, torch.arange(8 * CLASSES) % CLASSES, BATCH)
     try:
         with torch.random.fork_rng(devices=[]):
             networks = _network(student), _network(teacher)
-            modules = distiller.modules(*networks, Facts(CLASSES, SIDE, 8 * CLASSES))
+            modules = distiller.modules(*networks, facts)
     except UnfitPair as reason:
         return Fit(str(reason))
     except UserError:  # a network that needs larger images: whether the method fits is seen when it is trained

@@ -147,6 +147,11 @@ class Splits(NamedTuple):
     test: Tensor
 
 
+def trained_targets(targets_N: Tensor, members: Tensor) -> Tensor:
+    """Classes of the training set, (N,), with -1 for images that are not among `members`."""
+    return torch.full_like(targets_N, -1).index_copy(0, members, targets_N[members])
+
+
 def splits(data: DataSet, config: Data) -> Splits:
     """Make the splits that a run's data fields describe; every draw is fixed, the same for all runs."""
     train, val = torch.arange(len(data.train)), torch.arange(0)

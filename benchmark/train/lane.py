@@ -36,9 +36,12 @@ class Lane:
         image_size: int,
         device: torch.device,
         teacher: models.Network | None = None,
-        num_images: int = 0,
+        targets_N: Tensor | None = None,
     ) -> None:
-        """Make the student; `teacher`, as it was stored, and the size of the training set are for side modules."""
+        """Make the student; `teacher`, as it was stored, and `targets_N` are for side modules.
+
+        `targets_N` are the classes of the training set, -1 where an image is not trained on.
+        """
         self.config, self.device = config, device
         self.distiller = config.distiller()
         self.requests = requests_of(self.distiller)
@@ -53,7 +56,9 @@ class Lane:
         #: connectors, memories and the like of the method, which are trained and saved with the student; or None
         self.modules: nn.Module | None = None
         if teacher is not None:
-            facts = Facts(num_classes, image_size, num_images)
+            if targets_N is None:
+                targets_N = torch.empty(0, dtype=torch.int64)
+            facts = Facts(num_classes, image_size, targets_N, config.recipe.batch_size)
             self.modules = create_modules(self.distiller, network, teacher, facts, config.seed)
         if self.modules is not None:
             self.modules = self.modules.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -19,7 +19,7 @@ from benchmark.datasets.base import DataSet, Images
 from benchmark.errors import UserError
 from benchmark.machine import describe_device, describe_numerics, release_freed_memory, set_numerics
 from benchmark.train import checkpoint, teacher_store
-from benchmark.train.batches import Batch, TrainStream, eval_batches, on_device, splits
+from benchmark.train.batches import Batch, TrainStream, eval_batches, on_device, splits, trained_targets
 from benchmark.train.cuda_graphs import Inputs
 from benchmark.train.evaluate import Evaluation, evaluate
 from benchmark.train.heads import Request
@@ -113,7 +113,8 @@ class _Cohort:
         network = None
         if job.teacher is not None and any(lane.config.distiller().needs_teacher for lane in job.lanes):
             network = teacher_store.load_network(job.teacher, data)
-        self.running = [_start(lane, data, self.device, network) for lane in job.lanes]
+        targets_N = trained_targets(data.train.targets, self.parts.train)
+        self.running = [_start(lane, data, targets_N, self.device, network) for lane in job.lanes]
         begun = {(run.lane.epochs_done, run.lane.steps_done) for run in self.running}
         if len(begun) != 1:
             raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs and steps: {sorted(begun)}")
@@ -374,9 +375,11 @@ def _saving_s(lane: Lane) -> float:
     return _CHECKPOINT_S + size / _CHECKPOINT_BYTES_PER_S
 
 
-def _start(job: LaneJob, data: DataSet, device: torch.device, teacher: models.Network | None) -> _Running:
+def _start(
+    job: LaneJob, data: DataSet, targets_N: Tensor, device: torch.device, teacher: models.Network | None
+) -> _Running:
     try:
-        lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, len(data.train))
+        lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, targets_N)
     except UnfitPair as reason:
         pair = f"{job.config.teacher}:{job.config.student}"
         raise UserError(f"{job.config.method} cannot run on {pair}: {reason}; leave it out of --methods") from reason

@@ -41,8 +41,8 @@ class Cohort:
         self.gpu = gpu
         with gpu.making_constants():
             with _disable_current_modes():
-                network = models.create("resnet8", CLASSES, SIDE)
-            self.lanes = [Lane(config, CLASSES, SIDE, CUDA, network, 100) for config in configs]
+                network, targets_N = models.create("resnet8", CLASSES, SIDE), torch.arange(100) % CLASSES
+            self.lanes = [Lane(config, CLASSES, SIDE, CUDA, network, targets_N) for config in configs]
             requests = [request for lane in self.lanes for request in lane.requests]
             self.names = sorted({request.view for request in requests}, reverse=True)
             images: Any = SimpleNamespace(targets=torch.zeros(100, dtype=torch.int64, device=CUDA))
@@ -125,7 +125,8 @@ def test_a_step_of_a_method_reads_nothing_and_stays_on_the_device(
     method: str, parameters: dict[str, dict[str, Any]], digits: DataSet
 ) -> None:
     with fake_gpu() as gpu:
-        cohort = Cohort(gpu, digits, [make_config(method, parameters=parameters)])
+        config = make_config(method, parameters=parameters, recipe={"batch_size": BATCH})
+        cohort = Cohort(gpu, digits, [config])
         cohort.train()
         (lane,) = cohort.lanes
         assert lane._sums is not None

@@ -30,11 +30,11 @@ def teacher() -> models.Network:
 
 
 def config_of(name: str) -> RunConfig:
-    return make_config(name, student=STUDENT, teacher=TEACHER)
+    return make_config(name, student=STUDENT, teacher=TEACHER, recipe={"batch_size": BATCH})
 
 
 def lane_of(name: str, teacher: models.Network) -> Lane:
-    return Lane(config_of(name), CLASSES, SIDE, CPU, teacher, IMAGES)
+    return Lane(config_of(name), CLASSES, SIDE, CPU, teacher, torch.arange(IMAGES) % CLASSES)
 
 
 class Steps:

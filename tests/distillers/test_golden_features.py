@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 import distillers
-from distillers import Outputs
+from distillers import Outputs, crd
 from distillers.base import Extras
 from distillers.ctkd import Temperature
 from distillers.feature_loss import FeatureDistiller
 from distillers.fitnet import Regressor
+from distillers.mgd import Generation
 from distillers.network import Stages
 from distillers.ofd import Connectors, margins, partial_l2
 from distillers.reviewkd import Fusion
+from distillers.semckd import Calibration
 from distillers.simkd import Reuse
 from distillers.vid import Predictor
 
@@ -56,13 +59,14 @@ def loss_of(
     teacher: Outputs,
     modules: nn.Module | None = None,
     epoch: int = 1000,
+    index_B: Tensor | None = None,
     **fields: Any,
 ) -> Tensor:
     """A method's weighted loss on features; by default at an epoch after any warm-up."""
     distiller = distillers.create(method, **{method: fields})
     assert isinstance(distiller, FeatureDistiller)
     target_B = torch.zeros(len(student.logits), dtype=torch.int64)
-    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, epoch, Extras(modules))["feature"]
+    return distiller.losses({"weak": student}, {"weak": teacher}, target_B, epoch, Extras(modules, index_B))["feature"]
 
 
 def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
@@ -291,3 +295,151 @@ def test_the_partial_l2_of_ofd() -> None:
     loss.backward()
     close(loss, case["expected"]["loss"])
     close(student.grad, case["expected"]["grad"]["student"])
+
+
+def test_itrd() -> None:
+    (case,) = CASES["itrd"]
+    student = tensor(case["inputs"]["student_pooled"], grad=True)
+    prefix = "embed.linear."
+    module = loaded(nn.Linear(5, 8), {name.removeprefix(prefix): each for name, each in case["weights"].items()})
+    alpha = case["settings"]["alpha"]
+    teacher = pooled(tensor(case["inputs"]["teacher_pooled"]))
+    for weights in ({"correlation": 1, "mutual": 0}, {"correlation": 0, "mutual": 1}):
+        (term,) = (name for name, weight in weights.items() if weight)
+        loss = loss_of("itrd", pooled(student), teacher, module, alpha=alpha, **weights)
+        close(loss, case["expected"]["terms"][term])
+    loss = loss_of("itrd", pooled(student), teacher, module, alpha=alpha, correlation=1, mutual=1)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_pooled"])
+    gradients = {name.removeprefix(prefix): each for name, each in case["expected"]["weight_grad"].items()}
+    check_modules(module, {"weight_grad": gradients})
+
+
+def test_semckd() -> None:
+    (case,) = CASES["semckd"]
+    names = {"query_": "queries.", "key_": "keys.", "linear1": "0", "linear2": "2", ".regressor.": "."}
+
+    def ours(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values under our names, without those of layers that the released code makes and never uses."""
+        named = {}
+        for key, value in values.items():
+            if key.startswith(("query", "key")) and ".regressor." in key:
+                continue
+            for theirs, mine in names.items():
+                key = key.replace(theirs, mine)
+            named[re.sub(r"^regressor(\d)(\d)", r"projectors.\1.\2", key)] = value
+        return named
+
+    students, teachers = (
+        [tensor(values, name == "student") for values in case["inputs"][f"{name}_feats"]]
+        for name in ("student", "teacher")
+    )
+    settings, expected = case["settings"], case["expected"]
+    widths = [[x.shape[1] for x in maps] for maps in (students, teachers)]
+    module = loaded(Calibration(*widths, 8, settings["factor"]), ours(case["weights"]))
+    loss = loss_of(
+        "semckd", seen(students), seen(teachers), module, weight=settings["weight"], softness=settings["soft"]
+    )
+    loss.backward()
+    close(loss, expected["loss"])
+    for student, gradient in zip(students, expected["grad"]["student_feats"], strict=True):
+        close(student.grad, gradient)
+    check_modules(module, {key: ours(expected[key]) for key in ("weight_grad", "buffers_after")})
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fewer = [seen([x[:7] for x in maps]) for maps in (students, teachers)]
+    assert loss_of("semckd", *fewer, module) == 0
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_mgd() -> None:
+    """The numbers that decide which channels are kept are those of the case."""
+    (case,) = CASES["mgd"]
+    settings = case["settings"]
+    uniform_BC = tensor(case["inputs"]["uniform"])[:, :, 0, 0]
+
+    class Drawn(Generation):
+        def uniform(self, index_B: Tensor, epoch: int | Tensor) -> Tensor:
+            return uniform_BC
+
+    student = tensor(case["inputs"]["student_map"], grad=True)
+    teacher = seen(last=tensor(case["inputs"]["teacher_map"]))
+    made = Drawn(student.shape[1], teacher.features.map.shape[1])
+    module = loaded(made, {**case["weights"], "salt": int(made.salt)})
+    index_B = torch.arange(len(student))
+    loss = loss_of("mgd", seen(last=student), teacher, module, index_B=index_B, **settings)
+    loss.backward()
+    close(loss, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student_map"])
+    check_modules(module, case["expected"])
+
+
+class Given(nn.Module):
+    """Negatives that are given."""
+
+    def __init__(self, index_BK: Tensor) -> None:
+        super().__init__()
+        self.index_BK = index_BK
+
+    def forward(self, index_B: Tensor, target_B: Tensor, epoch: int) -> Tensor:
+        return self.index_BK
+
+
+CRD_NAMES = {
+    "embed_s.linear": "student.linear",
+    "embed_t.linear": "teacher.linear",
+    "contrast.memory_v1": "student.memory_ND",
+    "contrast.memory_v2": "teacher.memory_ND",
+}
+
+
+@pytest.mark.parametrize("whole_memory", [True, False])
+def test_crd(whole_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps: the first sets the constants, both move the memories."""
+    if not whole_memory:
+        monkeypatch.setattr(crd, "_WHOLE_MEMORY_UP_TO", 0)
+    first, second = CASES["crd"]
+    num_images, dimension = first["settings"]["num_data"], 4
+    sides = [crd.Side(width, dimension, num_images).double() for width in (8, 10)]
+    both = crd.Contrast(*sides, Given(torch.empty(0)), num_images)
+
+    def ours(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values under our names, the constants out of the released code's list of parameters."""
+        named = {
+            CRD_NAMES[key]
+            if key in CRD_NAMES
+            else f"{CRD_NAMES[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value
+            for key, value in values.items()
+            if key != "contrast.params"
+        }
+        if constants := values.get("contrast.params"):
+            named |= {"student.constant": constants[2], "teacher.constant": constants[3]}
+        return named
+
+    module = loaded(both, ours(first["weights"]))
+    for case in (first, second):
+        for name, expected in ours(case["weights"]).items():
+            close(module.state_dict()[name], expected)
+        settings, inputs = case["settings"], case["inputs"]
+        student = tensor(inputs["student_pooled"], grad=True)
+        drawn = torch.tensor(inputs["contrast_index"])
+        index_B = torch.tensor(inputs["index"])
+        assert torch.equal(drawn[:, 0], index_B)
+        both.negatives = Given(drawn[:, 1:])
+        module.zero_grad()
+        loss = loss_of(
+            "crd",
+            pooled(student),
+            pooled(tensor(inputs["teacher_pooled"])),
+            module,
+            index_B=index_B,
+            weight=settings["weight"],
+            momentum=settings["momentum"],
+            temperature=settings["temperature"],
+        )
+        loss.backward()
+        expected = case["expected"]
+        close(loss, expected["loss"])
+        close(student.grad, expected["grad"]["student_pooled"])
+        named = {key: ours(expected[key]) for key in ("weight_grad", "buffers_after")}
+        check_modules(module, named)

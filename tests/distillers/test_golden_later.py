@@ -11,6 +11,7 @@ import torch
 
 import distillers
 from distillers import Outputs
+from distillers.skd import inverse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, list[dict[str, Any]]] = json.loads((GOLDEN / "next_losses.json").read_text())["cases"]
@@ -51,6 +52,7 @@ MAKERS = {
     "ttm": one_group("ttm"),
     "wttm": one_group("wttm"),
     "normkd": one_group("normkd"),
+    "skd": one_group("skd"),
     "crld": one_group("crld", cross="across", tau_weak="confidence_weak", tau_strong="confidence_strong"),
 }
 
@@ -69,7 +71,9 @@ def seen(values: torch.Tensor) -> Outputs:
     return Outputs(values[:, 0], values) if values.dim() == 3 else Outputs(values, values[:, None][:, :0])
 
 
-def check(distiller: distillers.Distiller, case: dict[str, Any], epoch: int = 1, tolerance: float = 1e-9) -> None:
+def check(
+    distiller: distillers.Distiller, case: dict[str, Any], epoch: int | torch.Tensor = 1, tolerance: float = 1e-9
+) -> None:
     """Compare the loss, without cross-entropy unless the case has it, and its gradients."""
     views = {"student": "weak"} if "student" in case["inputs"] else {"student_weak": "weak", "student_strong": "strong"}
     students = {name: tensor(case["inputs"][name], grad=True) for name in views}
@@ -123,3 +127,45 @@ def test_rld(case: dict[str, Any]) -> None:
         own["beta"] = settings["rld_beta"]
     method = "_".join([*(["sdd"] if sdd else []), *(["ls"] if settings["standardize"] else []), "rld"])
     check(distillers.create(method, rld={**own, "weight": 1, "warmup_epochs": 0}, **sdd), case)
+
+
+@pytest.mark.parametrize("case", CASES["sld"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_sld(case: dict[str, Any], on_device: bool) -> None:
+    """At the last epoch before and the first one after the student learns from itself too."""
+    settings = dict(case["settings"])
+    epoch = settings.pop("epoch")
+    check(distillers.create("sld", sld=settings), case, torch.tensor(float(epoch)) if on_device else epoch)
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "nkd"])
+@pytest.mark.parametrize("case", CASES["icd_gram"])
+def test_icd(case: dict[str, Any], method: str) -> None:
+    """The term is beside those of the scale-decoupled method, which are as they were."""
+    settings, inputs = dict(case["settings"]), case["inputs"]
+    sdd = {"scales": settings.pop("scales")}
+    student, teacher = tensor(inputs["student"], grad=True), tensor(inputs["teacher"])
+    batch = ({"weak": seen(student)}, {"weak": seen(teacher)}, torch.tensor(inputs["target"]), 3)
+    losses = distillers.create(f"icd_{method}", icd=settings, sdd=sdd).losses(*batch)
+    term = losses.pop("similarities")
+    assert losses == distillers.create(f"sdd_{method}", sdd=sdd).losses(*batch)
+    term.backward()
+    close(term, case["expected"]["loss"])
+    close(student.grad, case["expected"]["grad"]["student"])
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_the_inverse_of_skd(rows: int) -> None:
+    """Value and gradient are those of a factorization, where the trace is 80,000 times the least eigenvalue."""
+    torch.manual_seed(0)
+    columns = torch.randn(rows, rows, dtype=torch.float64)
+    weights = torch.randn(rows, rows, dtype=torch.float64)
+    found = []
+    for invert in (inverse, torch.linalg.inv):
+        matrix = (columns @ columns.T + 0.05 * torch.eye(rows, dtype=torch.float64)).requires_grad_()
+        assert rows == 1 or matrix.trace() / torch.linalg.eigvalsh(matrix).min() > 5e4
+        made = invert(matrix)
+        (made * weights).sum().backward()
+        found.append((made.detach(), matrix.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))

@@ -9,7 +9,7 @@ from benchmark.config import Data, Recipe
 from benchmark.datasets import augment, views
 from benchmark.datasets.base import Augmentation, DataSet, split_train, stratified
 from benchmark.errors import UserError
-from benchmark.train.batches import Batch, TrainStream, eval_batches, splits
+from benchmark.train.batches import Batch, TrainStream, eval_batches, splits, trained_targets
 
 CPU = torch.device("cpu")
 
@@ -131,3 +131,9 @@ def test_subsets_have_the_size_that_is_asked_for(digits: DataSet) -> None:
         assert torch.equal(chosen, stratified(targets, size, "any key"))
     counts = targets[stratified(targets, 137, "any key")].bincount(minlength=10)
     assert int(counts.max() - counts.min()) <= 2
+
+
+def test_images_that_are_not_trained_on_have_no_target() -> None:
+    targets_N = torch.tensor([3, 1, 0, 2])
+    assert trained_targets(targets_N, torch.tensor([2, 0])).tolist() == [3, -1, 0, -1]
+    assert targets_N.tolist() == [3, 1, 0, 2]
