@@ -134,7 +134,7 @@ def test_settings_of_methods_on_request(pair: str, method: str, group: str, fiel
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_method_can_be_asked_for(name: str) -> None:
-    pairs = [suite.load(name).pairs[-1].name]
+    pairs = [suite.load(name).pairs[0].name]
     plan = make_plan(suite.load(name), methods=["all"], pairs=pairs, seeds=1)
     own = make_plan(suite.load(name), pairs=pairs, seeds=1)
     found = {run.config.method for run in plan.runs} | {one.method for one in plan.refused}
@@ -155,6 +155,19 @@ def test_forms_with_standardized_logits_have_the_recipe_of_their_base(name: str)
             base = distillers.registry.get(form).base
             assert base is not None
             assert recipes[pair.name, form] == recipes[pair.name, base]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_icd_has_the_settings_of_its_base(name: str) -> None:
+    """Otherwise its gain would be that of the settings."""
+    base = {method: distillers.registry.get(method).base for method in distillers.names("icd_*")}
+    plan = make_plan(suite.load(name), methods=[*base, *filter(None, base.values())], seeds=1)
+    found = {(run.pair.name, run.config.method): run.config for run in plan.runs}
+    for pair in plan.pairs:
+        for method, other in base.items():
+            icd, decoupled = found[pair.name, method], found[pair.name, other or ""]
+            assert {**icd.parameters, "icd": None} == {**decoupled.parameters, "icd": None}
+            assert icd.recipe == decoupled.recipe
 
 
 @pytest.mark.parametrize("pair", [pair.name for pair in suite.load("cifar100").pairs])
