@@ -24,7 +24,8 @@ BLOCKS = {
 }
 PACKAGES = ("benchmark", "distillers", "models", "reports", "studies", "tests")
 #: what is registered, each tested by at least so many contracts
-NAMES = {"cosine]": 3, "sdd_cosine": 3, "swap_kd": 3, "sdd_swap_dkd": 3, "swap_mlkd": 3, "exposure": 3,
+NAMES = {"cosine]": 3, "sdd_cosine": 3, "swap_kd": 3, "sdd_swap_dkd": 3, "swap_mlkd": 3, "embedding_hint": 3,
+         "exposure": 3,
          "plain4": 3, "stripes": 5, "cosine_weight": 5, "failures": 5, "threads": 1}  # fmt: skip
 
 #: for what no contract runs over
