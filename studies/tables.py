@@ -28,7 +28,7 @@ def left_words(search: Search) -> str:
 
 def remarks(search: Search) -> list[str]:
     """Sentences about a study's trials: what they show, the plain method, chance, and what is not drawn."""
-    found = [*search.definition.findings(frame(search.trials()))]
+    found = [] if search.is_at_chance else [*search.definition.findings(frame(search.trials()))]
     if (plain := search.reference) is not None:
         value = plus_minus(plain.value, plain.std)
         seeds = f"{plain.num_seeds} seed{'s' if plain.num_seeds > 1 else ''}"

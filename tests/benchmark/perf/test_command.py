@@ -21,8 +21,8 @@ from benchmark.perf.measure import Samples
 from benchmark.perf.measurements import memory
 from benchmark.perf.report import Result
 
-NAMES = ["losses", "head", "teacher", "step", "cohort", "cache", "counts", "augmentation", "loader", "epoch",
-         "processes", "memory"]  # fmt: skip
+NAMES = ["losses", "head", "teacher", "step", "cohort", "methods", "cache", "counts", "augmentation", "loader",
+         "epoch", "processes", "memory"]  # fmt: skip
 
 
 def test_a_device_that_is_slow_at_bf16_has_no_rows_of_it_and_the_reason(
