@@ -87,7 +87,7 @@ def test_every_measurement_is_registered_in_the_order_of_the_table_and_defined()
     for one in measurements.in_order():
         assert len(one.definition) > 80, one.name
         assert one.quick_s <= one.full_s
-    assert sum(one.quick_s for one in measurements.in_order()) <= 120
+    assert sum(one.quick_s for one in measurements.in_order()) <= 150
     assert list(measurements.ORDER) == NAMES
 
 
