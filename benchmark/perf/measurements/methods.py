@@ -14,7 +14,7 @@ import distillers
 from benchmark.analysis.methods import title_of
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Setting, SideBySide, counted, measurement, timed
-from benchmark.perf.measure import Task
+from benchmark.perf.measure import Samples, Task
 from benchmark.perf.workload import PAIRS, Cohort, run_config
 from benchmark.train.batches import Batch
 from benchmark.train.heads import Request
@@ -29,29 +29,35 @@ SAME_MEMORY = 0.05
 KD_ALONE, TABLE = "KD alone", "whole table"
 
 
-@measurement("Every method relative to KD", quick_s=22, full_s=75)
+@measurement("Every method relative to KD", quick_s=25, full_s=120)
 def methods(setting: Setting) -> Iterator[SideBySide]:
     """Ours against ours: KD ("reference") against every other registered method ("ours"), resnet32x4 → resnet8x4. Time:
     a student's own step (forward, loss, backward of student and side modules, clipping, SGD, metrics) on teacher
     outputs that are computed already, which is what it adds to a cohort. Memory: weights, gradients, momentum and
     buffers of student and side modules, and the tensors kept for its backward pass; a row where that is 5% or more from
-    KD's, with the number of such students in a GiB. Last, a step of KD with a teacher pass of its own against a step of
+    KD's, with the number of such students in a GiB. Every method takes turns with KD alone. Last, a step of KD with a teacher pass of its own against a step of
     all methods on one. Quick: a batch of 8."""
     setting = replace(setting, batch_size=setting.choose(min(8, setting.batch_size), setting.batch_size))
-    with apart(setting, {"ours": partial(tasks, setting)}) as found_tasks:
-        table = {name: found_tasks.pop(f"ours/{name}") for name in (KD_ALONE, TABLE)}
-        found = setting.interleaved(found_tasks, quick_s=0, full_s=40, rounds=setting.choose(2, 5))
-        whole = setting.interleaved(table, quick_s=0, full_s=25, rounds=setting.choose(2, 5))
     bytes_of = memory(setting)
     kd = bytes_of["kd"]
+    with apart(setting, {"ours": partial(tasks, setting)}) as made:
+
+        def against(reference: str, ours: str, full_s: float) -> tuple[Samples, Samples]:
+            """Time two tasks in turns."""
+            pair = {name: made[f"ours/{name}"] for name in (reference, ours)}
+            found = setting.interleaved(pair, quick_s=0, full_s=full_s, rounds=setting.choose(2, 5))
+            return found[reference], found[ours]
+
+        steps = {name: against("kd", name, 1) for name in in_order() if name != "kd"}
+        whole = against(KD_ALONE, TABLE, 25)
     for name in in_order():
-        if name != "kd":
-            yield timed(title_of(name), found["ours/kd"], found[f"ours/{name}"])
+        if name in steps:
+            yield timed(title_of(name), *steps[name])
         if abs(bytes_of[name] - kd) >= SAME_MEMORY * kd:
             label = f"{title_of(name)}, memory ({2**30 // bytes_of[name]} per GiB; KD: {2**30 // kd})"
             yield counted(label, "MiB", kd / MIB, bytes_of[name] / MIB)
     label = f"all {len(bytes_of)} methods on one teacher pass, KD on one"
-    yield timed(label, whole[KD_ALONE], whole[TABLE])
+    yield timed(label, *whole)
 
 
 def in_order() -> list[str]:
