@@ -33,10 +33,10 @@ KD_ALONE, TABLE = "KD alone", "whole table"
 def methods(setting: Setting) -> Iterator[SideBySide]:
     """Ours against ours: KD ("reference") against every other registered method ("ours"), resnet32x4 → resnet8x4. Time:
     a student's own step (forward, loss, backward of student and side modules, clipping, SGD, metrics) on teacher
-    outputs that are computed already, which is what it adds to a cohort. Memory: weights, gradients, momentum and
-    buffers of student and side modules, and the tensors kept for its backward pass; a row where that is 5% or more from
-    KD's, with the number of such students in a GiB. Every method takes turns with KD alone. Last, a step of KD with a teacher pass of its own against a step of
-    all methods on one. Quick: a batch of 8."""
+    outputs that are computed already, which is what it adds to a cohort; every method takes turns with KD. Memory:
+    weights, gradients, momentum and buffers of student and side modules, and the tensors kept for its backward pass; a
+    row where that is 5% or more from KD's, with the number of such students in a GiB. Last, a step of KD with a teacher
+    pass of its own against a step of all methods on one. Quick: a batch of 8."""
     setting = replace(setting, batch_size=setting.choose(min(8, setting.batch_size), setting.batch_size))
     bytes_of = memory(setting)
     kd = bytes_of["kd"]
