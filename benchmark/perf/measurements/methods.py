@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -29,17 +30,42 @@ SAME_MEMORY = 0.05
 KD_ALONE, TABLE = "KD alone", "whole table"
 
 
+class Memory(NamedTuple):
+    """Bytes of a student."""
+
+    #: between steps: weights, buffers, and gradient and momentum of what is trained
+    state: int
+    #: by a step until its backward pass
+    kept: int
+
+    @property
+    def in_step(self) -> int:
+        """Bytes in the student's step."""
+        return self.state + self.kept
+
+    @property
+    def words(self) -> str:
+        """How many such students fit in a GiB."""
+        return f"memory: a GiB holds {2**30 // self.state}, in their steps {2**30 // self.in_step}"
+
+    def differs_from(self, other: Memory) -> bool:
+        """Whether either number differs so much that it has a row."""
+        pairs = ((self.state, other.state), (self.in_step, other.in_step))
+        return any(abs(mine - theirs) >= SAME_MEMORY * theirs for mine, theirs in pairs)
+
+
 @measurement("Every method relative to KD", quick_s=25, full_s=120)
 def methods(setting: Setting) -> Iterator[SideBySide]:
     """Ours against ours: KD ("reference") against every other registered method ("ours"), resnet32x4 → resnet8x4. Time:
     a student's own step (forward, loss, backward of student and side modules, clipping, SGD, metrics) on teacher
     outputs that are computed already, which is what it adds to a cohort; every method takes turns with KD. Memory:
     weights, gradients, momentum and buffers of student and side modules, and the tensors kept for its backward pass; a
-    row where that is 5% or more from KD's, with the number of such students in a GiB. Last, a step of KD with a teacher
-    pass of its own against a step of all methods on one. Quick: a batch of 8."""
+    row where that is 5% or more from KD's, with how many such students a GiB holds between steps (a CPU steps one at a
+    time) and in their steps (a GPU, all at once). Last, a step of KD with a teacher pass of its own against a step of
+    all methods on one. Quick: a batch of 8."""
     setting = replace(setting, batch_size=setting.choose(min(8, setting.batch_size), setting.batch_size))
-    bytes_of = memory(setting)
-    kd = bytes_of["kd"]
+    memory_of = memory(setting)
+    kd = memory_of["kd"]
     with apart(setting, {"ours": partial(tasks, setting)}) as made:
 
         def against(reference: str, ours: str, full_s: float) -> tuple[Samples, Samples]:
@@ -53,10 +79,11 @@ def methods(setting: Setting) -> Iterator[SideBySide]:
     for name in in_order():
         if name in steps:
             yield timed(title_of(name), *steps[name])
-        if abs(bytes_of[name] - kd) >= SAME_MEMORY * kd:
-            label = f"{title_of(name)}, memory ({2**30 // bytes_of[name]} per GiB; KD: {2**30 // kd})"
-            yield counted(label, "MiB", kd / MIB, bytes_of[name] / MIB)
-    label = f"all {len(bytes_of)} methods on one teacher pass, KD on one"
+        if name == "kd" or memory_of[name].differs_from(kd):
+            yield counted(
+                f"{title_of(name)}, {memory_of[name].words}", "MiB", kd.in_step / MIB, memory_of[name].in_step / MIB
+            )
+    label = f"all {len(memory_of)} methods on one teacher pass, KD on one"
     yield timed(label, *whole)
 
 
@@ -73,11 +100,11 @@ def tasks(setting: Setting) -> dict[str, Task]:
     return {**steps, KD_ALONE: Cohort(setting, [run_config(PAIR, "kd")]).step, TABLE: table.step}
 
 
-def memory(setting: Setting) -> dict[str, int]:
-    """Bytes of every method's student in its step."""
+def memory(setting: Setting) -> dict[str, Memory]:
+    """Memory of every method's student."""
     cohort = Cohort(setting, [run_config(PAIR, name) for name in in_order()])
     batch, shown = cohort.prepared(cohort.inputs)
-    return {lane.config.method: state_bytes(lane) + kept_bytes(lane, batch, shown) for lane in cohort.lanes}
+    return {lane.config.method: Memory(state_bytes(lane), kept_bytes(lane, batch, shown)) for lane in cohort.lanes}
 
 
 def state_bytes(lane: Lane) -> int:

@@ -54,6 +54,15 @@ def test_memory_counts_side_modules_with_gradient_and_momentum() -> None:
     assert module.state_bytes(srrl) - module.state_bytes(kd) == 3 * trained + frozen + buffers
 
 
+def test_memory_has_a_row_where_either_number_differs_from_kds() -> None:
+    kd = module.Memory(state=2**20, kept=2**20)
+    assert kd.words == "memory: a GiB holds 1024, in their steps 512"
+    assert not kd.differs_from(kd)
+    assert module.Memory(2**20 + 2**16, 2**20 - 2**16).differs_from(kd)  # as much in a step
+    assert module.Memory(2**20, 2**20 + 2**17).differs_from(kd)
+    assert not module.Memory(2**20, 2**20 + 2**15).differs_from(kd)
+
+
 def test_memory_of_a_step_that_sees_two_views_is_twice_as_much() -> None:
     cohort = Cohort(SETTING, [run_config(module.PAIR, name) for name in NAMES])
     batch, shown = cohort.prepared(cohort.inputs)
