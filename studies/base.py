@@ -108,8 +108,13 @@ class Study(ABC):
         """Draw the study's own figure, with published points next to ours.
 
         `frame` has one row per trial: `number`, `state` (Optuna's name, in any case), `value` (mean validation top-1 in
-        percent), `std` and `num_seeds` over its seeds, and one column per parameter; unknown values are missing.
+        percent), `std` and `num_seeds` over its seeds, `values` by seed, and one column per parameter; unknown values
+        are missing.
         """
+
+    def findings(self, frame: pd.DataFrame) -> Sequence[str]:
+        """Say what the trials show, in sentences, with differences decided by the one rule; here nothing."""
+        return ()
 
     def published_lines(self, pair: str | None = None) -> tuple[PublishedLine, ...]:
         """Lines that the study's tables print: of the pair, or of every pair of a table that does not have it.

@@ -16,6 +16,8 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmark.analysis.decision import Decision, confidence_text
+from benchmark.analysis.numbers import signed, two_decimals
 from benchmark.analysis.style import COLOURS, FAINT, MARKERS, canvas, saved, style
 from studies.base import PublishedLine
 
@@ -30,9 +32,11 @@ __all__ = [
     "bars",
     "by_panel",
     "canvas",
+    "differences",
     "history",
     "importance",
     "importances",
+    "interaction",
     "line_with_errors",
     "saved",
     "style",
@@ -63,11 +67,14 @@ def described(frame: pd.DataFrame) -> str:
         counts = sorted({int(num) for num in done["num_seeds"]})
         seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         parts = ["one seed each" if counts == [1] else f"mean and standard deviation of {seeds} seeds"]
+    return ", ".join([*parts, *_not_shown(frame)])
+
+
+def _not_shown(frame: pd.DataFrame) -> list[str]:
+    """Count the trials that have no value: `2 pruned`, `1 failed`."""
     states = _states(frame).value_counts()
-    for state, word in (("PRUNED", "pruned"), ("FAIL", "failed")):
-        if states.get(state, 0):
-            parts.append(f"{states[state]} {word}")
-    return ", ".join(parts)
+    words = (("PRUNED", "pruned"), ("FAIL", "failed"))
+    return [f"{states[state]} {word}" for state, word in words if states.get(state, 0)]
 
 
 class Mark(NamedTuple):
@@ -285,6 +292,79 @@ def by_panel(
     return figure
 
 
+def differences(
+    frame: pd.DataFrame,
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[Decision]],
+    *,
+    ylabel: str,
+    title: str = "",
+) -> Figure:
+    """Draw decided differences, one row each from the top and a mark for each of `series`, with their intervals.
+
+    `series` holds a decision for every row; one without an interval is a mark alone, one without a difference is none.
+    """
+    decided = [one for decisions in series.values() for one in decisions]
+    seeds = sorted({one.difference.num_seeds for one in decided if one.difference is not None})
+    with style():
+        figure = canvas(5.6, 1.45 + len(rows) * (0.13 + 0.16 * len(series)))
+        axes = figure.subplots()
+        for number, (label, decisions) in enumerate(series.items()):
+            shown = [(row, one) for row, one in enumerate(decisions) if one.difference is not None]
+            at = [row + _shift(number, len(series)) for row, _ in shown]
+            means = [one.difference.mean for _, one in shown if one.difference is not None]
+            widths = [0.0 if one.interval is None else (one.interval[1] - one.interval[0]) / 2 for _, one in shown]
+            colour, marker = _of(COLOURS, number), _of(MARKERS, number)
+            _row_points(axes, at, means, widths, colour, marker, label, signed)
+        axes.axvline(0, color="black", linewidth=0.8, zorder=0.5)
+        of_seeds = f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds" if seeds else "no trial yet"
+        words = [f"paired over {of_seeds}, intervals at {confidence_text(decided)}", *_not_shown(frame)]
+        axes.set(xlabel="difference in validation top-1 (points)", ylabel=ylabel, title=", ".join(words))
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        for between in range(1, len(rows)):
+            axes.axhline(between - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0.4)
+        axes.margins(x=0.18)
+        _finish(figure, title)
+    return figure
+
+
+def interaction(
+    frame: pd.DataFrame,
+    x: str,
+    *,
+    order: Sequence[str],
+    named: Callable[[str], str],
+    by: str,
+    named_by: Callable[[str], str],
+    panel: str,
+    panels: Mapping[str, str],
+    title: str = "",
+) -> Figure:
+    """Draw the accuracy at the levels of `x`, joined by a line per level of `by`: parallel where the two add up.
+
+    Both have the levels `order`; `panels` holds the heading of the panel of every level of `panel`.
+    """
+    done = completed(frame, x, by, panel)
+    with style():
+        figure = canvas(1.1 + 2.9 * len(panels), 3.4)
+        found = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axes, (level, heading) in zip(found, panels.items(), strict=True):
+            for number, (value, group) in enumerate(_groups(done[done[panel] == level], by, order)):
+                group = group.sort_values(x, key=lambda levels: levels.map(order.index))
+                at = [order.index(one) + 0.25 * _shift(number, len(order)) for one in group[x]]
+                colour, marker = _of(COLOURS, number), _of(MARKERS, number)
+                _points(axes, at, group["value"], group["std"], colour, marker, named_by(value), connected=True)
+            axes.set_xticks(range(len(order)), [named(one) for one in order])
+            axes.set_xlim(-0.4, len(order) - 0.6)
+            axes.set_title(heading)
+        found[0].set_ylabel(ACCURACY)
+        _finish(figure, title, described(frame))
+    return figure
+
+
 def why_no_importance(study: optuna.Study) -> str | None:
     """Say why the importance of the parameters cannot be computed; None when it can."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -426,7 +506,14 @@ def _points(
 
 
 def _row_points(
-    axes: Axes, rows: Sequence[float], x: Any, std: Any, colour: str, marker: str, label: str | None
+    axes: Axes,
+    rows: Sequence[float],
+    x: Any,
+    std: Any,
+    colour: str,
+    marker: str,
+    label: str | None,
+    written: Callable[[float], str] = two_decimals,
 ) -> None:
     values, errors = list(x), _errors(std)
     if not values:
@@ -446,7 +533,7 @@ def _row_points(
     )
     for value, row, error in zip(values, rows, errors or [0.0] * len(values), strict=True):
         axes.annotate(
-            f"{value:.2f}", (value + error, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5
+            written(value), (value + error, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5
         )
 
 

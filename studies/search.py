@@ -313,7 +313,10 @@ def is_retried(trial: FrozenTrial) -> bool:
 
 
 def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
-    """Tabulate the trials that were not retried: number, state, value, std, num_seeds, choice, reason, parameters."""
+    """Tabulate the trials that were not retried, with a column for each parameter.
+
+    The other columns are number, state, value, std, num_seeds, values (by seed), choice and reason.
+    """
     rows = [
         {
             "number": trial.number,
@@ -321,6 +324,7 @@ def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
             "value": trial.value if trial.state == TrialState.COMPLETE else None,
             "std": trial.user_attrs.get("std"),
             "num_seeds": trial.user_attrs.get("num_seeds", 0),
+            "values": trial.user_attrs.get("values", {}),
             "choice": trial.user_attrs.get("choice", ""),
             "reason": trial.user_attrs.get("reason", ""),
             **trial.params,
@@ -328,7 +332,7 @@ def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
         for trial in trials
         if not is_retried(trial)
     ]
-    columns = ["number", "state", "value", "std", "num_seeds", "choice", "reason"]
+    columns = ["number", "state", "value", "std", "num_seeds", "values", "choice", "reason"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 

@@ -27,8 +27,8 @@ def left_words(search: Search) -> str:
 
 
 def remarks(search: Search) -> list[str]:
-    """Sentences about a study's trials: the plain method beside them, chance, and what is not drawn."""
-    found = []
+    """Sentences about a study's trials: what they show, the plain method, chance, and what is not drawn."""
+    found = [] if search.is_at_chance else [*search.definition.findings(frame(search.trials()))]
     if (plain := search.reference) is not None:
         value = plus_minus(plain.value, plain.std)
         seeds = f"{plain.num_seeds} seed{'s' if plain.num_seeds > 1 else ''}"
@@ -77,7 +77,7 @@ def leaderboard(search: Search) -> Table:
 
 def _trial_row(trial: Mapping[Any, Any], is_best: bool) -> Row:
     fields = {name: trial[name] for name in ("number", "state", "choice", "value", "std", "num_seeds")}
-    parameters = {name: value for name, value in trial.items() if name not in fields and name != "reason"}
+    parameters = {name: value for name, value in trial.items() if name not in {*fields, "values", "reason"}}
     choice = trial["choice"] or ", ".join(f"{name}={value}" for name, value in parameters.items() if not pd.isna(value))
     value, is_complete = MISSING, trial["state"] == "complete"
     if is_complete:

@@ -14,7 +14,7 @@ def parser() -> command_line.Parser:
     """Define the command's arguments."""
     made = command_line.Parser("python -m benchmark.perf", description=__doc__)
     made.add_argument(
-        "--quick", action="store_true", help="smaller and fewer measurements: about two minutes on two cores"
+        "--quick", action="store_true", help="smaller and fewer measurements: two to three minutes on two cores"
     )
     made.add_argument(
         "--only",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ from models import Network
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 #: the epoch matters only to warm-ups, which scale a loss at no cost: any number will do
 EPOCH = 1
+#: training images of CIFAR, for methods that remember each of them
+NUM_IMAGES = 50_000
 
 
 class Pair(NamedTuple):
@@ -131,20 +134,32 @@ class Cohort:
         storage: Storage = "none",
     ) -> None:
         x_BCHW, target_B = random_batch(setting)
-        self.inputs = {"x": x_BCHW.to(memory_format=torch.channels_last), "target": target_B}
-        self.lanes = [Lane(config, setting.num_classes, setting.image_size, setting.device) for config in configs]
-        self.requests = [request for lane in self.lanes for request in lane.requests]
+        index_B = torch.arange(len(target_B), device=setting.device)
+        self.inputs = {"x": x_BCHW.to(memory_format=torch.channels_last), "target": target_B, "index": index_B}
+        self._device = setting.device
         network = random_teacher(str(configs[0].teacher), setting.num_classes, setting.image_size)
+        targets_N = torch.arange(NUM_IMAGES) % setting.num_classes
+        self.lanes = [
+            Lane(config, setting.num_classes, setting.image_size, setting.device, network, targets_N)
+            for config in configs
+        ]
+        self.requests = [request for lane in self.lanes for request in lane.requests]
         self.teacher = BatchTeacher(
             network, self.requests, setting.device, teacher_precision, setting.image_size, storage
         )
         for lane in self.lanes:
             lane.start_epoch(EPOCH)
-        self._step = CohortStep(self.lanes, self._prepared, setting.device, _raise, _refuse)
+        self._step = CohortStep(self.lanes, self.prepared, setting.device, _raise, _refuse)
 
     def outputs(self) -> Mapping[Request, Outputs]:
         """Compute the teacher's outputs for the batch."""
-        return self._prepared(self.inputs)[1]
+        return self.prepared(self.inputs)[1]
+
+    def lane_steps(self) -> list[Task]:
+        """Make a task for every student: its own step on the batch, with teacher outputs that are there already."""
+        ready = self.prepared(self.inputs)
+        steps = [CohortStep([lane], lambda _: ready, self._device, _raise, _refuse) for lane in self.lanes]
+        return [partial(step, self.inputs) for step in steps]
 
     def step(self) -> None:
         """Run the teacher, then train every student for one step."""
@@ -152,12 +167,14 @@ class Cohort:
 
     def step_on(self, batch: Batch, cells_BSK: Tensor) -> None:
         """Train every student for one step on a batch with the teacher's stored cells."""
-        self._step({"x": batch.views["weak"], "target": batch.target_B, "cells": cells_BSK})
+        index_B = self.inputs["index"] if batch.index_B is None else batch.index_B
+        self._step({"x": batch.views["weak"], "target": batch.target_B, "index": index_B, "cells": cells_BSK})
 
-    def _prepared(self, inputs: Inputs) -> tuple[Batch, Mapping[Request, Outputs]]:
-        views = {"weak": inputs["x"]}
+    def prepared(self, inputs: Inputs) -> tuple[Batch, Mapping[Request, Outputs]]:
+        """Make the batch, the same images in every view that a student sees, and the teacher's outputs for it."""
+        views = {request.view: inputs["x"] for request in self.requests}
         shown = self.teacher.outputs(views, [inputs["cells"]] if "cells" in inputs else ())
-        return Batch(views, inputs["target"]), shown
+        return Batch(views, inputs["target"], inputs["index"]), shown
 
 
 def _raise(lane: Lane, error: Exception) -> None:

@@ -117,6 +117,14 @@ def test_baselines(definition: Study, name: str) -> None:
     assert len({choice.label for choice in found}) == len(found)
 
 
+def test_findings_are_sentences_of_what_has_ended(definition: Study) -> None:
+    frame = as_frame(synthetic(definition))
+    for part in (frame, frame.head(1), frame.assign(state="fail", value=None)):
+        for sentence in definition.findings(part):
+            assert sentence.endswith(".") and "nan" not in sentence
+    assert not definition.findings(frame.assign(state="fail", value=None))
+
+
 def readable(figure: Figure) -> None:
     assert not unreadable(figure)
 

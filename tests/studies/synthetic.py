@@ -37,9 +37,15 @@ def synthetic(definition: Study, states: Mapping[int, TrialState] | None = None)
         state = (states or {}).get(trial.number, TrialState.COMPLETE)
         trial.set_user_attr("choice", choice.label)
         trial.set_user_attr("num_seeds", definition.seeds)
+        std = 0.15 + 0.3 * float(noise.random()) if definition.seeds > 1 else 0.0
+        value = accuracy(trial.params, noise) if state == TrialState.COMPLETE else None
         if definition.seeds > 1:
-            trial.set_user_attr("std", 0.15 + 0.3 * float(noise.random()))
-        made.tell(trial, accuracy(trial.params, noise) if state == TrialState.COMPLETE else None, state=state)
+            trial.set_user_attr("std", std)
+        if value is not None:
+            middle = (definition.seeds + 1) / 2
+            values = {str(seed): value + std * (seed - middle) for seed in range(1, definition.seeds + 1)}
+            trial.set_user_attr("values", values)
+        made.tell(trial, value, state=state)
     return made
 
 
@@ -52,6 +58,7 @@ def as_frame(made: optuna.Study) -> pd.DataFrame:
             "value": trial.value if trial.state == TrialState.COMPLETE else None,
             "std": trial.user_attrs.get("std"),
             "num_seeds": trial.user_attrs.get("num_seeds", 0),
+            "values": trial.user_attrs.get("values", {}),
             "choice": trial.user_attrs.get("choice", ""),
             **trial.params,
         }

@@ -14,6 +14,7 @@ ORDER = (
     "teacher",
     "step",
     "cohort",
+    "methods",
     "cache",
     "counts",
     "augmentation",

@@ -21,8 +21,8 @@ from benchmark.perf.measure import Samples
 from benchmark.perf.measurements import memory
 from benchmark.perf.report import Result
 
-NAMES = ["losses", "head", "teacher", "step", "cohort", "cache", "counts", "augmentation", "loader", "epoch",
-         "processes", "memory"]  # fmt: skip
+NAMES = ["losses", "head", "teacher", "step", "cohort", "methods", "cache", "counts", "augmentation", "loader",
+         "epoch", "processes", "memory"]  # fmt: skip
 
 
 def test_a_device_that_is_slow_at_bf16_has_no_rows_of_it_and_the_reason(
@@ -87,7 +87,7 @@ def test_every_measurement_is_registered_in_the_order_of_the_table_and_defined()
     for one in measurements.in_order():
         assert len(one.definition) > 80, one.name
         assert one.quick_s <= one.full_s
-    assert sum(one.quick_s for one in measurements.in_order()) <= 120
+    assert sum(one.quick_s for one in measurements.in_order()) <= 150
     assert list(measurements.ORDER) == NAMES
 
 
