@@ -208,8 +208,8 @@ def histories(events: list[Event]) -> dict[str, list[dict[str, float]]]:
     }
 
 
-#: one of each kind: on logits, by regions, of two views, over the batch; with a trained temperature, with memories, with
-#: connectors, tested through them
+#: one of each kind: on logits, by regions, of two views, over the batch; with a trained temperature, memories,
+#: connectors, and tested through them
 KINDS = ("vanilla", "kd", "sdd_kd", "dist", "sdd_mlkd", "ctkd", "crd", "semckd", "reviewkd", "simkd")
 
 
