@@ -201,7 +201,8 @@ def _section(
         rows.append(Row(tuple(cells[key] for key in shown), fields))
     for refused in (one for one in plan.refused if one.pair == pair.name):
         named = {"method": Cell(title_of(refused.method)), "seeds": Cell("cannot run")}
-        fields = {**shared, "method": refused.method, "cannot_run": refused.reason}
+        none = dict.fromkeys(("num_planned", "num_finished", "num_failed"), 0)
+        fields = {**shared, "method": refused.method, **none, "cannot_run": refused.reason}
         rows.append(Row(tuple(named.get(key, Cell(MISSING)) for key in shown), fields))
     teacher = f"teacher {two_decimals(teacher_accuracy)}"
     if printed:
@@ -235,8 +236,9 @@ def _cells(line: _Line) -> dict[str, Cell]:
 
 
 def _parameters(fit: Fit) -> str:
-    """Parameters that a method adds at training, and those it adds at testing where there are any, in millions."""
-    found = [f"{count / 1e6:.2f} M" for count in (fit.num_trained, fit.num_tested) if count]
+    """Parameters that a method adds at training, and those it adds at testing where there are any, e.g. `0.13 M`."""
+    counts = [count for count in (fit.num_trained, fit.num_tested) if count]
+    found = [f"{count / 1e6:.2f} M" if count >= 10_000 else f"{count:,}" for count in counts]
     return " / ".join(found) or MISSING
 
 

@@ -61,6 +61,7 @@ def test_the_table_says_both() -> None:
     headers = [column.header for column in table.columns]
     added, seeds = headers.index("added parameters"), headers.index("seeds")
     assert shown["vgg13:mobilenet_v2", "OFD"].cells[seeds].text == "cannot run"
+    assert shown["vgg13:mobilenet_v2", "OFD"].fields["num_planned"] == 0
     assert str(shown["vgg13:mobilenet_v2", "OFD"].fields["cannot_run"]).startswith("pre-activations are compared")
     assert shown["vgg13:vgg8", "CC"].cells[added].text == "0.13 M"
     assert shown["vgg13:mobilenet_v2", "SimKD §"].cells[added].text == "0.76 M / 0.77 M"
