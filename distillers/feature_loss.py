@@ -232,7 +232,10 @@ def embedding_size(network: Network, image_size: int) -> int:
 
 @_once_per_network
 def probe(network: Network, image_size: int) -> Stages:
-    """Run a copy of a network without computing anything, for the shapes of its stages; `stage_shapes` raises so."""
+    """Run a copy of a network without computing anything, for the shapes of its stages.
+
+    Raises UnfitPair for a network without published stages.
+    """
     meta = copy.deepcopy(network).to("meta").eval()
     try:
         return meta.forward_stages(torch.empty(1, 3, image_size, image_size, device="meta"))

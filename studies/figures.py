@@ -235,14 +235,18 @@ def bars(
                 _row_points(panels[1], at, [value for _, value in line.points], None, colour, marker, line.label)
             panels[1].set(xlabel=PUBLISHED_ACCURACY, title=_titles(lines))
         for axes in panels:
-            axes.grid(axis="y", visible=False)
-            axes.tick_params(axis="y", length=0)
-            for between in range(1, len(rows)):
-                axes.axhline(between - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0.4)
-            # room for the values next to the points
-            axes.margins(x=0.18)
+            _separate_rows(axes, len(rows))
         _finish(figure, title)
     return figure
+
+
+def _separate_rows(axes: Axes, num_rows: int) -> None:
+    """Draw a thin line between rows instead of a grid, with room for the values next to the points."""
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    for between in range(1, num_rows):
+        axes.axhline(between - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0.4)
+    axes.margins(x=0.18)
 
 
 def by_panel(
@@ -322,11 +326,7 @@ def differences(
         axes.set(xlabel="difference in validation top-1 (points)", ylabel=ylabel, title=", ".join(words))
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        for between in range(1, len(rows)):
-            axes.axhline(between - 0.5, color="#E3E3E3", linewidth=0.6, zorder=0.4)
-        axes.margins(x=0.18)
+        _separate_rows(axes, len(rows))
         _finish(figure, title)
     return figure
 

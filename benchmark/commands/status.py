@@ -97,7 +97,8 @@ def told(given: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
     with contextlib.suppress(filelock.Timeout, OSError):
         lock.acquire(timeout=0)
     try:
-        live.unlink(missing_ok=True) if lock.is_locked else None
+        if lock.is_locked:  # a process that was killed left it
+            live.unlink(missing_ok=True)
         yield tell
     finally:
         if lock.is_locked:
