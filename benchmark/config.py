@@ -38,6 +38,8 @@ Storage = Literal["none", "fp16", "fp32"]
 #: a training is not longer, and its batches are not larger: a typing error would train for years, or fill all memory
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
+#: processes that train one student together
+NumRanks = Annotated[int, Field(ge=1, le=1024)]
 #: repetitions of a method
 Seeds = Annotated[int, Field(ge=1, le=MAX_SEEDS)]
 
@@ -125,6 +127,10 @@ class RunConfig(Frozen):
     teacher_precision: Precision = "fp32"
     teacher_cache: Storage = "none"
     compile: bool = False
+    #: processes that train together, each on a share of every minibatch (data parallel)
+    ranks: NumRanks = 1
+    #: batch norms see the images of all ranks, not of one
+    sync_batch_norm: bool = False
     #: evaluate after every this many epochs, and always after the last
     eval_every: Epochs = 1
     #: rank the run on the validation split and never evaluate it on the test set
@@ -136,6 +142,14 @@ class RunConfig(Frozen):
         if tuning and "data" in info.data and not info.data["data"].val_fraction:
             raise ValueError("runs are ranked on the validation split: set data.val_fraction above 0")
         return tuning
+
+    @model_validator(mode="after")
+    def _fits_ranks(self) -> RunConfig:
+        if self.recipe.batch_size < self.ranks:
+            raise ValueError(f"recipe.batch_size {self.recipe.batch_size} leaves some of {self.ranks} ranks no image")
+        if self.sync_batch_norm and self.ranks == 1:
+            raise ValueError("sync_batch_norm is for several ranks: add --gpus 2 or more")
+        return self
 
     @property
     def seed(self) -> int:
@@ -186,6 +200,9 @@ class RunConfig(Frozen):
         fields["data"].pop("options")  # the digest of the images identifies them
         if not self.tuning:  # signatures from before there was tuning stay valid
             fields.pop("tuning")
+        if self.ranks == 1:  # and those from before there were ranks; one rank's batch norms see all images
+            fields.pop("ranks")
+            fields.pop("sync_batch_norm")
         fields["numerics_version"] = [NUMERICS_VERSION, distillers.registry.get(self.method).numerics_version]
         if origins := self.origins():
             fields["plugins"] = {what: origin.sha256 for what, origin in origins.items()}

@@ -22,6 +22,8 @@ def cohort_key(config: RunConfig) -> tuple[Hashable, ...]:
         recipe.batch_size,
         recipe.drop_last,
         config.precision,
+        config.ranks,
+        config.sync_batch_norm,
         config.eval_every,
         config.tuning,
     )

@@ -232,11 +232,17 @@ def _entry(run: PlannedRun) -> Entry:
 
 
 def _check_sizes(plan: Plan, data: DataSet) -> None:
-    """Raise UserError when a recipe drops incomplete batches and the training set is smaller than one batch."""
+    """Raise UserError when a batch would hold too few images, or none."""
     count = len(splits(data, plan.data).train)
     for config in [*plan.teachers.values(), *(run.config for run in plan.runs)]:
         if config.recipe.drop_last and count < config.recipe.batch_size:
             raise UserError(
                 f"recipe.batch_size: {data.name} has {count} train images, fewer than one batch of"
                 f" {config.recipe.batch_size}, and recipe.drop_last leaves no batch; set a smaller batch_size"
+            )
+        last = count % config.recipe.batch_size
+        if not config.recipe.drop_last and 0 < last < config.ranks:
+            raise UserError(
+                f"ranks: the last batch of {count} train images has {last}, fewer than the {config.ranks} ranks that"
+                " share it; add --set recipe.drop_last=true"
             )

@@ -213,6 +213,8 @@ _TOP_FIELDS = (
     "teacher_precision",
     "teacher_cache",
     "compile",
+    "ranks",
+    "sync_batch_norm",
     "eval_every",
     "base_seed",
 )
@@ -343,6 +345,8 @@ def _planned(
         teacher_precision=suite.teacher_precision or "fp32",
         teacher_cache=suite.teacher_cache,
         compile=suite.compile,
+        ranks=suite.ranks,
+        sync_batch_norm=suite.sync_batch_norm,
         eval_every=suite.eval_every,
         tuning=tuning,
     )
@@ -363,6 +367,8 @@ def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Sett
         repetition=TEACHER_REPETITION,
         precision=suite.precision,
         compile=suite.compile,
+        ranks=suite.ranks,
+        sync_batch_norm=suite.sync_batch_norm,
         eval_every=suite.eval_every,
     )
 

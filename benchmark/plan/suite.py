@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 import distillers
 import models
 from benchmark import catalogue
-from benchmark.config import Epochs, Frozen, Name, Precision, Recipe, Seeds, Storage, Title, explain
+from benchmark.config import Epochs, Frozen, Name, NumRanks, Precision, Recipe, Seeds, Storage, Title, explain
 from benchmark.errors import UserError, among
 from benchmark.registry import Registry, registered_by
 
@@ -61,6 +61,8 @@ class Suite(Frozen):
     teacher_precision: Precision | None = None
     teacher_cache: Storage = "none"
     compile: bool = False
+    ranks: NumRanks = 1
+    sync_batch_norm: bool = False
     eval_every: Epochs = 1
     base_seed: int = 0
     seeds: Seeds = 3

@@ -12,6 +12,7 @@ from benchmark.config import Data, Recipe
 from benchmark.datasets import augment, views
 from benchmark.datasets.base import DataSet, Images, MemoryImages, split_train, stratified
 from benchmark.randomness import generator
+from benchmark.train.ranks import ALONE, Ranks
 
 
 class Batch(NamedTuple):
@@ -52,7 +53,9 @@ class TrainStream:
         seed: int,
         view_names: Sequence[str],
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.data, self.images, self.members = data, images, members
         self.batch_size, self.drop_last = recipe.batch_size, recipe.drop_last
         self.seed, self.device = seed, device
@@ -82,9 +85,11 @@ class TrainStream:
         No image of a batch that is skipped is read.
         """
         order = self.order(epoch)
-        parts = list(torch.split(self._at_home(order), self.batch_size))[skipped : self.num_batches]
-        if not parts:  # nothing starts the processes of a loader
+        whole = list(torch.split(self._at_home(order), self.batch_size))[skipped : self.num_batches]
+        if not whole:  # nothing starts the processes of a loader
             return
+        shares = [self.ranks.share(len(part)) for part in whole]
+        parts = [part[share] for part, share in zip(whole, shares, strict=True)]
         # one transfer per epoch, not one per batch
         index_N = order.to(self.device)
         target_N = self.targets_N[index_N]
@@ -92,7 +97,8 @@ class TrainStream:
         on_device: dict[str, Tensor] = {}
         alters: dict[str, views.Alter] = {}
         for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device), start=skipped):
-            part = slice(number * self.batch_size, number * self.batch_size + len(pixels_BCHW))
+            first = number * self.batch_size + shares[number - skipped].start
+            part = slice(first, first + len(pixels_BCHW))
             if not crops:
                 height, width = pixels_BCHW.shape[2:]
                 crops = {view: self.crops(epoch, view, (height, width)) for view in self.views}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.train.batches import Batch
+from benchmark.train.ranks import ALONE, Ranks
 
 NUM_BINS = 15
 
@@ -53,6 +54,11 @@ class _Sums:
         self.bins = torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device)
         self.class_correct = torch.zeros(num_classes, dtype=torch.float64, device=device)
 
+    def add_others(self, ranks: Ranks) -> None:
+        """Add the sums of the other ranks."""
+        self.totals, self.bins = ranks.total(self.totals), ranks.total(self.bins)
+        self.class_correct = ranks.total(self.class_correct)
+
     def add(self, logits_BK: Tensor, target_B: Tensor, teacher_BK: Tensor | None) -> None:
         log_p = F.log_softmax(logits_BK.float(), dim=1)
         confidence_B, predicted_B = log_p.exp().max(dim=1)
@@ -78,8 +84,9 @@ def evaluate(
     num_classes: int,
     device: torch.device,
     teachers: Sequence[Sequence[Tensor] | None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Evaluation]:
-    """Evaluate every network on one pass over the batches.
+    """Evaluate every network on one pass over the batches, which are this rank's share of the images.
 
     `teachers` holds, for each network, its teacher's logits of every batch, or None.
     """
@@ -91,6 +98,9 @@ def evaluate(
         class_count.index_add_(0, target_B, torch.ones_like(target_B, dtype=torch.float64))
         for network, summed, logits in zip(networks, sums, shown, strict=True):
             summed.add(network(x_BCHW), target_B, None if logits is None else logits[number])
+    for summed in sums:
+        summed.add_others(ranks)
+    class_count = ranks.total(class_count)
     count = class_count.sum()
     return [_read(summed, class_count, count, logits is not None) for summed, logits in zip(sums, shown, strict=True)]
 

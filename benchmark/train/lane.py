@@ -18,6 +18,7 @@ import models
 from benchmark.config import RunConfig
 from benchmark.randomness import stream_seed
 from benchmark.train.heads import Request, network_outputs, requests_of
+from benchmark.train.ranks import ALONE, Ranks, running_statistics, synchronized
 from distillers import Distiller, Outputs
 from distillers.base import Extras, Facts
 
@@ -37,12 +38,13 @@ class Lane:
         device: torch.device,
         teacher: models.Network | None = None,
         targets_N: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Make the student; `teacher`, as it was stored, and `targets_N` are for side modules.
 
         `targets_N` are the classes of the training set, -1 where an image is not trained on.
         """
-        self.config, self.device = config, device
+        self.config, self.device, self.ranks = config, device, ranks
         self.distiller = config.distiller()
         self.requests = requests_of(self.distiller)
         self.epochs_done = 0
@@ -62,6 +64,8 @@ class Lane:
             self.modules = create_modules(self.distiller, network, teacher, facts, config.seed)
         if self.modules is not None:
             self.modules = self.modules.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.sync_batch_norm and ranks.are_several:
+            network = synchronized(network, device)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
             self.network.forward_features = torch.compile(self.network.forward_features)
@@ -78,7 +82,9 @@ class Lane:
             fused=True,
         )
         self._epoch: int | Tensor = torch.zeros((), device=device) if on_gpu else 0
-        self._random_state = _initial_random_state(stream_seed(config.seed, "dropout", config.student), device)
+        #: what ranks differ in but for their images
+        self._statistics = running_statistics([self.network, self.modules]) if ranks.are_several else []
+        self._random_state = self._first_random_state()
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self._names: list[str] = []
         #: the epoch's sums over images of every figure, then the number of images; made by the first step
@@ -164,6 +170,7 @@ class Lane:
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+        self.ranks.average(self._parameters, self._statistics, len(target_B))
         if self.config.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self.config.recipe.clip_norm, foreach=True)
         self.optimizer.step()
@@ -198,7 +205,7 @@ class Lane:
             NonFiniteLoss: when a step's loss was not finite; nothing is appended.
         """
         assert self._sums is not None
-        *sums, num_images, bad_step = torch.cat([self._sums, self._bad_step.double()[None]]).tolist()
+        *sums, num_images, bad_step = torch.cat([self.ranks.total(self._sums), self._first_bad_step()]).tolist()
         _refuse(epoch, int(bad_step))
         row = {f"train/{name}": value / num_images for name, value in zip(self._names, sums, strict=True)}
         row["lr"] = self.config.recipe.lr_at(epoch)
@@ -235,8 +242,23 @@ class Lane:
 
     def draws_random_numbers(self) -> bool:
         """Whether the network drew random numbers in the steps so far, as dropout does."""
-        start = _initial_random_state(stream_seed(self.config.seed, "dropout", self.config.student), self.device)
-        return not torch.equal(self._random_state, start)
+        return not torch.equal(self._random_state, self._first_random_state())
+
+    def _first_random_state(self) -> Tensor:
+        """Start of the lane's stream of random numbers; every rank has one of its own."""
+        of_rank = () if self.ranks.is_first else (self.ranks.rank,)
+        return _initial_random_state(
+            stream_seed(self.config.seed, "dropout", self.config.student, *of_rank), self.device
+        )
+
+    def _first_bad_step(self) -> Tensor:
+        """The first step of the epoch whose loss was not finite on any rank, (1,), counted from 0; -1: none."""
+        bad_step = self._bad_step.double()[None]
+        if not self.ranks.are_several:
+            return bad_step
+        found_R = self.ranks.gathered(bad_step)
+        found = found_R[found_R >= 0]
+        return (found.min()[None] if len(found) else found_R[0]).to(self.device)
 
     @contextlib.contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
@@ -253,7 +275,7 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """Copy all state that the next step depends on to the CPU, detached from the tensors that training changes.
 
-        Within an epoch this reads from the device, and waits for it.
+        Within an epoch this reads from the device, and waits for it. All ranks must call it, and get the same.
 
         Raises:
             NonFiniteLoss: when the loss of a step in the unfinished epoch was not finite.
@@ -261,8 +283,9 @@ class Lane:
         within: dict[str, Any] = {}
         if self.steps_done:
             assert self._sums is not None
-            _refuse(self.epochs_done + 1, int(self._bad_step))
-            within = {"sums": self._sums.cpu().clone(), "names": [*self._names], "epoch_seconds": self.epoch_seconds}
+            _refuse(self.epochs_done + 1, int(self._first_bad_step()))
+            sums = self.ranks.total(self._sums)
+            within = {"sums": sums.cpu().clone(), "names": [*self._names], "epoch_seconds": self.epoch_seconds}
         return {
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
@@ -274,10 +297,14 @@ class Lane:
                 for name, parameter in self._trained.items()
                 if "momentum_buffer" in self.optimizer.state[parameter]
             },
-            "random_state": self._random_state.clone(),
+            "random_state": self._random_states(),
             "history": [dict(row) for row in self.history],
             "train_seconds": self.train_seconds,
         }
+
+    def _random_states(self) -> Tensor:
+        """State of the lane's random numbers; of several ranks one below the other."""
+        return self.ranks.gathered(self._random_state) if self.ranks.are_several else self._random_state.clone()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that `state` returned."""
@@ -288,10 +315,13 @@ class Lane:
             if name in state["momentum"]:
                 buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self._random_state = state["random_state"]
+        random_state = state["random_state"]
+        self._random_state = random_state[self.ranks.rank].clone() if self.ranks.are_several else random_state
         self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
         if self.steps_done:
             self._sums, self._names = state["sums"].to(self.device), state["names"]
+            if not self.ranks.is_first:  # they are counted once
+                self._sums = torch.zeros_like(self._sums)
             self._num_steps.fill_(self.steps_done)
             self.epoch_seconds = state["epoch_seconds"]
         self.history = [dict(row) for row in state["history"]]

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save as serialize
@@ -37,6 +37,7 @@ from benchmark.train.messages import (
     StepsDone,
     Stopped,
 )
+from benchmark.train.ranks import ALONE, Ranks
 from benchmark.train.step import CohortStep, named, unnamed
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, CacheRefused, open_caches
@@ -49,6 +50,14 @@ CHECKPOINT_SECONDS, SAVING_SHARE = 30.0, 0.05
 PROGRESS_SECONDS = 0.5
 #: until a save is measured: seconds that a checkpoint takes, and bytes a second
 _CHECKPOINT_S, _CHECKPOINT_BYTES_PER_S = 0.05, 1e8
+
+
+class _Orders(NamedTuple):
+    """What is to be done after a step; decided by the first rank, for all of them."""
+
+    must_stop: bool
+    unwanted: frozenset[str]
+    must_save: bool
 
 
 class _Halted(Exception):
@@ -66,8 +75,8 @@ class _Running:
         self.evaluation: Evaluation | None = None
 
     def save(self) -> None:
-        """Write the last state that was kept, unless it is on disk already."""
-        if self.unsaved is not None:
+        """Write the last state that was kept, unless it is on disk already; the first rank does for all."""
+        if self.unsaved is not None and self.lane.ranks.is_first:
             checkpoint.save(self.job.checkpoint, {"signature": self.job.signature, **self.unsaved})
             self.unsaved = None
 
@@ -78,10 +87,12 @@ def train_cohort(
     stop: Callable[[], bool] = lambda: False,
     data: DataSet | None = None,
     unwanted: Collection[str] = (),
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the lanes of a cohort to their last epoch, or until `stop` returns True.
 
-    `unwanted` are signatures of lanes to drop; it may grow during training, and is checked after every step.
+    `unwanted` are signatures of lanes to drop; it may grow during training, and is checked after every step. With
+    several `ranks` every one of them calls this: the first one's `stop` and `unwanted` count, and it alone reports.
 
     Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others
     continue. A damaged checkpoint, data set or teacher raises UserError before any training.
@@ -89,7 +100,7 @@ def train_cohort(
     set_numerics(torch.device(job.device), job.threads)
     if data is None:
         data = datasets.load(job.lanes[0].config.data, job.data_root, job.cache)
-    _Cohort(job, data, report, stop, unwanted).train()
+    _Cohort(job, data, report if ranks.is_first else _ignore, stop, unwanted, ranks).train()
 
 
 class _Cohort:
@@ -102,19 +113,20 @@ class _Cohort:
         report: Callable[[Event], None],
         stop: Callable[[], bool],
         unwanted: Collection[str],
+        ranks: Ranks,
     ) -> None:
-        self.data, self.report, self._stop, self.unwanted = data, report, stop, unwanted
+        self.data, self.report, self._stop, self.unwanted, self.ranks = data, report, stop, unwanted, ranks
         self.device = torch.device(job.device)
         self.config = config = job.lanes[0].config
         self.parts = splits(data, config.data)
         self.train_images = on_device(data.train, self.device)
         # a tuning run never uses the test set, which is not even moved
         self.test_images = data.test if config.tuning else on_device(data.test, self.device)
-        network = None
-        if job.teacher is not None and any(lane.config.distiller().needs_teacher for lane in job.lanes):
-            network = teacher_store.load_network(job.teacher, data)
+        network, stored = None, job.teacher
+        if stored is not None and any(lane.config.distiller().needs_teacher for lane in job.lanes):
+            network = ranks.agreed(lambda: teacher_store.load_network(stored, data))
         targets_N = trained_targets(data.train.targets, self.parts.train)
-        self.running = [_start(lane, data, targets_N, self.device, network) for lane in job.lanes]
+        self.running = [_start(lane, data, targets_N, self.device, network, ranks) for lane in job.lanes]
         begun = {(run.lane.epochs_done, run.lane.steps_done) for run in self.running}
         if len(begun) != 1:
             raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs and steps: {sorted(begun)}")
@@ -125,7 +137,7 @@ class _Cohort:
         self.teacher: BatchTeacher | None = None
         self.cached: CachedTeacher | None = None
         asking = [run.lane for run in self.running if run.lane.distiller.needs_teacher]
-        if job.teacher is not None and network is not None:
+        if stored is not None and network is not None:
             # the teacher's settings come from a run that sees it: a student alone has none
             shown = asking[0].config
             self.teacher = BatchTeacher(
@@ -136,16 +148,18 @@ class _Cohort:
                 data.image_size,
                 shown.teacher_cache,
             )
-            if self.teacher.layouts:
+            if self.teacher.layouts and ranks.are_several:
+                self._note("several processes share a minibatch: the teacher is run on every batch, without its cache")
+            elif self.teacher.layouts:
                 try:
                     self.cached = open_caches(
-                        self.teacher, job.teacher, data, len(self.parts.train), job.cache, job.cache_gb, self._note
+                        self.teacher, stored, data, len(self.parts.train), job.cache, job.cache_gb, self._note
                     )
                 except CacheRefused as reason:
                     self._note(f"{reason}: the teacher is run on every batch, and rounded as the cache would")
         views = sorted({request.view for request in requests}, reverse=True)
         self.stream = TrainStream(
-            data, self.train_images, self.parts.train, config.recipe, config.seed, views, self.device
+            data, self.train_images, self.parts.train, config.recipe, config.seed, views, self.device, ranks
         )
         #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
         self._teacher_logits: dict[str, list[Tensor]] = {}
@@ -156,7 +170,7 @@ class _Cohort:
         self._last_asked: float | None = None
         self._longest_unasked_s = 0.0
         self._step = CohortStep(
-            [run.lane for run in self.running], self._prepared, self.device, self._lane_failed, self._note
+            [run.lane for run in self.running], self._prepared, self.device, self._lane_failed, self._note, ranks
         )
 
     def stop(self) -> bool:
@@ -190,7 +204,7 @@ class _Cohort:
         )
         for epoch in range(self.epochs_done + 1, epochs + 1):
             self._epoch_started = time.monotonic() - self._seconds_before
-            if self.stop() or not self._steps(epoch):
+            if self.ranks.agreed(self.stop) or not self._steps(epoch):
                 self._halt(epoch)
                 return
             for run in list(self.running):
@@ -219,7 +233,8 @@ class _Cohort:
             except _Halted:
                 self.report(Stopped(epochs, 0, self.stream.num_batches))
                 return
-            self.report(_complete(run, evaluation))
+            if self.ranks.is_first:
+                self.report(_complete(run, evaluation))
 
     def _halt(self, epoch: int) -> None:
         """Save every lane where it stands, and report that the cohort stopped in this epoch, or at its start."""
@@ -241,13 +256,13 @@ class _Cohort:
             self._step(named(drawn, cells))
             for run in self.running:
                 run.lane.steps_done = step
-            must_stop = self.stop()
-            self._drop_unwanted()
+            orders = self.ranks.agreed(self._orders)
+            self._drop(orders.unwanted)
             if not self.running:
                 break
-            if must_stop:
+            if orders.must_stop:
                 return False
-            if step < self.stream.num_batches and self._must_save():
+            if step < self.stream.num_batches and orders.must_save:
                 self._save_between_steps()
                 if not self.running:
                     break
@@ -276,13 +291,17 @@ class _Cohort:
         reason = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
         self.report(LaneFailed(run.job.signature, reason, final=False, history=run.lane.history))
 
-    def _drop_unwanted(self) -> None:
+    def _orders(self) -> _Orders:
+        return _Orders(self.stop(), frozenset(self.unwanted), self._must_save())
+
+    def _drop(self, unwanted: frozenset[str]) -> None:
         """Drop the unwanted lanes and their files; between steps, when the other lanes' state is consistent."""
-        for run in [run for run in self.running if run.job.signature in self.unwanted]:
+        for run in [run for run in self.running if run.job.signature in unwanted]:
             if self.device.type == "cuda":  # steps that were launched still use what is freed here
                 torch.cuda.synchronize(self.device)
             self._remove(run)
-            checkpoint.delete(run.job.checkpoint)
+            if self.ranks.is_first:
+                checkpoint.delete(run.job.checkpoint)
             self.report(LaneDropped(run.job.signature, run.lane.history))
 
     def _remove(self, run: _Running) -> None:
@@ -315,12 +334,16 @@ class _Cohort:
             self.data.num_classes,
             self.device,
             [self._teacher_logits.get(split) if run.lane.distiller.needs_teacher else None for run in lanes],
+            self.ranks,
         )
 
     def _eval_batches(self, images: Images, members: Tensor) -> Iterator[Batch]:
-        """Yield the test view of images. Raises _Halted before a batch when the cohort has to stop."""
-        for batch in eval_batches(self.data, images, members, self.device):
-            if self.stop():
+        """Yield the test view of this rank's share of the images.
+
+        Raises _Halted before a batch when the cohort has to stop; several ranks, which must agree, end the evaluation.
+        """
+        for batch in eval_batches(self.data, images, members[self.ranks.share(len(members))], self.device):
+            if self.stop() and not self.ranks.are_several:
                 raise _Halted
             yield batch
 
@@ -376,17 +399,16 @@ def _saving_s(lane: Lane) -> float:
 
 
 def _start(
-    job: LaneJob, data: DataSet, targets_N: Tensor, device: torch.device, teacher: models.Network | None
+    job: LaneJob, data: DataSet, targets_N: Tensor, device: torch.device, teacher: models.Network | None, ranks: Ranks
 ) -> _Running:
     try:
-        lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, targets_N)
+        lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, targets_N, ranks)
     except UnfitPair as reason:
         pair = f"{job.config.teacher}:{job.config.student}"
         raise UserError(f"{job.config.method} cannot run on {pair}: {reason}; leave it out of --methods") from reason
     seconds_before = 0.0
-    if job.checkpoint.exists():
-        # the damaged one must not become the one before, which it would at the next save
-        state = checkpoint.load(job.checkpoint, lambda fault: checkpoint.restore(job.checkpoint))
+    state = ranks.agreed(lambda: _stored_state(job))
+    if state is not None:
         if state["signature"] != job.signature:
             raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
         try:
@@ -398,6 +420,17 @@ def _start(
                 " start this run again"
             ) from error
     return _Running(job, lane, seconds_before)
+
+
+def _stored_state(job: LaneJob) -> dict[str, Any] | None:
+    if not job.checkpoint.exists():
+        return None
+    # the damaged one must not become the one before, which it would at the next save
+    return checkpoint.load(job.checkpoint, lambda fault: checkpoint.restore(job.checkpoint))
+
+
+def _ignore(event: Event) -> None:
+    """Report nothing: the first rank does."""
 
 
 def _complete(run: _Running, evaluation: Evaluation) -> LaneFinished:

@@ -52,6 +52,11 @@ class CohortJob:
         return self.lanes[0].config.recipe.epochs
 
     @property
+    def ranks(self) -> int:
+        """Number of processes that train it together."""
+        return self.lanes[0].config.ranks
+
+    @property
     def num_lanes(self) -> int:
         """Number of students."""
         return len(self.lanes)

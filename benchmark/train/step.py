@@ -12,6 +12,7 @@ from benchmark.train.batches import Batch, Drawn
 from benchmark.train.cuda_graphs import Branches, Inputs, ReplayedStep, Step, capture_for
 from benchmark.train.heads import Request
 from benchmark.train.lane import Lane
+from benchmark.train.ranks import ALONE, Ranks
 from distillers import Outputs
 
 #: turns the tensors of a step into the batch in every view, and the teacher's outputs for it
@@ -28,17 +29,18 @@ class CohortStep:
         device: torch.device,
         fail: Callable[[Lane, Exception], None],
         say: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the lanes and the function that prepares a batch.
 
         `fail` receives a lane and its error, and must remove the lane; `say` receives why a step could not be captured.
         """
         self._lanes = list(lanes)
-        self._prepare, self._fail = prepare, fail
+        self._prepare, self._fail, self._ranks = prepare, fail, ranks
         self._branches = Branches(device)
         self._step: Step = self._eager
         self._replayed: ReplayedStep | None = None
-        if (capture := capture_for(device)) is not None:
+        if not ranks.are_several and (capture := capture_for(device)) is not None:
             self._step = self._replayed = ReplayedStep(self._eager, self._captured, capture, say)
 
     def __call__(self, inputs: Inputs) -> None:
@@ -58,6 +60,8 @@ class CohortStep:
             try:
                 lane.step(batch.views, batch.target_B, shown, batch.index_B)
             except Exception as error:
+                if self._ranks.are_several:  # the others wait for this lane's gradients: none can go on without them
+                    raise
                 self._fail(lane, error)
 
     def _captured(self, inputs: Inputs) -> None:

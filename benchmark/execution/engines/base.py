@@ -56,11 +56,9 @@ def train_and_report(
     unwanted: Collection[str] = (),
 ) -> None:
     """Train a cohort in the calling thread; its last event always tells how it ended."""
-    from benchmark.train.loop import train_cohort  # not at the top: engines are made in processes that never train
-
     try:
         plugins.add(job.plugins)
-        train_cohort(job, report, stop, unwanted=unwanted)
+        _train(job, report, stop, unwanted)
         report(CohortEnded())
     except UserError as error:
         report(CohortCrashed(str(error), is_user_error=True))
@@ -72,3 +70,17 @@ def train_and_report(
     except Exception:
         log.exception(f"cohort {job.name} crashed")
         report(CohortCrashed(traceback.format_exc(limit=-3).strip(), is_user_error=False))
+
+
+def _train(
+    job: CohortJob, report: Callable[[EngineEvent], None], stop: Callable[[], bool], unwanted: Collection[str]
+) -> None:
+    # imported here: engines are made in processes that never train
+    if job.ranks > 1:
+        from benchmark.execution.parallel import train_in_ranks
+
+        train_in_ranks(job, report, stop, unwanted)
+    else:
+        from benchmark.train.loop import train_cohort
+
+        train_cohort(job, report, stop, unwanted=unwanted)

@@ -6,11 +6,7 @@ Workers hold no lasting state: a worker that dies loses its cohort's epochs sinc
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,12 +14,11 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmark import logs, machine
+from benchmark.execution import child
 from benchmark.execution.engines.base import registry, train_and_report
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
 
 _STOP, _EXIT = "stop", "exit"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.5
 #: by exit code
 _HINTS = {
@@ -40,17 +35,9 @@ class _Drop:
 
 
 class _Worker:
-    def __init__(self, context: Any) -> None:
-        self.channel, theirs = context.Pipe()
-        # not a daemon: a streamed data set has loader processes of its own
-        self.process = context.Process(target=_work, args=(theirs,), daemon=False)
-        # signals to the process group must not end a worker, not even while it imports: the mask is inherited
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            with _main_module_hidden():
-                self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    def __init__(self) -> None:
+        self.channel, theirs = child.CONTEXT.Pipe()
+        self.process = child.start(_work, theirs)
         theirs.close()
         self.job: CohortJob | None = None
         #: whether its cohort was heard of, and whether it was ended before that
@@ -78,7 +65,6 @@ class LocalEngine:
 
     def __init__(self, workers: int, should_stop: Callable[[], bool] = lambda: False) -> None:
         self.num_workers, self._should_stop = workers, should_stop
-        self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._waiting: deque[CohortJob] = deque()
         self._stopping = False
@@ -132,7 +118,7 @@ class LocalEngine:
         while self._waiting and not self._stopping:
             free = [worker for worker in self._workers if worker.job is None]
             if not free and len(self._workers) < self.num_workers:
-                self._workers.append(_Worker(self._context))
+                self._workers.append(_Worker())
                 continue
             if not free:
                 return
@@ -158,22 +144,9 @@ class LocalEngine:
         worker.process.join(timeout=5)
         if worker.was_ended:
             return job, CohortEnded()
-        code = worker.process.exitcode
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        hint = _HINTS.get(code or 0, "")
-        return job, CohortCrashed(f"its worker process ended with {how}{hint}", is_user_error=False)
-
-
-@contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keep a new process from importing the command's module again, MLflow included: a worker needs none of it."""
-    main = vars(sys.modules["__main__"])
-    hidden: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
-    main.update(dict.fromkeys(hidden))
-    try:
-        yield
-    finally:
-        main.update(hidden)
+        hint = _HINTS.get(worker.process.exitcode or 0, "")
+        how = f"its worker process ended with {child.how_ended(worker.process)}{hint}"
+        return job, CohortCrashed(how, is_user_error=False)
 
 
 class _Inbox:
@@ -202,13 +175,7 @@ class _Inbox:
 
 def _work(channel: Connection) -> None:
     """Train the cohorts that arrive on the channel, until told to exit or until the parent is gone; end the process."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    machine.keep_freed_memory()
-    logs.join()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
+    child.settle()
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone: there is nobody to report to
         while True:
             job = channel.recv()
@@ -220,13 +187,4 @@ def _work(channel: Connection) -> None:
             train_and_report(job, channel.send, inbox.must_stop, inbox.unwanted)
             if inbox.is_exiting:
                 break
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # tearing torch down takes a second, which the command would wait for
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-    os._exit(1)
+    child.end()

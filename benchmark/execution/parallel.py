@@ -1,0 +1,125 @@
+"""Training of one cohort by several processes (data parallel): started here for each cohort, or before by torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import NamedTuple
+
+import torch
+from torch._C._distributed_c10d import TCPStore
+
+from benchmark import plugins
+from benchmark.errors import UserError
+from benchmark.execution import child
+from benchmark.train.loop import train_cohort
+from benchmark.train.messages import CohortJob, Event
+from benchmark.train.ranks import LostContact, connected
+
+#: seconds that a process which lost another waits for the reason
+REASON_S = 5.0
+#: exit code of a rank that ended because another one had
+_LOST_CONTACT = 3
+
+
+class Fault(NamedTuple):
+    """Why a rank could not go on."""
+
+    text: str
+    is_user_error: bool
+
+
+class LostRank(RuntimeError):
+    """A process that trains with this one has ended; the message says which, and why."""
+
+
+def train_in_ranks(
+    job: CohortJob, report: Callable[[Event], None], stop: Callable[[], bool], unwanted: Collection[str]
+) -> None:
+    """Train a cohort as the first rank, with `job.ranks - 1` further processes of this machine.
+
+    Raises:
+        LostRank: when another rank has ended, within seconds; UserError when it was for a mistake of the user.
+    """
+    store = TCPStore("127.0.0.1", 0, job.ranks, is_master=True, wait_for_workers=False)
+    with _others(job, store.port) as others:
+        try:
+            with connected(0, job.ranks, store) as ranks:
+                train_cohort(at_rank(job, 0), report, stop, unwanted=unwanted, ranks=ranks)
+        except LostContact as error:
+            raise others.fault(REASON_S) from error
+
+
+def at_rank(job: CohortJob, rank: int) -> CohortJob:
+    """The job for a rank of this machine: on a GPU of its own, counted from the job's."""
+    device = torch.device(job.device)
+    return job if device.type == "cpu" else replace(job, device=f"{device.type}:{(device.index or 0) + rank}")
+
+
+class _Others:
+    """The further ranks of a cohort, each with a pipe that it tells its fault by."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[SpawnProcess, Connection]] = []
+
+    def fault(self, patience_s: float) -> UserError | LostRank:
+        """The error of the rank that ended first, for which it is given `patience_s` seconds."""
+        until = time.monotonic() + patience_s
+        while (left_s := until - time.monotonic()) > 0:
+            running = [process for process, _ in self.members if process.exitcode is None]
+            for rank, (process, pipe) in enumerate(self.members, start=1):
+                with contextlib.suppress(EOFError, OSError):
+                    if pipe.poll():
+                        fault: Fault = pipe.recv()
+                        return UserError(fault.text) if fault.is_user_error else LostRank(f"rank {rank}: {fault.text}")
+                if process.exitcode not in (None, _LOST_CONTACT):
+                    return LostRank(f"rank {rank} ended with {child.how_ended(process)}")
+            connection.wait([process.sentinel for process in running], timeout=left_s)
+        return LostRank("the ranks lost contact with each other")
+
+
+@contextlib.contextmanager
+def _others(job: CohortJob, port: int) -> Iterator[_Others]:
+    """Start the further ranks, and end them."""
+    others = _Others()
+    try:
+        for rank in range(1, job.ranks):
+            ours, theirs = child.CONTEXT.Pipe(duplex=False)
+            others.members.append((child.start(_work, at_rank(job, rank), rank, port, theirs), ours))
+            theirs.close()
+        yield others
+    finally:
+        for process, pipe in others.members:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+
+
+def _work(job: CohortJob, rank: int, port: int, pipe: Connection) -> None:
+    """Train as one of the further ranks; end the process."""
+    child.settle()
+    plugins.add(job.plugins)
+    try:
+        store = TCPStore("127.0.0.1", port, job.ranks, is_master=False)
+        with connected(rank, job.ranks, store) as ranks:
+            train_cohort(job, lambda event: None, lambda: False, ranks=ranks)
+    except LostContact:
+        child.end(_LOST_CONTACT)
+    except Exception as error:
+        fault = Fault(str(error), True) if isinstance(error, UserError) else Fault(_last_lines(), False)
+        with contextlib.suppress(OSError):
+            pipe.send(fault)
+        child.end(1)
+    child.end()
+
+
+def _last_lines() -> str:
+    return traceback.format_exc(limit=-3).strip()
