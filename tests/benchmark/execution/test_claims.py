@@ -106,6 +106,27 @@ def test_leases_are_renewed_while_their_process_lives(database: str, monkeypatch
     assert second.claim("a", "two")
 
 
+def test_renewals_are_tried_again_while_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.3)
+    url = parsed(f"sqlite:///{tmp_path / 'claims.db'}")
+    first, second = Claims(url), Claims(url)
+    renewed, is_away = Claims.renew, threading.Event()
+
+    def renew(self: Claims) -> None:
+        if is_away.is_set():
+            raise UserError("gone")
+        renewed(self)
+
+    monkeypatch.setattr(Claims, "renew", renew)
+    is_away.set()
+    assert first.claim("a", "one")
+    time.sleep(0.5)
+    assert (first.trouble, second.others()) == ("gone", {})
+    is_away.clear()
+    time.sleep(0.5)
+    assert first.trouble is None and second.others() == {"a": "one"}
+
+
 def test_a_database_that_does_not_answer_is_named(tmp_path: Path) -> None:
     away = Claims(parsed("postgresql://nobody:secret@127.0.0.1:1/none"))
     with pytest.raises(UserError, match=r"the leases in .*nobody:\*\*\*@127\.0\.0\.1:1/none failed: .*refused"):
