@@ -16,7 +16,7 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, text
 
-from benchmark import tracking
+from benchmark import files, tracking
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution import claims, execute, hold, reconcile
@@ -248,6 +248,8 @@ def test_a_lane_whose_lease_another_machine_took_over_ends(
     wasted: set[object] = set()
 
     def leave() -> None:
+        while not files.is_free(here.options.lock_file(taken[0])):
+            time.sleep(0.02)
         has_left.set()
         rival.release(taken[0])
 
@@ -259,10 +261,11 @@ def test_a_lane_whose_lease_another_machine_took_over_ends(
             assert rival.claim(taken[0], "the second machine")
             if epochs > 1:
                 mine.renew()
-            threading.Timer(1.0, leave).start()
+            threading.Thread(target=leave, daemon=True).start()
         if path.parent.name == taken[0] and not has_left.is_set():
             wasted.add(state["epochs_done"])
 
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 60.0)  # no renewal by the thread
     monkeypatch.setattr(loop.checkpoint, "save", save)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(execute, "LOOK_SECONDS", 0.0)
