@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmark import catalogue, files, hyperparameters, logs, plugins, process
 from benchmark.errors import UserError, among, nearest, one_line, shown, unprintable
-from benchmark.execution.options import Options
+from benchmark.execution.options import NO_CLAIMS, Options
 
 #: stopped by the user; and by the deadline, with something left: EX_TEMPFAIL of sysexits.h, "try again"
 EXIT_USER_ERROR, EXIT_STOPPED, EXIT_DEADLINE = 2, 130, 75
@@ -275,6 +275,15 @@ def amount(unit: str) -> Callable[[str], float]:
     return read
 
 
+def claims(text: str) -> str:
+    """Read an argument that names a database of leases, or `none`."""
+    if text != NO_CLAIMS and not re.fullmatch(r"sqlite:///[^?]+|postgresql(\+psycopg)?://.+", text):
+        raise argparse.ArgumentTypeError(
+            f"must be postgresql://USER@HOST/NAME, sqlite:////PATH/claims.db or {NO_CLAIMS}, got {shown(text)}"
+        )
+    return text
+
+
 _DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 
 
@@ -328,6 +337,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default=600.0,
         metavar="SECONDS",
         help="training goes on while the tracking store is away for as long (default: 600)",
+    )
+    parser.add_argument(
+        "--claims",
+        type=claims,
+        default=os.environ.get("BENCH_CLAIMS"),
+        metavar="URL",
+        help="database of leases, so that machines which share a tracking store train each run once:"
+        " postgresql://USER@HOST/NAME, sqlite:////PATH/claims.db, or none (default: where MLFLOW_TRACKING_URI is a"
+        " database, beside it; else none, and a tracking server needs this option)",
     )
     parser.add_argument(
         "--deadline",
@@ -405,9 +423,10 @@ def options_of(given: argparse.Namespace) -> Options:
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
     others: dict[str, Any] = {
         name: named[name]
-        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "offline", "deadline")
+        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "offline", "deadline", "claims")
         if name in named
     }
+    others.setdefault("claims", os.environ.get("BENCH_CLAIMS"))
     if others.get("deadline") is not None:  # torch and MLflow are there by now
         others["imports_s"] = time.monotonic() - given.parsed
     return Options(

@@ -106,6 +106,8 @@ class Unended:
     #: None for the run of a pair or a study, which others are nested in
     signature: str | None
     parent: str | None
+    #: name of the runs folder that made it
+    runs_folder: str | None
 
 
 class Point(NamedTuple):
@@ -175,9 +177,10 @@ class Tracker:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Hold the lock of the database: processes that open a new one at the same time corrupt it for good."""
-        lock = FileLock(self.runs / "mlflow.lock")
+        home = self._database.parent if self.is_local else self.runs
+        lock = FileLock(home / "mlflow.lock")
         try:
-            self.runs.mkdir(parents=True, exist_ok=True)
+            home.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except OSError:  # a folder that can only be read: nobody makes a database there
             if self.is_local and not self._database.exists():
@@ -203,7 +206,8 @@ class Tracker:
 
     @property
     def _artifacts(self) -> Path:
-        return self.runs / "artifacts"
+        """Folder beside the database, which several runs folders may share."""
+        return (self._database.parent if self.is_local else self.runs) / "artifacts"
 
     def foreign_artifacts(self) -> list[str]:
         """Places outside this runs folder where its store, which cannot be written, says that artifacts lie.
@@ -432,12 +436,17 @@ class Tracker:
                 break
         return found
 
-    def unended(self, runs_folder: str) -> list[Unended]:
-        """Runs of a runs folder that stand as RUNNING, those of pairs and studies included, newest first."""
-        query = f"attributes.status = 'RUNNING' and tags.runs_folder = '{runs_folder}'"
+    def unended(self, runs_folder: str | None = None) -> list[Unended]:
+        """Runs of one runs folder, or of all, that stand as RUNNING, newest first; also those of pairs and studies."""
+        ours = "" if runs_folder is None else f"tags.runs_folder = '{runs_folder}'"
         return [
-            Unended(str(run.info.run_id), run.data.tags.get("signature"), run.data.tags.get("mlflow.parentRunId"))
-            for run in self._search(self._experiment_ids(), query)
+            Unended(
+                str(run.info.run_id),
+                run.data.tags.get("signature"),
+                run.data.tags.get("mlflow.parentRunId"),
+                run.data.tags.get("runs_folder"),
+            )
+            for run in self._search(self._experiment_ids(), _and("attributes.status = 'RUNNING'", ours))
         ]
 
     def is_running(self, run_id: str) -> bool:
@@ -469,6 +478,14 @@ class Tracker:
         for found in repository.list_artifacts():
             if found.path not in without:
                 repository.download_artifacts(found.path, str(folder))
+
+    def artifact(self, run_id: str, name: str, folder: Path) -> Path:
+        """Copy one of a run's artifacts into a folder; return its path. Raises UserError when it is not to be had."""
+        with self.named_errors():
+            repository = self._repository(run_id)
+            if name not in [one.path for one in repository.list_artifacts()]:
+                raise UserError(f"there is no {name} in {repository.artifact_uri}")
+            return Path(repository.download_artifacts(name, str(folder)))
 
     def start(
         self,

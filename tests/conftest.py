@@ -19,6 +19,10 @@ from benchmark.config import Data, Recipe, RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.plan import suite
 from benchmark.train.messages import CohortJob, LaneJob, TeacherFile
+from tests.postgres import postgresql, postgresql_server
+
+#: fixtures of files of their own
+__all__ = ["postgresql", "postgresql_server"]
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 torch.set_num_threads(1)

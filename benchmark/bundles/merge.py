@@ -16,8 +16,9 @@ from benchmark import files, saved_views
 from benchmark.bundles.content import Bundle, Progress, RunRecord, label_of, progress_of
 from benchmark.config import RunConfig
 from benchmark.execution import pair_means
+from benchmark.execution.hold import held
 from benchmark.execution.options import Options
-from benchmark.execution.reconcile import end_parents, held
+from benchmark.execution.reconcile import end_parents
 from benchmark.execution.survey import PRUNED
 from benchmark.saved_views import VARIANT
 from benchmark.tracking import Copy, Tracked, Tracker
@@ -121,7 +122,7 @@ class _Job:
         teachers = {manifest.signature or place: place for place, manifest in bundle.teachers.items()}
         for signature in sorted({*bundle.runs, *bundle.checkpoints, *teachers}):
             place = teachers.get(signature)
-            with held(self.options.lock_file(signature.replace("/", "-"))) as is_held:
+            with held(self.options, signature.replace("/", "-")) as is_held:
                 if signature in bundle.runs or signature in bundle.checkpoints:
                     self._take_run(bundle, signature, is_held)
                 if place is not None:

@@ -192,7 +192,7 @@ def progress_of(survey: Survey) -> Progress:
     for entry in survey.entries:
         if entry.state == "failed":
             lines.append(f"failed: {entry.label}: {entry.reason}")
-        elif entry.state == "resume" and entry.lock is None:
+        elif entry.state == "resume" and entry.hold is None:
             lines.append(f"to resume {entry.place}: {entry.label}")
     lines += [f"left out: {refused}" for refused in plan.refused]
     lines.append(f"Runs: {counts(survey.entries)}")
@@ -219,7 +219,7 @@ def counts(entries: Iterable[Entry]) -> str:
         "remote": "trained on another machine",
     }
     tally = Counter(
-        "in training" if entry.lock is not None and entry.is_open else words[entry.state] for entry in entries
+        "in training" if entry.hold is not None and entry.is_open else words[entry.state] for entry in entries
     )
     return ", ".join(f"{count} {word}" for word, count in tally.items())
 

@@ -8,9 +8,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from benchmark import machine, plugins, results, tracking
@@ -19,6 +19,8 @@ from benchmark.execution import engines
 from benchmark.execution.deadline import Deadline
 from benchmark.execution.delivery import Delivery
 from benchmark.execution.estimate import Costs, cohorts_of, distinct, refuse_slow_bf16
+from benchmark.execution.fetch_teacher import fetch_teacher
+from benchmark.execution.hold import Hold, claims_of, hold, leased_elsewhere
 from benchmark.execution.order import priority_of
 from benchmark.execution.progress import View
 from benchmark.execution.reconcile import reconcile
@@ -40,6 +42,7 @@ from benchmark.train.messages import (
     Started,
     Stopped,
 )
+from benchmark.train.teacher_store import Manifest
 
 #: seconds between looks at the runs that other processes train
 LOOK_SECONDS = 1.0
@@ -87,6 +90,11 @@ class Execution:
         self._record = Record(survey, tracker, parent)
         self._delivery = Delivery(tracker, view.say, self.options.patience_s)
         self._last_look = 0.0
+        self._claims = claims_of(self.options)
+        #: what was last said about the leases' database
+        self._trouble: str | None = None
+        #: the cohort of every run that was submitted
+        self._jobs: dict[str, CohortJob] = {}
         self._on_epoch, self._on_look = on_epoch, on_look
         #: by signature: the entry that represents a run, and all entries that ask for it
         self._by_signature: dict[str, Entry] = {}
@@ -103,10 +111,11 @@ class Execution:
     def run(self) -> None:
         """Train the open runs, teachers first; return when all are finished or failed, here or elsewhere, or stopped.
 
-        Waits for runs that another process of this runs folder trains, and takes over what it leaves unfinished.
+        Waits for runs that another process of this runs folder or, under a lease, another machine trains, and takes
+        over what it leaves unfinished.
 
         Raises:
-            UserError: when the tracking store fails or stays away; every student is saved first.
+            UserError: when the tracking store or the leases fail or stay away; every student is saved first.
         """
         try:
             with machine.on_interrupt(self._interrupt), self._delivery:
@@ -145,6 +154,8 @@ class Execution:
         machine.allow_open_files(len(self.survey.entries))  # every run that is locked keeps a file open
         self._delivery.ask(partial(reconcile, self.options, self.tracker))
         self._delivery.ask(self._record.begin)
+        for entry in self._elsewhere():
+            self._say_waiting(entry)
         self._submit_teachers()
         self._submit_ready()
         self._start_queued()
@@ -176,6 +187,10 @@ class Execution:
 
     def _wait_elsewhere(self) -> bool:
         """Wait until another process has left a run; return whether there is something to do again."""
+        if self._claims is not None:
+            self._delivery.ask(
+                lambda: None
+            )  # a run that was finished here may have been taken over: see `_end_finished`
         while waiting := self._elsewhere():
             if self._should_stop() or self.user_error is not None:
                 return False
@@ -192,7 +207,12 @@ class Execution:
             return
         self._last_look = now
         self._on_look()
-        left = [entry for entry in self._elsewhere() if self.survey.is_free(entry)]
+        self._drop_lost()
+        try:
+            left = self.survey.free(self._elsewhere())
+        except UserError as error:  # the leases' database is away: nobody knows
+            self._say_trouble(str(error))
+            return
         if not left:
             return
         self._delivery.ask(partial(self.survey.look_again, left))
@@ -201,11 +221,87 @@ class Execution:
         self._submit_ready()
         self._start_queued()
 
+    # -- leases ------------------------------------------------------------------------------------------------------
+
+    def _drop_lost(self) -> None:
+        """Drop the lanes of runs that another machine took over, since their lease was not renewed in time."""
+        self._say_trouble(None if self._claims is None else self._claims.trouble)
+        for signature, entry in list(self._by_signature.items()):
+            if self._is_lost(entry) and entry.state in ("new", "resume"):
+                self._engine.drop(self._jobs[signature], signature)
+
+    def _say_trouble(self, trouble: str | None) -> None:
+        if trouble is not None and trouble != self._trouble:
+            self.view.say(f"{trouble}. Training goes on; whoever may reach it takes over what is not renewed.")
+        elif trouble is None and self._trouble is not None:
+            self.view.say("The leases are renewed again.")
+        self._trouble = trouble
+
+    def _is_lost(self, entry: Entry) -> bool:
+        return entry.hold is not None and entry.hold.is_lost
+
+    def _owner_of(self, signature: str) -> str:
+        """Who else holds the lease of a run; "" where that cannot be told."""
+        try:
+            return leased_elsewhere(self.options).get(signature, "")
+        except UserError:
+            return ""
+
+    def _lose(self, entry: Entry) -> Callable[[], None]:
+        """Leave a run to the process that took over its lease, whose result counts; return what ends it here."""
+        assert entry.signature is not None
+        self._by_signature.pop(entry.signature, None)
+        self._set(entry, "elsewhere", self._owner_of(entry.signature))
+        self.view.say(f"{entry.label}: its lease ended, and {entry.reason or 'another process'} took it over")
+        held, entry.hold = entry.hold, None
+        return partial(self._leave, entry, held)
+
+    def _leave(self, entry: Entry, held: Hold | None) -> None:
+        assert entry.signature is not None
+        self._record.interrupted(entry, "its lease ended, and another process took it over")
+        shutil.rmtree(self.options.work(entry.signature), ignore_errors=True)
+        if held is not None:
+            held.release()
+
     # -- cohorts -----------------------------------------------------------------------------------------------------
 
     def _submit_teachers(self) -> None:
         for entry in self._taken([entry for entry in self.survey.teacher_entries.values() if entry.is_open]):
-            self._queue_up([entry])
+            if entry.finished_run is None or not self._fetched(entry, entry.finished_run):
+                self._queue_up([entry])
+
+    def _fetched(self, entry: Entry, run: tracking.Tracked) -> bool:
+        """Whether a teacher that was trained before is not trained here: its weights could be fetched, or it fails.
+
+        With leases, another machine's teacher is never trained twice: its students would be others than there.
+        """
+        found = self._delivery.ask(partial(self._fetch, entry, run))
+        if isinstance(found, UserError):
+            is_ours = run.tags.get("runs_folder") in (None, self.options.identity())
+            if is_ours or self._claims is None:
+                return False
+            reason = (
+                f"it was trained on {run.tags.get('host', 'another machine')} and its weights cannot be had: {found};"
+                " bring them with `pack` there and `merge` here, or train one of this folder's own with --claims none"
+            )
+            self.problems.append(f"{entry.label}: {reason}")
+            self._set(entry, "failed", reason)
+        else:
+            self.survey.use_teacher(entry.config.student, *found)
+            self.view.say(f"{entry.label}: {found[1].test_top1:.2f}% on the test set, fetched from MLflow")
+            entry.run_id, entry.figures = run.run_id, run.metrics
+            self._set(entry, "finished")
+        self._release(entry)
+        self.survey.settle_waiting()
+        return True
+
+    def _fetch(self, entry: Entry, run: tracking.Tracked) -> tuple[Path, Manifest] | UserError:
+        try:
+            return fetch_teacher(self.tracker, run, entry.config, self.options.teachers, self.survey.data)
+        except UserError as error:
+            if self.tracker.is_away(error.__cause__):
+                raise
+            return error
 
     def _submit_ready(self) -> None:
         ready = [
@@ -252,19 +348,16 @@ class Execution:
         return taken
 
     def _lock(self, entry: Entry) -> bool:
-        """Lock a run; False, and the run is elsewhere, when another process holds its lock."""
+        """Hold a run; False, and the run is elsewhere, when another process holds it."""
         assert entry.signature is not None
-        path = self.options.lock_file(entry.signature)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)  # released by the delivery's thread
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self._set(entry, "elsewhere")
-            self.view.say(f"{entry.label}: another process is training it; waiting for it")
-            return False
-        entry.lock = lock
-        return True
+        entry.hold = self._delivery.ask(partial(hold, self.options, entry.signature))
+        if entry.hold is None:
+            self._set(entry, "elsewhere", self._owner_of(entry.signature))
+            self._say_waiting(entry)
+        return entry.hold is not None
+
+    def _say_waiting(self, entry: Entry) -> None:
+        self.view.say(f"{entry.label}: {entry.reason or 'another process'} is training it; waiting for it")
 
     def _queue_up(self, group: Sequence[Entry]) -> None:
         if self._deadline is None:
@@ -289,7 +382,7 @@ class Execution:
 
     def _job(self, group: Sequence[Entry]) -> CohortJob:
         teacher = next((e.config.teacher for e in group if e.config.teacher is not None), None)
-        return CohortJob(
+        job = CohortJob(
             name=self._name(group),
             lanes=tuple(self._lane(entry) for entry in group),
             teacher=None if teacher is None else self.survey.teachers[teacher],
@@ -300,6 +393,8 @@ class Execution:
             threads=self.options.threads,
             plugins=plugins.loaded(),
         )
+        self._jobs |= {lane.signature: job for lane in job.lanes}
+        return job
 
     def _lane(self, entry: Entry) -> LaneJob:
         assert entry.signature is not None
@@ -307,9 +402,9 @@ class Execution:
         return LaneJob(entry.signature, entry.config, folder / "checkpoint", folder / "student.safetensors")
 
     def _release(self, entry: Entry) -> None:
-        if entry.lock is not None:
-            entry.lock.release()
-            entry.lock = None
+        if entry.hold is not None:
+            entry.hold.release()
+            entry.hold = None
 
     def _name(self, group: Sequence[Entry]) -> str:
         if group[0].role == "teacher":
@@ -359,21 +454,36 @@ class Execution:
                 self._interrupted(entry, "deadline reached" if self.is_out_of_time else "stopped by the user")
 
     def _unfinished(self, job: CohortJob) -> list[Entry]:
-        entries = [self._by_signature[lane.signature] for lane in job.lanes]
+        known = [lane.signature for lane in job.lanes if self._jobs[lane.signature] is job]
+        entries = [self._by_signature[one] for one in known if one in self._by_signature]
         return [entry for entry in entries if entry.state in ("new", "resume")]
 
     def _finished(self, entry: Entry, event: LaneFinished) -> None:
+        is_teacher = entry.role == "teacher"
+        asked = entry.hold.is_confirmed if is_teacher and entry.hold is not None else None  # before it is stored
+        if self._is_lost(entry) or (asked is not None and not self._delivery.ask(asked)):
+            self._delivery.put(self._lose(entry))
+            return
         entry.figures = {**results.selections(event.history), "final/train_seconds": round(event.train_seconds, 2)}
-        is_new_teacher = entry.role == "teacher" and entry.config.student not in self.survey.teachers
+        is_new_teacher = is_teacher and entry.config.student not in self.survey.teachers
         if is_new_teacher:
             self._store_teacher(entry, event, entry.figures)
         self._set(entry, "finished")
-        record = partial(self._record.finished, entry, event, entry.figures, tracking.now_ms())
+        record = partial(self._end_finished, entry, event, entry.hold, entry.figures, tracking.now_ms())
         self._delivery.put(record if self._deadline is None else self._deadline.finishing(record))
-        self._delivery.put(partial(self._clean_up, entry))
         if is_new_teacher:
             self.survey.settle_waiting()
             self._submit_ready()
+
+    def _end_finished(
+        self, entry: Entry, event: LaneFinished, held: Hold | None, figures: Mapping[str, float], when_ms: int
+    ) -> None:
+        """Record a run as finished, provided that it is still held: a signature has one finished run."""
+        if held is not None and not held.is_confirmed():
+            self._lose(entry)()
+            return
+        self._record.finished(entry, event, figures, when_ms)
+        self._clean_up(entry)
 
     def _clean_up(self, entry: Entry) -> None:
         """Delete the files of a run that is over, and unlock it."""
@@ -402,6 +512,9 @@ class Execution:
         self.view.say(f"{entry.label}: {reached:.2f}% on the {split}, stored")
 
     def _failed(self, entry: Entry, event: LaneFailed) -> None:
+        if self._is_lost(entry):
+            self._delivery.put(self._lose(entry))
+            return
         self._set(entry, "failed", event.reason)
         self._delivery.put(partial(self._record.failed, entry, event, tracking.now_ms()))
         self._delivery.put(partial(self._release, entry))
@@ -420,6 +533,9 @@ class Execution:
             self._engine.drop(job, signature)
 
     def _dropped(self, entry: Entry, event: LaneDropped) -> None:
+        if self._is_lost(entry):
+            self._delivery.put(self._lose(entry))
+            return
         reason = f"pruned after epoch {len(event.history)} of {entry.config.recipe.epochs}"
         self._set(entry, "dropped", reason)
         self._delivery.put(partial(self._record.dropped, entry, event.history, reason, tracking.now_ms()))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from benchmark import files
 
+#: in place of a database of leases: the files of the runs folder alone
+NO_CLAIMS = "none"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,6 +31,8 @@ class Options:
     cache_gb: float | None = None
     #: how long a tracking store may be away before the command ends, seconds
     patience_s: float = 600.0
+    #: database of the leases on runs, or `none`; None: what lies beside a tracking store that is a database of others
+    claims: str | None = None
     #: download nothing
     offline: bool = False
     #: when the process must have ended, on the monotonic clock; None: whenever it is done

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from benchmark import files
+from benchmark.execution.hold import held, leased_elsewhere
 from benchmark.execution.options import Options
 from benchmark.tracking import Tracker, Unended
 
@@ -17,7 +15,7 @@ from benchmark.tracking import Tracker, Unended
 def reconcile(options: Options, tracker: Tracker) -> None:
     """End the runs and delete the work folders that killed processes of this runs folder left.
 
-    Nothing is touched that a process holds a lock on, and no checkpoint that a run can be resumed from.
+    Nothing is touched that a process holds, here or by a lease, and no checkpoint that a run can be resumed from.
     """
     for run in killed_runs(options, tracker):
         end_killed(options, tracker, run)
@@ -31,25 +29,31 @@ def killed_runs(options: Options, tracker: Tracker) -> list[Unended]:
     """Runs of this runs folder that stand as RUNNING although no process trains them."""
     identity = options.known_identity()
     unended = [] if identity is None else tracker.unended(identity)
-    return [run for run in unended if run.signature and files.is_free(options.lock_file(run.signature))]
+    leased = leased_elsewhere(options) if unended else {}
+    return [
+        run
+        for run in unended
+        if run.signature and run.signature not in leased and files.is_free(options.lock_file(run.signature))
+    ]
 
 
 def end_killed(options: Options, tracker: Tracker, run: Unended) -> bool:
     """End a run whose process is gone, as KILLED; False when a process has taken or ended it meanwhile."""
     assert run.signature is not None
-    with held(options.lock_file(run.signature)) as is_held:
+    with held(options, run.signature) as is_held:
         if not is_held or not tracker.is_running(run.run_id):
             return False
         tracker.end(run.run_id, "KILLED", failure="retry", failure_reason="its process was killed")
         return True
 
 
-def end_parents(tracker: Tracker, identity: str) -> None:
-    """End the parent runs of a runs folder below which no run stands as RUNNING."""
-    unended = tracker.unended(identity)
+def end_parents(tracker: Tracker, identity: str, used: Collection[str] = ()) -> None:
+    """End the parent runs of a runs folder, and those that it `used`, below which no run stands as RUNNING."""
+    unended = tracker.unended()
     needed = {run.parent for run in unended}
     for run in unended:
-        if run.signature is None and run.run_id not in needed:
+        is_ours = run.runs_folder == identity or run.run_id in used
+        if run.signature is None and run.run_id not in needed and is_ours:
             tracker.end(run.run_id, "FINISHED")
 
 
@@ -62,23 +66,7 @@ def finished_work(options: Options, tracker: Tracker) -> list[Path]:
 
 def delete_work(options: Options, folder: Path) -> bool:
     """Delete the work folder of a finished run; False when a process holds the run's lock."""
-    with held(options.lock_file(folder.name)) as is_held:
+    with held(options, folder.name) as is_held:
         if is_held:
             shutil.rmtree(folder, ignore_errors=True)
         return is_held
-
-
-@contextmanager
-def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a run's lock if it is free; yield whether it is held."""
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -11,7 +11,7 @@ from benchmark import plugins, saved_views
 from benchmark.analysis import curves
 from benchmark.execution import pair_means
 from benchmark.execution.reconcile import end_parents
-from benchmark.execution.survey import PRUNED, Entry, Survey
+from benchmark.execution.survey import LEASED, PRUNED, Entry, Survey
 from benchmark.plan.resolve import Plan
 from benchmark.saved_views import VARIANT
 from benchmark.tracking import BEST_ON_TEST, Tracker
@@ -67,7 +67,7 @@ class Record:
     def end(self) -> None:
         """Log what the methods of every pair reached, and end the parent runs below which no run is left."""
         self._update_means([entry for entry in self.survey.entries if entry.state == "finished"])
-        end_parents(self.tracker, self.survey.options.identity())
+        end_parents(self.tracker, self.survey.options.identity(), self._parents.values())
 
     def _update_means(self, entries: Sequence[Entry]) -> None:
         if self._parent is not None:  # a study's trials differ in their settings: it has figures of its own
@@ -105,6 +105,12 @@ class Record:
             "threads": str(job.threads),
             "runs_folder": options.identity(),
         }
+        if entry.hold is not None and entry.hold.claims is not None:
+            where[LEASED] = "true"
+        if entry.abandoned is not None:
+            reason = f"its lease ended; {options.identity()} has taken it over"
+            self.tracker.end(entry.abandoned, "KILLED", failure="retry", failure_reason=reason)
+            entry.abandoned = None
         if entry.run_id is not None:
             moved = {"mlflow.parentRunId": parent} if self._parent else {}
             if entry.progress:

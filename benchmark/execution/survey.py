@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from benchmark import files
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
+from benchmark.execution.hold import Hold, claims_of, leased_elsewhere
 from benchmark.execution.options import Options
 from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.tracking import Role, Tracked, Tracker
@@ -21,11 +20,14 @@ from benchmark.train import checkpoint, teacher_store
 from benchmark.train.batches import splits
 from benchmark.train.messages import TeacherFile
 
-#: `waiting`: its teacher has no weights yet; `elsewhere`: another process trains it now, in this runs folder; `remote`:
-#: another runs folder's process does, or did; `dropped`: ended on request in this process; the next one starts it again
+#: `waiting`: its teacher has no weights yet; `elsewhere`: another process holds it now, in this runs folder or by a
+#: lease; `remote`: another runs folder's process that takes no lease does, or did; `dropped`: ended on request in this
+#: process; the next one starts it again
 State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "elsewhere", "remote"]
 #: the MLflow tag `failure` of a run that was dropped
 PRUNED = "pruned"
+#: MLflow tag of a run that is trained under a lease: without one, nobody trains it any more
+LEASED = "leased"
 
 
 @dataclass
@@ -54,8 +56,12 @@ class Entry:
     logged: set[int] = field(default_factory=set)
     #: final figures of a finished run, such as `final/last`
     figures: Mapping[str, float] = field(default_factory=dict)
-    #: held while this process trains the run
-    lock: FileLock | None = None
+    #: while this process trains the run
+    hold: Hold | None = None
+    #: an MLflow run of it that another runs folder left as RUNNING when its lease ended
+    abandoned: str | None = None
+    #: of a teacher: its finished MLflow run, where this runs folder does not have its weights
+    finished_run: Tracked | None = None
     #: further tags in MLflow, and the run's name there; "" stands for its method and seed
     tags: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
@@ -90,6 +96,8 @@ class Survey:
         #: teachers that are not stored yet, by model
         self.teacher_entries: dict[str, Entry] = {}
         self.entries = [_entry(run) for run in plan.runs]
+        #: owners of the leases that other processes hold, as they were at the last look
+        self._leased: Mapping[str, str] = {}
         _check_sizes(plan, data)
 
     def look(self) -> None:
@@ -129,7 +137,8 @@ class Survey:
         self._settle(entry, None, tracked)
         if found is not None and (entry.state != "resume" or found[1].signature != entry.signature):
             entry.state = "finished"
-        elif entry.state == "finished":  # its weights are gone: train it again, in a new run
+        elif entry.state == "finished":  # its weights are to be fetched, or it is trained again, in a new run
+            entry.finished_run = tracked[entry.signature]
             entry.state, entry.run_id, entry.parent_id = "new", None, None
 
     def use_teacher(self, model: str, folder: Path, manifest: teacher_store.Manifest) -> None:
@@ -148,17 +157,25 @@ class Survey:
             if entry.state == "waiting":
                 self._settle_if_possible(entry, {})
 
-    def is_free(self, entry: Entry) -> bool:
-        """Whether no other process trains this run."""
+    def free(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Choose the runs that no other process trains. Raises UserError when the database of the leases fails."""
+        if entries:
+            self._leased = leased_elsewhere(self.options)
+        return [entry for entry in entries if self._is_free(entry)]
+
+    def _is_free(self, entry: Entry) -> bool:
         assert entry.signature is not None
-        return entry.lock is not None or files.is_free(self.options.lock_file(entry.signature))
+        is_unlocked = entry.signature not in self._leased and files.is_free(self.options.lock_file(entry.signature))
+        return entry.hold is not None or is_unlocked
 
     def _tracked(self, signatures: Iterable[str], anew: bool = False) -> dict[str, Tracked]:
-        """Find the MLflow runs that have these signatures, by signature."""
+        """Find the MLflow runs that have these signatures, by signature, and who holds a lease."""
+        # the leases first: one that is released in between is of a run whose end MLflow has by then
+        self._leased = leased_elsewhere(self.options)
         if self.tracker is None:
             return {}
         with self.tracker.named_errors():
-            return by_signature(self.tracker.runs_with(signatures, anew))
+            return by_signature(self.tracker.runs_with(signatures, anew), self.options.known_identity())
 
     def signatures(self) -> Iterator[str]:
         """Signatures of the plan's teachers, and of the students whose teacher is stored."""
@@ -187,9 +204,10 @@ class Survey:
         """Set the signature and state of an entry."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
         entry.state, entry.reason, entry.run_id, entry.parent_id, entry.figures = "new", "", None, None, {}
+        entry.abandoned = entry.finished_run = None
         entry.stand_at(0)
         entry.logged = set()  # a run dropped since the last look left nothing
-        known = tracked.get(entry.signature)
+        known, identity = tracked.get(entry.signature), self.options.known_identity()
         if known is not None:
             entry.run_id, entry.parent_id = known.run_id, known.tags.get("mlflow.parentRunId")
             if known.tags.get("host") == platform.node():
@@ -198,24 +216,41 @@ class Survey:
                 entry.state, entry.figures = "finished", known.metrics
             elif known.final_failure and not self.options.retry_failed:
                 entry.state, entry.reason = "failed", known.tags.get("failure_reason", "")
-            elif known.status == "RUNNING" and not self._is_ours(known):
-                entry.state, entry.reason = "remote", f"on {known.tags.get('host', 'another machine')}"
-        if entry.state == "new" and not self.is_free(entry):
-            entry.state = "elsewhere"
+            elif known.status == "RUNNING" and not self._is_ours(known) and entry.signature not in self._leased:
+                if LEASED in known.tags and claims_of(self.options) is not None:
+                    entry.abandoned = known.run_id
+                else:
+                    entry.state, entry.reason = "remote", f"on {known.tags.get('host', 'another machine')}"
+        if entry.state == "new" and not self._is_free(entry):
+            entry.state, entry.reason = "elsewhere", self._leased.get(entry.signature, "")
         path = self.options.work(entry.signature) / "checkpoint"
         if entry.state == "new" and path.exists():
             state = checkpoint.load(path, files.say)
             entry.stand_at(state["epochs_done"], state["steps_done"], state["steps_per_epoch"])
             entry.state = "resume"
-        if entry.state == "new" and known is not None and _is_over(known):
-            entry.run_id = entry.parent_id = None  # it starts from scratch, in a new run; the old one stays on record
+        is_anothers = known is not None and known.tags.get("runs_folder", identity) != identity
+        if known is not None and (
+            (entry.state == "new" and _is_over(known)) or (entry.state in ("new", "resume") and is_anothers)
+        ):
+            # from scratch, or from a checkpoint that the old run does not stem from: that one stays on record
+            entry.run_id = entry.parent_id = None
 
 
-def by_signature(runs: Iterable[Tracked]) -> dict[str, Tracked]:
-    """Choose one run per signature: a finished one, or else the newest; `runs` are newest first."""
+def by_signature(runs: Iterable[Tracked], identity: str | None = None) -> dict[str, Tracked]:
+    """Choose one run per signature; `runs` are newest first.
+
+    A finished one, or else the newest of those that are running or of the runs folder that `identity` names, or else
+    the newest.
+    """
+
+    def rank(run: Tracked) -> int:
+        return (
+            2 if run.status == "FINISHED" else int(run.status == "RUNNING" or run.tags.get("runs_folder") == identity)
+        )
+
     best: dict[str, Tracked] = {}
     for run in runs:
-        if run.signature not in best or (run.status == "FINISHED" and best[run.signature].status != "FINISHED"):
+        if run.signature not in best or rank(run) > rank(best[run.signature]):
             best[run.signature] = run
     return best
 

@@ -176,10 +176,14 @@ def measure(network: models.Network, data: DataSet, device: torch.device, member
 def store(
     teachers: Path, data: DataSet, model: str, weights: dict[str, Tensor], *, test_top1: float, **about: Any
 ) -> tuple[Path, Manifest]:
-    """Write a teacher and its manifest; `test_top1` is the accuracy of exactly these weights."""
+    """Write a teacher and its manifest; `test_top1` is the accuracy of exactly these weights.
+
+    Unless `about` says otherwise, this process made them: with this checkout and these packages.
+    """
     folder = folder_of(teachers, data)
     content = content_of(model, weights)
     commit, dirty = process.git_state()
+    made: dict[str, Any] = {"git_commit": commit, "git_dirty": dirty, "versions": process.package_versions()}
     manifest = Manifest(
         model=model,
         dataset=data.name,
@@ -188,11 +192,8 @@ def store(
         image_size=data.image_size,
         checksum=hashlib.sha256(content).hexdigest(),
         test_top1=test_top1,
-        git_commit=commit,
-        git_dirty=dirty,
-        versions=process.package_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        **about,
+        **{**made, **about},
     )
     put(folder, manifest, content)
     return folder, manifest

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
-import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -255,32 +251,6 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / "which.journal").write_text("{not json\n{}\n")
     with pytest.raises(UserError, match=r"which\.journal cannot be used"):
         opened(tmp_path)
-
-
-@pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    """The URL of a server of its own, as Debian installs it."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found and (elsewhere := shutil.which("initdb")) is None:
-        pytest.skip("needs PostgreSQL (Debian: postgresql)")
-    binaries = (found[-1] if found else Path(str(elsewhere))).parent
-    data, socket = Path("/tmp") / f"pg-{os.getpid()}", "/tmp"
-    # the server refuses to run as root
-    owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
-    as_owner: dict[str, Any] = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, cwd="/tmp", **as_owner)
-
-    port = 20000 + os.getpid() % 20000
-    run(str(binaries / "initdb"), "-D", str(data), "-U", "bench", "--auth=trust")
-    try:
-        options = f"-p {port} -k {socket} -c fsync=off"
-        run(str(binaries / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", f"{data}/log", "start")
-        yield f"postgresql+psycopg://bench@127.0.0.1:{port}/postgres"
-        run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
-    finally:
-        run("rm", "-rf", str(data))
 
 
 @pytest.mark.processes

@@ -23,7 +23,7 @@ from tests.fuzz.kinds.assignments import assignment
 
 SHARE = 2.0
 OPTIONS = (
-    "--weights", "--fp16", "--piece-mb",
+    "--weights", "--fp16", "--piece-mb", "--claims",
     "--pairs", "--methods", "--seeds", "--profile", "--set", "--amp", "--compile", "--cache", "--runs", "--data",
     "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--offline",
     "--deadline", "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
