@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from benchmark import machine, process
 from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet, MemoryImages
 from benchmark.datasets.image_files import FileImages
 from benchmark.errors import UserError
-from benchmark.execution import cohorts
+from benchmark.execution import cohorts, speeds
+from benchmark.execution.speeds import Speed
 from benchmark.execution.survey import Entry, Survey
 from benchmark.train.batches import splits
-from benchmark.train.lane import create_network
-from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import Views
+from distillers.base import UnfitPair
 
 #: batch of a measured step on a CPU, where a step's time is about proportional to its batch: of small and large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
+#: batch of a measured loss of a method that looks at features, of small images
+_METHOD_BATCH = 64
 #: a faster step is measured with four times the batch: much of a short step is not proportional to it (0.27 ms an image
 #: in a batch of 16, and 0.17 ms in one of 64)
 _SHORT_STEP_S = 0.05
-_STEPS = 2
 #: seconds until a worker process has imported what it needs, and those of a new store's tables; CPU-seconds that
 #: MLflow and the curves of a finished run take, and each of its epochs. Measured on an AMD EPYC
 WORKER_START_S, STORE_S, _TRACKED_RUN_S, _TRACKED_EPOCH_S = 5.0, 3.5, 0.15, 0.006
 #: images decoded to measure a loader
 _LOADER_IMAGES = 1024
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds per image of one network on this device, with one worker."""
-
-    forward_s: float
-    #: forward, backward and optimiser step
-    train_s: float
 
 
 class Costs:
@@ -52,16 +40,17 @@ class Costs:
         self.data, self.device, self.threads, self.precision = data, device, threads, precision
         self._speeds: dict[str, Speed] = {}
         self._teachers: dict[tuple[str, Precision], float] = {}
+        self._methods: dict[tuple[str, str, str | None], Speed] = {}
         self._loader_rate: float | None = None
 
     def speed(self, model: str, batch_size: int) -> Speed:
         """Speed of a network, measured on first use."""
         if model not in self._speeds:
             count = self._count(batch_size)
-            found = _measure(model, self.data, count, self.device, self.threads, self.precision)
+            found = speeds.of_network(model, self.data, count, self.device, self.threads, self.precision)
             if count < batch_size and count * found.train_s < _SHORT_STEP_S:
                 more = min(batch_size, 4 * count)
-                found = _measure(model, self.data, more, self.device, self.threads, self.precision)
+                found = speeds.of_network(model, self.data, more, self.device, self.threads, self.precision)
             self._speeds[model] = found
         return self._speeds[model]
 
@@ -75,17 +64,23 @@ class Costs:
         key = (config.teacher, config.teacher_precision)
         if key not in self._teachers:
             count = self._count(batch_size)
-            with _as_a_worker(self.device, self.threads):
-                network = create_network(config.teacher, self.data.num_classes, self.data.image_size, seed=0)
-                side = self.data.image_size
-                teacher = BatchTeacher(network, [], self.device, config.teacher_precision, side)
-                x_BCHW = torch.rand(count, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
-
-                def forward() -> None:
-                    teacher.logits(x_BCHW)
-
-                self._teachers[key] = _time(forward, self.device) / count
+            self._teachers[key] = speeds.of_teacher(config, self.data, count, self.device, self.threads)
         return self._teachers[key]
+
+    def method(self, config: RunConfig) -> Speed:
+        """What a run's method adds to its student, measured on first use; nothing for a method on logits alone."""
+        if config.teacher is None or not config.distiller().needs_networks():
+            return speeds.NOTHING
+        key = (config.method, config.student, config.teacher)
+        if key not in self._methods:
+            # pairs and triples of images make some losses more than proportional to the batch
+            few = _METHOD_BATCH if self.data.image_size <= 64 else _CPU_BATCH_LARGE
+            count = min(config.recipe.batch_size, few) if self.device.type == "cpu" else config.recipe.batch_size
+            try:
+                self._methods[key] = speeds.of_method(config, self.data, count, self.device, self.threads)
+            except UnfitPair:  # training says why
+                self._methods[key] = speeds.NOTHING
+        return self._methods[key]
 
     def loader_images_per_s(self) -> float | None:
         """Images per second that the loader streams from files, measured on first use; None for images in memory.
@@ -103,12 +98,14 @@ class Costs:
             self._loader_rate = len(order) / (time.perf_counter() - started)
         return self._loader_rate
 
-    def _computed_share(self, config: RunConfig) -> float:
+    def _computed_share(self, config: RunConfig, runs: Sequence[RunConfig]) -> float:
         """Share of an epoch's weak views that no earlier epoch has stored, on average over a training.
 
-        It is V (1 - (1 - 1 / V)^E) / E with V views of an image and E epochs; 1 without a cache.
+        It is V (1 - (1 - 1 / V)^E) / E with V views of an image and E epochs; 1 without a cache, and where a run of
+        the cohort sees feature maps, which no cache holds.
         """
-        if config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
+        sees_maps = any(one.distiller().sees != "logits" for one in runs)
+        if sees_maps or config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
             return 1.0
         views, epochs = Views(self.data).num_views, config.recipe.epochs
         return views * (1 - (1 - 1 / views) ** epochs) / epochs
@@ -124,14 +121,14 @@ class Costs:
         for config in runs:
             speed = self.speed(config.student, config.recipe.batch_size)
             views = config.distiller().views
-            per_epoch += len(parts.train) * len(views) * speed.train_s
+            per_epoch += len(parts.train) * (len(views) * speed.train_s + self.method(config).train_s)
             if config.teacher is not None:
                 teacher_views |= set(views)
         shown = next((config for config in runs if config.teacher is not None), None)
         once = 0.0
         if shown is not None:
             forward_s = self.teacher_s(shown, first.recipe.batch_size)
-            passes = len(teacher_views) - 1 + self._computed_share(shown) if teacher_views else 0.0
+            passes = len(teacher_views) - 1 + self._computed_share(shown, runs) if teacher_views else 0.0
             per_epoch += len(parts.train) * passes * forward_s
             once = test * forward_s
         per_epoch += self.evaluations_s(runs)
@@ -150,7 +147,8 @@ class Costs:
     def evaluations_s(self, configs: Sequence[RunConfig]) -> float:
         """Seconds that a cohort's evaluations take per epoch, spread over all epochs."""
         _, evaluated = self._num_evaluated(configs[0])
-        return sum(evaluated * self.speed(one.student, one.recipe.batch_size).forward_s for one in configs)
+        networks = sum(self.speed(one.student, one.recipe.batch_size).forward_s for one in configs)
+        return evaluated * (networks + sum(self.method(one).forward_s for one in configs))
 
     def _num_evaluated(self, config: RunConfig) -> tuple[int, float]:
         """Number of test images, and of images that are evaluated per epoch, spread over all epochs."""
@@ -219,62 +217,3 @@ def refuse_slow_bf16(survey: Survey) -> None:
             f"{asking}=bf16: on this CPU ({machine.cpu_capability()}) a convolution takes {slowdown:.1f} times as long"
             " in bf16 as in fp32; leave it out, or force it with --force-bf16"
         )
-
-
-@contextlib.contextmanager
-def _as_a_worker(device: torch.device, threads: int) -> Iterator[None]:
-    """Measure with the settings of a worker, and release the memory to the workers."""
-    before = torch.get_num_threads()
-    machine.set_numerics(device, threads)
-    machine.keep_freed_memory()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        machine.release_freed_memory()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _measure(model: str, data: DataSet, count: int, device: torch.device, threads: int, precision: Precision) -> Speed:
-    with _as_a_worker(device, threads):
-        network = create_network(model, data.num_classes, data.image_size, seed=0)
-        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # SGD by hand: the first optimizer of a process imports torch's compiler, which takes seconds
-        parameters = list(network.parameters())
-        momenta = [torch.zeros_like(parameter) for parameter in parameters]
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-        side = data.image_size
-        x_BCHW = torch.rand(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
-        target_B = torch.zeros(count, dtype=torch.int64, device=device)
-
-        def train() -> None:
-            with autocast:
-                loss: Tensor = F.cross_entropy(network(x_BCHW), target_B)
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            with torch.no_grad():
-                torch._foreach_mul_(momenta, 0.9)
-                torch._foreach_add_(momenta, gradients)
-                torch._foreach_add_(parameters, momenta, alpha=-1e-3)
-
-        def forward() -> None:
-            with torch.no_grad(), autocast:
-                network(x_BCHW)
-
-        train_s = _time(train, device)
-        network.eval()
-        return Speed(_time(forward, device) / count, train_s / count)
-
-
-def _time(step: Callable[[], None], device: torch.device) -> float:
-    """Measure the seconds of one step: the fastest of a few, after a warm-up step."""
-
-    def run() -> float:
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    run()
-    return min(run() for _ in range(_STEPS))

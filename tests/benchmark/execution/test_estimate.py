@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from benchmark.datasets import create
 from benchmark.datasets.base import DataSet
 from benchmark.datasets.image_files import FileImages
 from benchmark.errors import UserError
-from benchmark.execution.estimate import Costs, Speed, refuse_slow_bf16
+from benchmark.execution import speeds
+from benchmark.execution.estimate import Costs, refuse_slow_bf16
 from benchmark.execution.options import Options
+from benchmark.execution.speeds import NOTHING, Speed
 from benchmark.execution.survey import Survey
 from benchmark.plan.resolve import make_plan
 from benchmark.plan.suite import Suite
@@ -32,6 +35,7 @@ def costs(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> Costs:
     made = Costs(digits, CPU, threads=1)
     monkeypatch.setattr(made, "speed", lambda model, batch_size: {"resnet8_half": Speed(0.1, 10.0)}[model])
     monkeypatch.setattr(made, "teacher_s", lambda config, batch_size: {"resnet8": 1.0}[config.teacher])
+    monkeypatch.setattr(made, "method", lambda config: NOTHING)
     return made
 
 
@@ -89,10 +93,58 @@ def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monke
     assert torch.get_num_threads() == before
     teacher_s = measured.teacher_s(make_config("kd"), 64)
     assert 0 < teacher_s < 0.1
-    for once in ("_measure", "BatchTeacher"):
-        monkeypatch.setattr(f"benchmark.execution.estimate.{once}", lambda *_: pytest.fail("measured twice"))
+    simkd = make_config("simkd", recipe={"batch_size": 8})
+    method = measured.method(simkd)
+    assert 0 < method.forward_s < method.train_s < 0.1, "it is tested with its side modules"
+    for once in ("of_network", "of_teacher", "of_method"):
+        monkeypatch.setattr(speeds, once, lambda *_: pytest.fail("measured twice"))
     assert measured.speed("resnet8_half", 64) == speed
     assert measured.teacher_s(make_config("kd"), 64) == teacher_s
+    assert measured.method(simkd) == method
+    assert measured.method(make_config()) == measured.method(make_config("sdd_kd")) == NOTHING
+
+
+def test_what_a_method_adds_is_its_loss_back_to_both_side_modules_and_student(
+    digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step that is timed trains the side modules on a loss whose gradient reaches the student's maps."""
+    made, reached = [], []
+    create, grad = speeds.create_modules, torch.autograd.grad
+    monkeypatch.setattr(
+        speeds, "create_modules", lambda *given, **named: made.append(create(*given, **named)) or made[0]
+    )
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda *given, **named: reached.append(grad(*given, **named)) or reached[-1]
+    )
+    moved: list[bool] = []
+
+    def timed(step: Callable[[], None], device: torch.device) -> float:
+        before = [parameter.clone() for parameter in made[0].parameters()]
+        step()
+        moved.extend(not torch.equal(a, b) for a, b in zip(before, made[0].parameters(), strict=True))
+        return 8.0
+
+    monkeypatch.setattr(speeds, "_time", timed)
+    config = make_config("fitnet", recipe={"batch_size": 4})
+    assert Costs(digits, CPU, threads=1).method(config) == Speed(0.0, 2.0)
+    assert moved and all(moved)
+    of_student = reached[0][len(moved) :]
+    assert any(gradient.ndim == 4 and gradient.abs().sum() > 0 for gradient in of_student)
+
+
+def test_what_a_method_adds_is_part_of_the_estimate(costs: Costs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once per image that is trained on, or tested; and with feature maps no stored view spares the teacher."""
+    plain, cached = costs.cohort_s([make_config("simkd")]), make_config("kd", teacher_cache="fp16")
+    spared = costs.cohort_s([cached])
+    monkeypatch.setattr(costs, "method", lambda config: Speed(3.0, 5.0) if config.method == "simkd" else NOTHING)
+    assert costs.cohort_s([make_config("simkd")]) == pytest.approx(plain + 2 * (80 * 5 + 60 * 3))
+    both = costs.cohort_s([cached, make_config("simkd", teacher_cache="fp16")])
+    assert both == pytest.approx(spared + 80 / 25 + 2 * (80 * (10 + 5) + 60 * (0.1 + 3)))
+
+
+def test_a_pair_that_does_not_fit_is_left_to_the_training(digits: DataSet) -> None:
+    config = make_config("ofd", student="mobilenet_v2")
+    assert Costs(digits, CPU, threads=1).method(config) == NOTHING
 
 
 @pytest.mark.parametrize(
