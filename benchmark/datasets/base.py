@@ -30,7 +30,10 @@ NumWorkers = Annotated[int, Field(ge=0, le=1024)]
 
 
 class Images(Protocol):
-    """Images of one split, all decoded to one uint8 size, in memory or in files."""
+    """Images of one split, all decoded to one uint8 size, in memory or in files.
+
+    Of `resized_crops.CropFiles`, whose images differ in size, this is the test view; it cuts train views itself.
+    """
 
     @property
     def targets(self) -> Tensor:
@@ -68,7 +71,10 @@ class MemoryImages:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The train view: zero-pad, crop to the network's side at random, flip half of the images left to right."""
+    """The train view: zero-pad, crop to the network's side at random, flip half of the images left to right.
+
+    Images that cut their own train views (`resized_crops.CropFiles`) have no use for it.
+    """
 
     padding: int = 0
     flip: bool = True

@@ -18,6 +18,7 @@ Every image becomes 8-bit RGB:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -47,7 +48,7 @@ from benchmark.process import available_cores
 #: raise it whenever decoding changes, so that older caches are not used
 DECODER = 3
 #: how loader processes start, where this is known: they compute nothing on a device
-_FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 REPLACE = "replace this file from the source of the data set"
 #: images decoded between two writes, few enough to take little memory
 CHUNK = 256
@@ -82,13 +83,17 @@ def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
     """
     from torchvision.transforms.v2.functional import resize  # slow to import
 
+    with faults_named(path):
+        pixels_HWC = read(path)
+        resized: Tensor = resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), [side, side], antialias=True)
+    return resized.contiguous().numpy()
+
+
+@contextlib.contextmanager
+def faults_named(path: str | Path) -> Iterator[None]:
+    """Turn every error of a decoder into a UserError that names the file."""
     try:
-        size_of(path)
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                shape = f"{image.width:,} x {image.height:,}"
-                raise UserError(f"{path} has {shape} pixels, more than {MAX_PIXELS:,} in all: make it smaller")
-            pixels_HWC = rgb(image)
+        yield
     except UserError:
         raise
     except Image.DecompressionBombError as error:
@@ -97,18 +102,27 @@ def decode(path: str | Path, side: int) -> NDArray[np.uint8]:
         raise UserError(f"cannot read {path} ({error.strerror}): make it readable") from error
     except Exception as error:  # every decoder raises exceptions of its own
         reason = str(error).replace(str(path), "it") or type(error).__name__
-        raise UserError(
-            f"cannot decode {path} ({reason}): replace this file from the source of the data set"
-        ) from error
-    resized: Tensor = resize(torch.from_numpy(pixels_HWC).permute(2, 0, 1), [side, side], antialias=True)
-    return resized.contiguous().numpy()
+        raise UserError(f"cannot decode {path} ({reason}): {REPLACE}") from error
 
 
-def rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert an open image to uint8 (H, W, 3), as the table above says. Raises ValueError for an unknown range."""
+def read(path: str | Path, upright: bool = True) -> NDArray[np.uint8]:
+    """Read an image as uint8 (H, W, 3); see `rgb`. Raises errors of many kinds, which `faults_named` makes one."""
+    size_of(path)
+    with Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            shape = f"{image.width:,} x {image.height:,}"
+            raise UserError(f"{path} has {shape} pixels, more than {MAX_PIXELS:,} in all: make it smaller")
+        return rgb(image, upright)
+
+
+def rgb(image: Image.Image, upright: bool = True) -> NDArray[np.uint8]:
+    """Convert an open image to uint8 (H, W, 3), as the table above says; as it is stored where not `upright`.
+
+    Raises ValueError for an unknown range.
+    """
     image.load()
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1)) if upright else None
     except Exception:  # broken EXIF: Pillow's parser raises errors of many kinds, and viewers show the image as it is
         turn = None
     # 16-bit PGM arrives as 32-bit integers, 16-bit PNG does in older versions of Pillow
@@ -215,11 +229,11 @@ class FileImages:
         loader: DataLoader[Any] = DataLoader(
             self._files,
             batch_sampler=[index_B.tolist() for index_B in order],
-            collate_fn=_as_is,
+            collate_fn=as_is,
             num_workers=self._num_workers,
             pin_memory=device.type == "cuda",
             # a spawned worker would spawn these too, and each would import torch again, for every epoch
-            multiprocessing_context=_FORK if self._num_workers else None,
+            multiprocessing_context=FORK if self._num_workers else None,
             generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
         )
         for batch in loader:
@@ -244,7 +258,7 @@ class _Files(Dataset[Any]):
         return torch.from_numpy(np.stack(decoded))
 
 
-def _as_is(batch: Any) -> Any:
+def as_is(batch: Any) -> Any:
     return batch
 
 

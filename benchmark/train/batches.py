@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Data, Recipe
-from benchmark.datasets import augment, views
+from benchmark.datasets import augment, resized_crops, views
 from benchmark.datasets.base import DataSet, Images, MemoryImages, split_train, stratified
+from benchmark.datasets.resized_crops import CropFiles
 from benchmark.randomness import generator
 from benchmark.train.ranks import ALONE, Ranks
 
@@ -29,16 +30,20 @@ class Batch(NamedTuple):
 class Drawn(NamedTuple):
     """The ingredients of a batch, on the device: pixels, and the random numbers of its views."""
 
-    #: (B, 3, H, W) uint8, as the data set holds them
-    pixels_BCHW: Tensor
+    #: (B, 3, H, W) uint8, as the data set holds them; None where every view was cut when the images were decoded
+    pixels_BCHW: Tensor | None
     #: (3, B) int64 by view: top, left, flip
     crops: dict[str, Tensor]
-    #: (B, 3, S, S) uint8 by view, for views that are more than crop and flip
+    #: (B, 3, S, S) uint8 by view, for views that are more than crop and flip, or were cut from the files
     made: dict[str, Tensor]
     #: (B,) int64
     target_B: Tensor
     #: (B,) int64: number of each image in the training set
     index_B: Tensor
+
+
+#: pixels, crops and finished views of a batch, as `Drawn` has them
+_Seen = tuple[Tensor | None, dict[str, Tensor], dict[str, Tensor]]
 
 
 class TrainStream:
@@ -85,32 +90,57 @@ class TrainStream:
         No image of a batch that is skipped is read.
         """
         order = self.order(epoch)
-        whole = list(torch.split(self._at_home(order), self.batch_size))[skipped : self.num_batches]
+        first, last = skipped * self.batch_size, self.num_batches * self.batch_size
+        whole = range(first, min(last, len(order)), self.batch_size)
         if not whole:  # nothing starts the processes of a loader
             return
-        shares = [self.ranks.share(len(part)) for part in whole]
-        parts = [part[share] for part, share in zip(whole, shares, strict=True)]
+        parts = [self._share(start, len(order)) for start in whole]
         # one transfer per epoch, not one per batch
         index_N = order.to(self.device)
         target_N = self.targets_N[index_N]
-        crops: dict[str, augment.Crops] = {}
-        on_device: dict[str, Tensor] = {}
+        seen = self._cut if isinstance(self.images, CropFiles) else self._whole
+        for part, (pixels_BCHW, crops, made) in zip(parts, seen(epoch, order, parts), strict=True):
+            yield Drawn(pixels_BCHW, crops, made, target_N[part], index_N[part])
+
+    def _share(self, start: int, count: int) -> slice:
+        """The places in the epoch of this rank's images of the batch that begins at `start`."""
+        share = self.ranks.share(min(self.batch_size, count - start))
+        return slice(start + share.start, start + share.stop)
+
+    def _whole(self, epoch: int, order: Tensor, parts: list[slice]) -> Iterator[_Seen]:
+        """Yield whole images of one size with the crops of their views, which are cut on the device."""
+        home = self._at_home(order)
+        crops: dict[str, Tensor] = {}
         alters: dict[str, views.Alter] = {}
-        for number, pixels_BCHW in enumerate(self.images.batches(parts, self.device), start=skipped):
-            first = number * self.batch_size + shares[number - skipped].start
-            part = slice(first, first + len(pixels_BCHW))
+        for part, pixels_BCHW in zip(
+            parts, self.images.batches([home[part] for part in parts], self.device), strict=True
+        ):
             if not crops:
                 height, width = pixels_BCHW.shape[2:]
-                crops = {view: self.crops(epoch, view, (height, width)) for view in self.views}
-                on_device = {view: drawn.stacked().to(self.device) for view, drawn in crops.items()}
+                crops = {
+                    view: self.crops(epoch, view, (height, width)).stacked().to(self.device) for view in self.views
+                }
                 alters = self._alters(epoch)
-            here = {view: crops_3N[:, part] for view, crops_3N in on_device.items()}
+            here = {view: crops_3N[:, part] for view, crops_3N in crops.items()}
             made = {view: alter(self._cropped(pixels_BCHW, here.pop(view)), part) for view, alter in alters.items()}
-            yield Drawn(pixels_BCHW, here, made, target_N[part], index_N[part])
+            yield pixels_BCHW, here, made
+
+    def _cut(self, epoch: int, order: Tensor, parts: list[slice]) -> Iterator[_Seen]:
+        """Yield the views of images of many sizes, cut where they are decoded."""
+        assert isinstance(self.images, CropFiles)
+        drawn = {view: resized_crops.draw(len(order), self.seed, epoch, view) for view in self.views}
+        alters = self._alters(epoch)
+        by_batch = [{view: crops_NM[part] for view, crops_NM in drawn.items()} for part in parts]
+        for part, cut in zip(
+            parts, self.images.cut([order[part] for part in parts], by_batch, self.device), strict=True
+        ):
+            yield None, {}, {view: alters[view](x, part) if view in alters else x for view, x in cut.items()}
 
     def batch(self, drawn: Drawn) -> Batch:
         """Make the batch in every view. Reads nothing back to the host: a step with it can be captured as a graph."""
-        seen = {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()} | drawn.made
+        seen = dict(drawn.made)
+        if drawn.pixels_BCHW is not None:
+            seen |= {view: self._cropped(drawn.pixels_BCHW, crops) for view, crops in drawn.crops.items()}
         return Batch({view: self.normalize(seen[view]) for view in self.views}, drawn.target_B, drawn.index_B)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:

@@ -80,7 +80,9 @@ class CohortStep:
 
 def named(drawn: Drawn, cells: Sequence[Tensor]) -> dict[str, Tensor]:
     """Flatten a drawn batch and its stored teacher cells into tensors by name, which a graph copies."""
-    tensors = {"pixels": drawn.pixels_BCHW, "target": drawn.target_B, "index": drawn.index_B}
+    tensors = {"target": drawn.target_B, "index": drawn.index_B}
+    if drawn.pixels_BCHW is not None:
+        tensors["pixels"] = drawn.pixels_BCHW
     tensors |= {f"crops/{view}": crops for view, crops in drawn.crops.items()}
     tensors |= {f"made/{view}": made for view, made in drawn.made.items()}
     return tensors | {f"cells/{number}": cells_BSK for number, cells_BSK in enumerate(cells)}
@@ -92,5 +94,5 @@ def unnamed(inputs: Inputs) -> tuple[Drawn, list[Tensor]]:
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name): value for key, value in inputs.items() if key.startswith(name)}
 
-    drawn = Drawn(inputs["pixels"], group("crops/"), group("made/"), inputs["target"], inputs["index"])
+    drawn = Drawn(inputs.get("pixels"), group("crops/"), group("made/"), inputs["target"], inputs["index"])
     return drawn, list(group("cells/").values())
