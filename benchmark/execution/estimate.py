@@ -10,7 +10,6 @@ import torch
 from benchmark import machine, process
 from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet, MemoryImages
-from benchmark.datasets.image_files import FileImages
 from benchmark.errors import UserError
 from benchmark.execution import cohorts, speeds
 from benchmark.execution.speeds import Speed
@@ -88,7 +87,7 @@ class Costs:
         The start of the loader's processes is included, so the rate is a little lower than in a long epoch.
         """
         images = self.data.train
-        if not isinstance(images, FileImages):
+        if isinstance(images, MemoryImages):
             return None
         if self._loader_rate is None:
             order = torch.arange(min(len(images), _LOADER_IMAGES))
