@@ -29,9 +29,6 @@ Level = float | tuple[float, ...] | str
 #: method key of the student trained without a teacher: its published value is the table's student accuracy
 VANILLA = "vanilla"
 
-#: data sets of papers that are not registered here
-ONLY_PUBLISHED = ("imagenet",)
-
 T = TypeVar("T")
 
 
@@ -43,8 +40,8 @@ def method_key(name: str) -> str:
 
 
 def _data_set(name: str) -> str:
-    """Return the name of a data set that is registered, or of one that only papers use. Raises ValueError else."""
-    known = [*datasets.registry.names(), *ONLY_PUBLISHED]
+    """Return the name of a registered data set. Raises ValueError else."""
+    known = datasets.registry.names()
     if name not in known:
         raise ValueError(f"no data set '{name}'{among(name, known)}")
     return name
@@ -62,7 +59,7 @@ class Published(Frozen):
     source: Text
     #: `read`: in the named source itself; `unsure`: second-hand, derived or partly legible
     confidence: Confidence
-    #: the images: a registered data set or one of `ONLY_PUBLISHED`
+    #: the images: a registered data set
     data: Annotated[str, AfterValidator(_data_set)]
     metric: Text = "top-1 accuracy"
     unit: Literal["percent", "ms", "s"] = "percent"

@@ -418,7 +418,7 @@ def test_the_entries_that_the_next_test_breaks_are_whole() -> None:
 
 @pytest.mark.parametrize("data", ["digits", "folder", "imagenet"])
 def test_numbers_may_be_of_any_data_set(data: str) -> None:
-    """Of every one that is registered, and of one that only papers use."""
+    """Of every one that is registered."""
     assert published.parse("x/y", TABLE | {"data": data}).data == data
 
 
