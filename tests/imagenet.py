@@ -1,7 +1,7 @@
 """A small tree like ImageNet's, of JPEGs of real sizes: `python -m tests.imagenet FOLDER` writes 20 classes.
 
-Sizes and aspects vary around 500 x 375. Among the images are one in grey, one in CMYK, one PNG that is called .JPEG, and
-one with an orientation in EXIF, which trainings on ImageNet do not follow.
+Sizes and aspects vary around 500 x 375. Among the images are one in grey, one in CMYK, one PNG that is called .JPEG,
+and one with an orientation in EXIF, which trainings on ImageNet do not follow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ImageNet (ILSVRC 2012; Russakovsky et al., IJCV 2015): 1,281,167 train and 50,000 test images of 1,000 classes.
 
-The layout is torchvision's: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or the archives as they are downloaded. Images
-are decoded from their files in every epoch; nothing is cached. Some of the classes, or of the images, work too, and are
-labelled as such: `imagenet[20 classes]`.
+The layout is torchvision's: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or the archives as they are downloaded.
+Images are decoded from their files in every epoch; nothing is cached. Some of the classes, or of the images, work too,
+and are labelled as such: `imagenet[20 classes]`.
 """
 
 from __future__ import annotations

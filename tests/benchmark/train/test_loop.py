@@ -43,6 +43,7 @@ from benchmark.train.messages import (
 )
 from tests.benchmark.datasets.test_folder import write
 from tests.conftest import make_config, make_job
+from tests.imagenet import WNIDS, write_tree
 from tests.processes import exit_code, pipe, start
 
 FOUR = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
@@ -234,17 +235,24 @@ def test_methods_of_every_kind_end_with_the_same_bits_in_many_sittings(
             assert_equal(weights(parts, lane.signature), weights(whole, lane.signature))
 
 
-@pytest.mark.parametrize("kind", ["dropout", "cached", "streamed"])
+@pytest.mark.parametrize("kind", ["dropout", "cached", "streamed", "cropped"])
 def test_a_part_of_an_epoch_goes_on_with_the_same_bits(
     kind: str, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
 ) -> None:
-    """With random numbers that the network draws, with the teacher's outputs from disk, with images from files."""
+    """With random numbers that the network draws, the teacher's outputs from disk, images or their crops from files."""
     data: DataSet | None = digits
     if kind == "dropout":
         few = {"data": Data(name="digits", num_train=24, num_test=10), "recipe": {"batch_size": 8, "epochs": 1}}
         lanes = {"a": make_config(student="torchvision/mobilenet_v2", **few)}
     elif kind == "cached":
         lanes = configs("kd", "sdd_mlkd", teacher_cache="fp16")
+    elif kind == "cropped":
+        write_tree(tmp_path / "imagenet", WNIDS[:2], per_class=8, scale=0.1, val_per_class=2)
+        data = datasets.create("imagenet", tmp_path, num_workers=0)
+        for split in (data.train, data.test):
+            split._files._side = 28  # type: ignore[attr-defined]
+        data = replace(data, image_size=28)
+        lanes = {"a": make_config(data=Data(name="imagenet"), recipe={"batch_size": 4})}
     else:
         write(tmp_path / "birds", count=8)
         streamed = {"path": str(tmp_path / "birds"), "image_size": 28, "memory_gb": 0, "num_workers": 0}
