@@ -58,7 +58,7 @@ def parser() -> command_line.Parser:
         type=command_line.folder,
         nargs="?",
         metavar="FOLDER",
-        help="import: folder with <network>_vanilla/ckpt_epoch_240.pth",
+        help="import: folder with <network>_vanilla/ckpt_epoch_240.pth, or with torchvision's .pth files",
     )
     stored.add_argument(
         "dataset",

@@ -20,7 +20,7 @@ from benchmark.config import Data
 from benchmark.errors import UserError, among
 from benchmark.plan import suite
 from benchmark.plan.resolve import make_plan
-from benchmark.train import teacher_store
+from benchmark.train import teacher_import, teacher_store
 from distillers.base import Convention, Parameters
 
 
@@ -131,14 +131,15 @@ def manage_teachers(given: argparse.Namespace, console: Console) -> int:
     options = command_line.options_of(given)
     if given.action == "import":
         if given.folder is None:
-            raise UserError("teachers import: name the folder that holds <network>_vanilla/ckpt_epoch_240.pth")
+            raise UserError(f"teachers import: name the folder that holds {teacher_import.EXPECTED}")
         import torch
 
         files.check_writable(options.teachers)
         data = datasets.load(Data(name=given.dataset), options.data_root, options.cache)
         device = torch.device(options.device)
-        for manifest in teacher_store.import_folder(given.folder, options.teachers, data, device):
-            console.print(f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}")
+        for manifest in teacher_import.import_folder(given.folder, options.teachers, data, device):
+            measured = f"imported {manifest.model}: {manifest.test_top1:.2f}% on {manifest.dataset}"
+            console.print(f"{measured}{teacher_import.beside_torchvisions(manifest)}", soft_wrap=True)
         return 0
     shown = RichTable("data set", "model", "test top-1", "best epoch", "epochs", "origin", "checksum", "file")
     for place, manifest in teacher_store.manifests(options.teachers):

@@ -15,13 +15,12 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 import models
-from benchmark import files, machine, process
+from benchmark import files, process
 from benchmark.config import Frozen
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.train.batches import eval_batches
 from benchmark.train.evaluate import evaluate
-from benchmark.train.lane import weights_of
 from benchmark.train.messages import TeacherFile
 
 IMPORTED = "imported"
@@ -87,7 +86,7 @@ def manifests(teachers: Path) -> Iterator[tuple[Path, Manifest]]:
             yield path.parent, Manifest.model_validate_json(path.read_text())
         except (ValueError, OSError) as error:  # not JSON, wrong fields, or not even text
             raise UserError(
-                f"teacher manifest {path} cannot be read: {_first_line(error)}; delete it and its"
+                f"teacher manifest {path} cannot be read: {first_line(error)}; delete it and its"
                 " .safetensors, and the next run trains the teacher again"
             ) from error
 
@@ -158,7 +157,7 @@ def network_with(model: str, weights: dict[str, Tensor], data: Sizes, source: st
     try:
         network.load_state_dict(weights)
     except Exception as error:  # of torch, by the kind of misfit
-        first = [*str(error).splitlines(), "", ""][1].strip() or _first_line(error)
+        first = [*str(error).splitlines(), "", ""][1].strip() or first_line(error)
         raise UserError(
             f"weights {source} do not fit {model} with {data.num_classes} classes at {data.image_size} pixels: {first}"
         ) from error
@@ -217,61 +216,6 @@ def content_of(model: str, weights: dict[str, Tensor]) -> bytes:
     return content
 
 
-def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> list[Manifest]:
-    """Import published checkpoints: one folder per network with `ckpt_epoch_240.pth`, weights under the key "model".
-
-    A folder is imported when its name starts with a registered model (`resnet32x4_vanilla` is `resnet32x4`). Each is
-    loaded strictly, evaluated on the test set and stored as safetensors.
-
-    Raises:
-        UserError: when no folder is recognised, or a checkpoint is damaged or does not fit.
-    """
-    found = {path: _model_of(path) for path in sorted(source.glob("*/*.pth"))}
-    recognised = {path: model for path, model in found.items() if model is not None}
-    if not recognised:
-        raise UserError(
-            f"no published checkpoint under {source}: expected <network>_vanilla/ckpt_epoch_240.pth with a"
-            " network of `python -m benchmark list models`"
-        )
-    return [_import(path, model, teachers, data, device) for path, model in recognised.items()]
-
-
-def _model_of(path: Path) -> str | None:
-    folder = path.parent.name.lower()
-    name = folder.removesuffix("_vanilla")
-    # the published archive spells some networks in its own way
-    name = {"mobilenetv2": "mobilenet_v2", "shufflev1": "shufflenet_v1", "shufflev2": "shufflenet_v2"}.get(name, name)
-    return name if name in models.names() else None
-
-
-def _import(path: Path, model: str, teachers: Path, data: DataSet, device: torch.device) -> Manifest:
-    network = network_with(model, _published_weights(path), data, str(path))
-    weights = weights_of(network)
-    top1 = measure(network, data, device)
-    described = machine.describe_device(device)
-    _, manifest = store(teachers, data, model, weights, test_top1=top1, device=described, origin=str(path))
-    return manifest
-
-
-def _published_weights(path: Path) -> dict[str, Tensor]:
-    """Read a published checkpoint; nothing in it is executed. Raises UserError for one that is not weights by name."""
-    if not path.is_file():  # opening a pipe would wait for its writer
-        raise UserError(f"checkpoint {path} cannot be read: it is not a file")
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise UserError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f'checkpoint {path} holds no weights under the key "model"')
-    weights = {str(name).removeprefix("module."): value for name, value in state.items()}
-    for name, value in weights.items():
-        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
-            raise UserError(f"checkpoint {path}: {name} is no plain tensor of numbers ({value.dtype}, {value.layout})")
-        if not value.isfinite().all():
-            raise UserError(f"checkpoint {path}: {name} has values that are not finite")
-    return weights
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """First line of an error's message; its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.train.teacher_store import _published_weights
+from benchmark.train.teacher_import import published_weights
 from tests.fuzz import nasty
 
 
@@ -45,6 +45,6 @@ def check(case: bytes, folder: Path) -> None:
     path.write_bytes(case)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, value in _published_weights(path).items():
+        for name, value in published_weights(path).items():
             assert isinstance(name, str)
             assert value.isfinite().all()
