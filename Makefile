@@ -19,7 +19,7 @@ places = $(if $(RUNS),--runs $(RUNS))
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo '  variables of bench, report and status: DATASET=digits|cifar100|cub|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
+	@echo '  variables of bench, report and status: DATASET=digits|cifar100|cub|imagenet|folder|path/to/suite.yaml PAIRS=t:s,... METHODS=m,...'
 	@echo '    METHODS takes groups too: logit, feature, paper, later, all (python -m benchmark.run --help)'
 	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder PLUGIN=file.py ARGS="--dry-run ..."'
 

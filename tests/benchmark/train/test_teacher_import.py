@@ -102,15 +102,15 @@ def test_hostile_checkpoints_are_refused(
 
 def torchvisions(folder: Path, digits: DataSet, ending: str) -> Path:
     """Write weights of a torchvision network for digits; those in a .pth have their checksum in its name."""
-    network = create_network("torchvision/resnet18", digits.num_classes, digits.image_size, seed=3)
+    network = create_network("torchvision/shufflenet_v2_x0_5", digits.num_classes, digits.image_size, seed=3)
     folder.mkdir()
     if ending == "safetensors":
-        path = folder / "torchvision-resnet18.safetensors"
+        path = folder / "torchvision-shufflenet_v2_x0_5.safetensors"
         save_file(weights_of(network), path)
         return path
     path = folder / "new.pth"
     torch.save(network.state_dict(), path)
-    return path.rename(folder / f"resnet18-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    return path.rename(folder / f"shufflenet_v2_x0_5-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
@@ -120,12 +120,12 @@ def test_torchvisions_files_are_imported(tmp_path: Path, digits: DataSet, ending
     (tmp_path / "hub" / "notes.txt").write_text("not weights")
     (tmp_path / "hub" / "unknown-01234567.pth").write_text("of no network")
     (manifest,) = import_folder(tmp_path / "hub", tmp_path / "store", few, CPU)
-    assert (manifest.model, manifest.origin) == ("torchvision/resnet18", str(path))
-    assert teacher_store.find(tmp_path / "store", digits, "torchvision/resnet18", "any recipe") is not None
+    assert (manifest.model, manifest.origin) == ("torchvision/shufflenet_v2_x0_5", str(path))
+    assert teacher_store.find(tmp_path / "store", digits, "torchvision/shufflenet_v2_x0_5", "any recipe") is not None
     assert teacher_import.beside_torchvisions(manifest) == ""
     if ending == "pth":
-        path.rename(path.with_name("resnet18-01234567.pth"))
-        with pytest.raises(UserError, match=r"resnet18-01234567\.pth is damaged: its sha256 begins with"):
+        path.rename(path.with_name("shufflenet_v2_x0_5-01234567.pth"))
+        with pytest.raises(UserError, match=r"shufflenet_v2_x0_5-01234567\.pth is damaged: its sha256 begins with"):
             import_folder(tmp_path / "hub", tmp_path / "store", few, CPU)
 
 
