@@ -193,6 +193,14 @@ def add_choices(parser: argparse.ArgumentParser, suite: str | None = "digits", w
     )
 
     parser.add_argument(
+        "--gpus",
+        dest="assignments",
+        action="append",
+        type=lambda text: f"ranks={parallel(text)}",
+        metavar="N",
+        help="GPUs (on a CPU: processes) that train every student together, each on a share of every minibatch",
+    )
+    parser.add_argument(
         "--cache",
         dest="assignments",
         action="append_const",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     with command_line.ended_in_time(given):
         from benchmark.commands import train  # torch, MLflow, pandas: after everything that is refused without them
 
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return train.command_of_torchrun(given, console)
         return train.command(given, console)
 
 

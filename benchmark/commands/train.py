@@ -23,7 +23,7 @@ from benchmark.analysis.table import Table
 from benchmark.commands import status
 from benchmark.commands.status import Progress
 from benchmark.errors import UserError
-from benchmark.execution import order, progress
+from benchmark.execution import order, parallel, progress
 from benchmark.execution.deadline import SHORTEST_S, Deadline
 from benchmark.execution.estimate import STORE_S, Costs, estimate_s, overhead_s, refuse_slow_bf16
 from benchmark.execution.execute import Execution
@@ -60,6 +60,25 @@ def command(given: argparse.Namespace, console: Console) -> int:
     files.check_writable(options.runs)
     with logs.kept(options.runs, "run", console) as log:
         return run(given, plan, options, console, log)
+
+
+def command_of_torchrun(given: argparse.Namespace, console: Console) -> int:
+    """Run the command as one of the processes that torchrun started; the first one decides, reports and writes.
+
+    Raises:
+        UserError: when `--gpus` is another number.
+    """
+    size = f"ranks={parallel.launched_size()}"
+    if other := [one for one in given.assignments if one.startswith("ranks=") and one != size]:
+        raise UserError(f"{other[0]}: torchrun started {parallel.launched_size()} processes; leave --gpus out")
+    if not parallel.is_first_of_launched():
+        options = command_line.options_of(given)
+        parallel.follow(options.data_root, options.cache)
+        return 0
+    given.assignments = [*given.assignments, size]
+    given.engine = "inline"
+    with parallel.first_of_launched():
+        return command(given, console)
 
 
 def run(given: argparse.Namespace, plan: Plan, options: Options, console: Console, log: Path | None = None) -> int:
