@@ -1,4 +1,4 @@
-"""Cohorts in worker processes of this machine, in parallel on a CPU, one at a time on a GPU.
+"""Cohorts in worker processes of this machine: side by side on a CPU, and on several GPUs one on each.
 
 Workers hold no lasting state: a worker that dies loses its cohort's epochs since the last checkpoint, no more.
 """
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -40,14 +40,15 @@ class _Drop:
 
 
 class _Worker:
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, number: int, environment: Mapping[str, str]) -> None:
+        self.number = number
         self.channel, theirs = context.Pipe()
         # not a daemon: a streamed data set has loader processes of its own
         self.process = context.Process(target=_work, args=(theirs,), daemon=False)
         # signals to the process group must not end a worker, not even while it imports: the mask is inherited
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            with _main_module_hidden():
+            with _main_module_hidden(), _environment(environment):
                 self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -132,11 +133,18 @@ class LocalEngine:
         while self._waiting and not self._stopping:
             free = [worker for worker in self._workers if worker.job is None]
             if not free and len(self._workers) < self.num_workers:
-                self._workers.append(_Worker(self._context))
+                self._workers.append(self._started(self._waiting[0]))
                 continue
             if not free:
                 return
             free[0].give(self._waiting.popleft())
+
+    def _started(self, job: CohortJob) -> _Worker:
+        """Start a worker under the first free number; where a GPU is chosen here, the number chooses it."""
+        taken = {worker.number for worker in self._workers}
+        number = next(one for one in range(self.num_workers) if one not in taken)
+        gpus = machine.gpus_of(number, machine.num_gpus()) if job.device == "cuda" else {}
+        return _Worker(self._context, number, gpus)
 
     def _receive(self, worker: _Worker) -> Iterator[tuple[CohortJob, EngineEvent]]:
         job = worker.job
@@ -162,6 +170,18 @@ class LocalEngine:
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         hint = _HINTS.get(code or 0, "")
         return job, CohortCrashed(f"its worker process ended with {how}{hint}", is_user_error=False)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
