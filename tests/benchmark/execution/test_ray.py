@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark import run as command
+from benchmark.config import Data
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution import engines
@@ -189,73 +190,64 @@ def test_a_cluster_is_named_by_its_address(fake: FakeRay, tmp_path: Path, capsys
 @pytest.mark.ray
 @pytest.mark.processes
 @pytest.mark.xdist_group("ray")
-def test_stopped_then_killed_then_without_its_node_cohorts_end_with_the_same_bits(
+def test_without_its_process_or_its_node_a_cohort_goes_on_to_the_same_bits(
     ray_cluster: Any, tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
 ) -> None:
+    """Two cohorts go on from checkpoints, lose their workers, go on again, the last of them until it is stopped."""
     import ray
 
     node = ray_cluster.add_node(**RAY_NODE, include_log_monitor=False)
 
-    def cohort(name: str, method: str) -> CohortJob:
-        config = make_config(method, recipe={"epochs": 30}, eval_every=10)
-        return make_job(tmp_path / name, {method: config}, teacher_file)
+    def cohort(folder: str, method: str) -> CohortJob:
+        data = Data(name="digits", num_train=64, num_test=20)
+        config = make_config(method, recipe={"epochs": 24}, eval_every=12, data=data)
+        return make_job(tmp_path / folder / method, {method: config}, teacher_file)
 
-    killed, moved = cohort("killed", "sdd_kd"), cohort("moved", "vanilla")
-    expected = cohort("expected", "sdd_kd"), cohort("expected", "vanilla")
+    jobs, expected = ([cohort(folder, method) for method in ("sdd_kd", "vanilla")] for folder in ("jobs", "expected"))
     for one in expected:
         loop.train_cohort(one, lambda _: None, data=digits)
+    for one in jobs:
+        steps = iter(range(7))
+        loop.train_cohort(one, lambda _: None, lambda: next(steps, None) is None, data=digits)  # noqa: B023
 
-    stopping: set[int] = set()
-    engine = RayEngine(2, lambda: len(stopping) == 2)
-    engine.submit(killed)
-    engine.submit(moved)
-    ends: dict[int, list[EngineEvent]] = {id(killed): [], id(moved): []}
-    for job, event in engine.events():
-        if isinstance(event, EpochDone):
-            stopping.add(id(job))
-        elif isinstance(event, Stopped | CohortEnded):
-            ends[id(job)].append(event)
-    engine.close()
-    assert ray.is_initialized()  # it was not the engine that joined
-    places = {}
-    for name, (stopped, ended) in ends.items():
-        assert isinstance(stopped, Stopped) and isinstance(ended, CohortEnded)
-        places[name] = stopped.epochs_done, stopped.steps_done
-        assert (0, 0) < places[name] < (30, 0)
-
-    engine = RayEngine(2, lambda: False)
-    engine.submit(killed)
-    engine.submit(moved)
-    begun: dict[int, list[tuple[int, int]]] = {id(killed): [], id(moved): []}
-    notes: list[tuple[CohortJob, str]] = []
-    finished = []
-    removed = False
+    resumed: list[int] = []
+    engine = RayEngine(2, lambda: len(resumed) == 2)
+    events: dict[int, list[EngineEvent]] = {id(job): [] for job in jobs}
     try:
+        for job in jobs:
+            engine.submit(job)
         for job, event in engine.events():
-            if isinstance(event, Note):
-                notes.append((job, event.text))
-            elif isinstance(event, LaneFinished):
-                finished.append(event.weights)
-            elif isinstance(event, Started):
-                begun[id(job)].append((event.epochs_done, event.steps_done))
-                if not removed:  # the first that starts loses its process, the other its node
-                    of = {w.task.job.name + w.task.job.lanes[0].signature: w for w in engine._workers if w.task}
-                    where = ray._private.state.actors()
-                    facts = {s: where[w.actor._actor_id.hex()] for s, w in of.items()}
-                    on_node = [s for s, f in facts.items() if f["Address"]["NodeID"] == node.node_id]
-                    if len(facts) == 2 and len(on_node) == 1:
-                        removed = True
-                        for s, f in facts.items():
-                            if s not in on_node:
-                                os.kill(f["Pid"], signal.SIGKILL)
-                        ray_cluster.remove_node(node)
+            events[id(job)].append(event)
+            num_starts = sum(isinstance(one, Started) for one in events[id(job)])
+            if isinstance(event, Started) and num_starts == 1:
+                (worker,) = [worker for worker in engine._workers if worker.task and worker.task.job is job]
+                actor = ray._private.state.actors()[worker.actor._actor_id.hex()]
+                if actor["Address"]["NodeID"] == node.node_id:
+                    ray_cluster.remove_node(node)
+                else:
+                    os.kill(actor["Pid"], signal.SIGKILL)
+            if isinstance(event, EpochDone) and num_starts == 2 and id(job) not in resumed:
+                resumed.append(id(job))
     finally:
         engine.close()
-    assert removed
-    assert {id(job) for job, _ in notes} == {id(killed), id(moved)}
-    assert all(places_of == [places[name]] * 2 for name, places_of in begun.items())
-    assert sorted(finished) == sorted(lane.weights for one in (killed, moved) for lane in one.lanes)
-    for ours, theirs in zip((killed, moved), expected, strict=True):
+    assert ray.is_initialized()  # it was not the engine that joined
+    assert not any(one.node_id == node.node_id for one in ray_cluster.worker_nodes)
+    first, last = (events[which] for which in resumed)
+    for told in (first, last):
+        assert sum(isinstance(one, Note) for one in told) == 1
+        assert isinstance(told[-1], CohortEnded)
+        starts = [(one.epochs_done, one.steps_done) for one in told if isinstance(one, Started)]
+        assert starts[0] == starts[1] > (0, 0)
+        epochs = [one.epoch for one in told if isinstance(one, EpochDone)]
+        assert epochs == list(range(epochs[0], epochs[-1] + 1))
+    assert any(isinstance(one, LaneFinished) for one in first)
+    (stopped,) = [one for one in last if isinstance(one, Stopped)]
+    for job in jobs:
+        if id(job) == resumed[1]:
+            goes_on: list[Any] = []
+            loop.train_cohort(job, goes_on.append, data=digits)
+            assert (goes_on[0].epochs_done, goes_on[0].steps_done) == (stopped.epochs_done, stopped.steps_done)
+    for ours, theirs in zip(jobs, expected, strict=True):
         weights, others = load_file(ours.lanes[0].weights), load_file(theirs.lanes[0].weights)
         assert weights.keys() == others.keys()
         assert all(torch.equal(value, others[key]) for key, value in weights.items())
