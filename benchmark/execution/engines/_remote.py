@@ -122,7 +122,8 @@ def train(
 
             train_and_report(here.job, report, stop, unwanted)
         except Exception as error:
-            log.exception(f"cohort {sent.job.name} crashed")
+            if not isinstance(error, UserError):
+                log.exception(f"cohort {sent.job.name} crashed")
             reason = f"on {platform.node()}: {error or type(error).__name__}"
             endings.append(Shipped(CohortCrashed(reason, isinstance(error, UserError)), {}))
     put(endings[-1])
