@@ -110,11 +110,11 @@ def train(
     endings: list[Shipped] = []
     with ExitStack() as held:
         try:
-            here = _Here(sent, teacher, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="cohort-"))))
-            here.check()
             lines = _Lines(put)
             logging.getLogger().addHandler(lines)
             held.callback(logging.getLogger().removeHandler, lines)
+            here = _Here(sent, teacher, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="cohort-"))))
+            here.check()
 
             def report(event: EngineEvent) -> None:
                 shipped = here.shipped(event)
