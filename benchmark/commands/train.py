@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+import distillers
 from benchmark import command_line, datasets, files, logs, machine, process, results, tracking
 from benchmark.analysis import measured
 from benchmark.analysis.comparison import comparison
@@ -88,6 +89,8 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     console.print(progress_of(survey).table())
     for refused in plan.refused:
         console.print(f"left out: {refused}", soft_wrap=True)
+    if plan.suite.ranks > 1:
+        console.print(shared(plan), soft_wrap=True)
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     estimate = estimated(survey, costs, console) if left else None
@@ -110,6 +113,14 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     code = conclude(execution, given, console, estimate, log, of_project)
     remember(given, survey)
     return code
+
+
+def shared(plan: Plan) -> str:
+    """Say what several processes share, and which methods compare the images of a process's share only."""
+    text = f"{plan.suite.ranks} processes train every network, each on an equal share of every minibatch"
+    if coupled := [name for name in plan.methods if distillers.registry.get(name).couples_batch]:
+        text += f"; {', '.join(coupled)}: terms that compare images see those of one share"
+    return f"{text}."
 
 
 def has_time(survey: Survey, deadline: Deadline, console: Console) -> bool:

@@ -56,6 +56,8 @@ def train_in_ranks(
         _launched.agreed(lambda: job)
         train_cohort(at_rank(job, _local_rank()), report, stop, unwanted=unwanted, ranks=_launched)
         return
+    if torch.device(job.device).type == "cuda" and job.ranks > torch.cuda.device_count():
+        raise UserError(f"--gpus {job.ranks}: this machine has {torch.cuda.device_count()}")
     store = TCPStore("127.0.0.1", 0, job.ranks, is_master=True, wait_for_workers=False)
     with _others(job, store.port) as others:
         try:
