@@ -69,16 +69,15 @@ def command_of_torchrun(given: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: when `--gpus` is another number.
     """
-    size = f"ranks={parallel.launched_size()}"
-    if other := [one for one in given.assignments if one.startswith("ranks=") and one != size]:
-        raise UserError(f"{other[0]}: torchrun started {parallel.launched_size()} processes; leave --gpus out")
-    if not parallel.is_first_of_launched():
+    rank, size = process.launched() or (0, 1)
+    if other := [one for one in given.assignments if one.startswith("ranks=") and one != f"ranks={size}"]:
+        raise UserError(f"{other[0]}: torchrun started {size} processes; leave --gpus out")
+    if rank > 0:
         options = command_line.options_of(given)
-        parallel.follow(options.data_root, options.cache)
+        parallel.follow(rank, size, options.data_root, options.cache)
         return 0
-    given.assignments = [*given.assignments, size]
-    given.engine = "inline"
-    with parallel.first_of_launched():
+    given.assignments, given.engine = [*given.assignments, f"ranks={size}"], "inline"
+    with parallel.first_of_launched(size):
         return command(given, console)
 
 
