@@ -26,6 +26,7 @@ from benchmark.errors import UserError, shown
 
 NUM_CLASSES, NUM_IMAGES = 1000, {"train": 1_281_167, "val": 50_000}
 FIRST, LAST = "n01440764", "n15075141"
+_ENDINGS = tuple(sorted(SUFFIXES))
 _WNID = re.compile(r"n\d{8}", re.ASCII)
 
 
@@ -115,7 +116,7 @@ def _listed(place: Path, classes: list[str], total: hashlib._Hash) -> tuple[NDAr
                 found = sorted(
                     (entry.name, entry.stat().st_size)
                     for entry in entries
-                    if entry.name.lower().endswith(tuple(SUFFIXES)) and not entry.name.startswith(".")
+                    if entry.name.lower().endswith(_ENDINGS) and not entry.name.startswith(".")
                 )
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}): make it readable") from error

@@ -100,7 +100,7 @@ def _faults_named(archive: Path) -> Iterator[None]:
             f"cannot unpack {archive} ({error}): mend that, and the same command goes on where it was"
         ) from error
     except Exception as error:  # tarfile, gzip, zlib and scipy each raise errors of their own
-        raise UserError(f"cannot unpack {archive}: it is damaged ({error or type(error).__name__})") from error
+        raise UserError(f"cannot unpack {archive}: it is damaged ({str(error) or type(error).__name__})") from error
 
 
 def _bar() -> Progress:
