@@ -108,9 +108,9 @@ def test_boxes_are_torchvisions() -> None:
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     get = transforms.RandomResizedCrop.get_params
-    theirs = np.array([get(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    theirs = np.array([get(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)])
     for ours, other in zip(boxes.T, theirs.T, strict=True):  # of 100 to 300 pixels
-        assert np.abs(np.quantile(ours, (0.1, 0.5, 0.9)) - np.quantile(other, (0.1, 0.5, 0.9))).max() < 12
+        assert np.abs(np.quantile(ours, (0.1, 0.5, 0.9)) - np.quantile(other, (0.1, 0.5, 0.9))).max() < 20
     for shape in ((375, 500), (50, 900), (900, 50), (300, 310), (1, 1)):
         never = [0.5, 0.5, 0.5, *[0.999, 0.999 if shape[1] < 1.3 * shape[0] else 0.0] * ATTEMPTS]
         if shape != (1, 1):
