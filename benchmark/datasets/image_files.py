@@ -22,6 +22,7 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import signal
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
@@ -234,6 +235,7 @@ class FileImages:
             pin_memory=device.type == "cuda",
             # a spawned worker would spawn these too, and each would import torch again, for every epoch
             multiprocessing_context=FORK if self._num_workers else None,
+            worker_init_fn=outlive_signals,
             generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
         )
         for batch in loader:
@@ -256,6 +258,15 @@ class _Files(Dataset[Any]):
         except UserError as error:
             return str(error)
         return torch.from_numpy(np.stack(decoded))
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a loader process ignore what stops a whole group of processes: it ends when its trainer has saved.
+
+    A process that dies fails the lanes, which would not be saved where they stand.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def as_is(batch: Any) -> Any:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmark.datasets.image_files import FORK, as_is, faults_named, read
+from benchmark.datasets.image_files import FORK, as_is, faults_named, outlive_signals, read
 from benchmark.errors import UserError
 from benchmark.process import available_cores
 from benchmark.randomness import generator
@@ -126,6 +126,7 @@ class CropFiles:
             num_workers=self._num_workers,
             pin_memory=device.type == "cuda",
             multiprocessing_context=FORK if self._num_workers else None,
+            worker_init_fn=outlive_signals,
             generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
         )
         made = iter(loader)

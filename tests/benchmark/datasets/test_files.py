@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from torchvision.transforms import Resize
 
 from benchmark.datasets import image_files, mapped
 from benchmark.datasets.image_files import FileImages, cached, decode, images_from_files
+from benchmark.datasets.resized_crops import CropFiles
 from benchmark.errors import UserError
 
 SIDE = 16
@@ -106,6 +109,22 @@ def test_streaming_names_the_damaged_file(paths: list[Path], num_workers: int) -
     with pytest.raises(UserError, match=r"^cannot decode .*d\.png") as caught:
         all_pixels(images)
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["whole", "cut"])
+def test_a_signal_to_all_processes_does_not_end_the_loader(paths: list[Path], kind: str) -> None:
+    """The trainer is asked to stop by the same signal, and its lanes are saved after the step that they are in."""
+    names = np.array([path.name.encode() for path in paths])
+    images = (
+        FileImages(paths, TARGETS, SIDE, 1) if kind == "whole" else CropFiles(paths[0].parent, names, TARGETS, 8, 1)
+    )
+    batches = images.batches([torch.arange(1)] * 40, CPU)
+    next(batches)
+    (loader,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(loader.pid or 0, number)
+    assert len(list(batches)) == 39
+    assert not multiprocessing.active_children()
 
 
 def test_missing_files_are_named_and_counted(paths: list[Path], tmp_path: Path) -> None:
