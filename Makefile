@@ -23,12 +23,13 @@ help:  ## list the targets and their variables
 	@echo '    METHODS takes groups too: logit, feature, paper, later, all (python -m benchmark.run --help)'
 	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder PLUGIN=file.py ARGS="--dry-run ..."'
 
-# the stamp changes with the lock file, so a pull that moves a version reinstalls
+# the stamp changes with the lock file, so a pull that moves a version reinstalls; packages are compiled to bytecode once
+# here, and not by every process that is not allowed to keep what it compiles
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; choose it with make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

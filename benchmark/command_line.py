@@ -132,6 +132,8 @@ def check_names(given: argparse.Namespace) -> None:
         catalogue.check("studies", given.study)
     if "device" in named:
         check_device(given.device)
+    if named.get("ray_address") is not None and given.engine != "ray":
+        raise UserError(f"--ray-address {given.ray_address}: only --engine ray joins a cluster; add it")
     for section in named.get("sections", ()):
         catalogue.check("sections", section)
 
@@ -192,6 +194,14 @@ def add_choices(parser: argparse.ArgumentParser, suite: str | None = "digits", w
         help="torch.compile the students' feature maps",
     )
 
+    parser.add_argument(
+        "--gpus",
+        dest="assignments",
+        action="append",
+        type=lambda text: f"ranks={parallel(text)}",
+        metavar="N",
+        help="GPUs (on a CPU: processes) that train every student together, each on a share of every minibatch",
+    )
     parser.add_argument(
         "--cache",
         dest="assignments",
@@ -284,6 +294,13 @@ def claims(text: str) -> str:
     return text
 
 
+def ray_address(text: str) -> str:
+    """Read an argument that names a Ray cluster: `auto`, the one of this machine, or HOST:PORT."""
+    if re.fullmatch(r"auto|[^\s:/]+:[0-9]{1,5}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"must be auto or HOST:PORT, got {shown(text)}")
+    return text
+
+
 _DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 
 
@@ -310,7 +327,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=parallel,
         metavar="N",
-        help="cohorts that train at the same time (default: one per core on a CPU, one on a GPU)",
+        help="cohorts that train at the same time (default: one per core on a CPU, one per GPU)",
     )
     parser.add_argument(
         "--threads",
@@ -328,7 +345,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=list(catalogue.known("engines").entries),
         default="local",
-        help="where cohorts train: worker processes of this machine (local) or this process (inline); default: local",
+        help="where cohorts train: worker processes of this machine (local), this process (inline), or machines of a"
+        " Ray cluster (ray); default: local",
+    )
+    parser.add_argument(
+        "--ray-address",
+        type=ray_address,
+        metavar="ADDRESS",
+        help="with --engine ray: the cluster to join, auto or HOST:PORT; --workers then counts cohorts on all of its"
+        " machines (default: a Ray of its own on this machine)",
     )
     parser.add_argument(
         "--patience",
@@ -423,7 +448,17 @@ def options_of(given: argparse.Namespace) -> Options:
     device, threads = resolve_device(named.get("device", "cpu")), named.get("threads", 1)
     others: dict[str, Any] = {
         name: named[name]
-        for name in ("engine", "retry_failed", "force_bf16", "cache_gb", "patience_s", "offline", "deadline", "claims")
+        for name in (
+            "engine",
+            "ray_address",
+            "retry_failed",
+            "force_bf16",
+            "cache_gb",
+            "patience_s",
+            "offline",
+            "deadline",
+            "claims",
+        )
         if name in named
     }
     others.setdefault("claims", os.environ.get("BENCH_CLAIMS"))
@@ -434,7 +469,7 @@ def options_of(given: argparse.Namespace) -> Options:
         data_root=given.data.resolve(),
         device=device,
         threads=threads,
-        workers=named.get("workers") or default_workers(device, threads),
+        workers=named.get("workers") or default_workers(device, threads, _ranks_of(named.get("assignments", ()))),
         **others,
     )
 
@@ -459,9 +494,22 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def default_workers(device: str, threads: int) -> int:
-    """Default number of cohorts that train at the same time: one per `threads` cores on a CPU, one on a GPU."""
-    return 1 if device != "cpu" else max(1, process.available_cores() // threads)
+def _ranks_of(assignments: Sequence[str]) -> int:
+    """Processes that train each student, as `--gpus` sets it."""
+    given = [text for key, _, text in (assignment.partition("=") for assignment in assignments) if key == "ranks"]
+    return int(given[-1]) if given and given[-1].isdecimal() else 1  # what is wrong is refused by what reads it
+
+
+def default_workers(device: str, threads: int, ranks: int = 1) -> int:
+    """Default number of cohorts that train at the same time, each on `ranks` visible GPUs or times `threads` cores.
+
+    A device with a number, `cuda:1`, is one GPU.
+    """
+    if device == "cpu":
+        return max(1, process.available_cores() // (threads * max(1, ranks)))
+    from benchmark import machine  # it imports torch, which alone knows how many GPUs there are
+
+    return max(1, machine.num_gpus() // max(1, ranks)) if device == "cuda" else 1
 
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:

@@ -143,14 +143,6 @@ class RunConfig(Frozen):
             raise ValueError("runs are ranked on the validation split: set data.val_fraction above 0")
         return tuning
 
-    @model_validator(mode="after")
-    def _fits_ranks(self) -> RunConfig:
-        if self.recipe.batch_size < self.ranks:
-            raise ValueError(f"recipe.batch_size {self.recipe.batch_size} leaves some of {self.ranks} ranks no image")
-        if self.sync_batch_norm and self.ranks == 1:
-            raise ValueError("sync_batch_norm is for several ranks: add --gpus 2 or more")
-        return self
-
     @property
     def seed(self) -> int:
         """Seed of every random stream of the run, from base seed, data set and repetition: runs are paired by it."""

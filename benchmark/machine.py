@@ -19,6 +19,8 @@ import torch
 
 from benchmark import process
 
+#: variable by which CUDA is told which GPUs a process sees: their numbers or names
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 #: constants of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -165,6 +167,25 @@ def _cpu_fact(name: str) -> str:
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name), "")
+
+
+def num_gpus() -> int:
+    """Number of GPUs that this process may use."""
+    return torch.cuda.device_count()
+
+
+def gpus_of(number: int, processes: int) -> dict[str, str]:
+    """Environment in which process `number` of so many, counted from 0, sees its share of this process's GPUs only.
+
+    GPUs are dealt out in turns; processes share them where there are fewer GPUs. With fewer than two it is empty: there
+    is nothing to choose.
+    """
+    count = num_gpus()
+    if count < 2:
+        return {}
+    named = os.environ.get(_VISIBLE_GPUS)
+    gpus = list(map(str, range(count))) if named is None else named.split(",")[:count]
+    return {_VISIBLE_GPUS: ",".join(gpus[number % count :: processes])}
 
 
 def is_main() -> bool:

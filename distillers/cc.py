@@ -24,6 +24,7 @@ class CC(FeatureLoss):
     dimension: Annotated[int, Field(ge=1, le=4096)] = 128
 
     sees: ClassVar[Sees] = "map"
+    couples_batch: ClassVar[bool] = True
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         return nn.ModuleDict(

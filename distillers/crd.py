@@ -162,6 +162,8 @@ class CRD(FeatureLoss):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     sees: ClassVar[Sees] = "map"
+    couples_batch: ClassVar[bool] = True
+    remembers_images: ClassVar[bool] = True
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         widths = [embedding_size(network, facts.image_size) for network in (student, teacher)]

@@ -61,6 +61,8 @@ class FeatureLoss(Parameters):
 
     #: what the loss looks at
     sees: ClassVar[Sees] = "stages"
+    couples_batch: ClassVar[bool] = False
+    remembers_images: ClassVar[bool] = False
     is_tested_with_modules: ClassVar[bool] = False
 
     @abstractmethod
@@ -131,6 +133,8 @@ def feature_loss(name: str, title: str, *, numerics_version: int = 1) -> Callabl
             "groups": {name: loss},
             "numerics_version": numerics_version,
             "sees": loss.sees,
+            "couples_batch": loss.couples_batch,
+            "remembers_images": loss.remembers_images,
             "is_tested_with_modules": loss.is_tested_with_modules,
         }
         register(type(f"{loss.__name__}Distiller", (FeatureDistiller,), body))

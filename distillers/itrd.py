@@ -54,6 +54,7 @@ class ITRD(FeatureLoss):
     alpha: Positive = 1.5
 
     sees: ClassVar[Sees] = "map"
+    couples_batch: ClassVar[bool] = True
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         before, after = (embedding_size(network, facts.image_size) for network in (student, teacher))

@@ -26,6 +26,7 @@ class PKT(FeatureLoss):
     weight: NonNegative = 30000.0
 
     sees: ClassVar[Sees] = "map"
+    couples_batch: ClassVar[bool] = True
 
     def loss(self, student: Outputs, teacher: Outputs, target_B: Tensor, extras: Extras) -> Tensor:
         s_BB, t_BB = (affinities(embedding_of(seen)) for seen in (student, teacher))

@@ -42,6 +42,7 @@ class RKD(FeatureLoss):
     angle: NonNegative = 50.0
 
     sees: ClassVar[Sees] = "map"
+    couples_batch: ClassVar[bool] = True
 
     def loss(self, student: Outputs, teacher: Outputs, target_B: Tensor, extras: Extras) -> Tensor:
         s_BD, t_BD = embedding_of(student), embedding_of(teacher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -89,6 +89,8 @@ class SemCKD(FeatureLoss):
     softness: Positive = 1.0
     #: queries and keys have the batch size over this as their width
     factor: Annotated[int, Field(ge=1, le=64)] = 4
+
+    couples_batch: ClassVar[bool] = True
 
     def modules(self, student: Network, teacher: Network, facts: Facts) -> nn.Module | None:
         students, teachers = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,6 +22,8 @@ class SP(FeatureLoss):
     """CE + 3000 / B^2 times the squared differences of the similarities between images, at the last stage."""
 
     weight: NonNegative = 3000.0
+
+    couples_batch: ClassVar[bool] = True
 
     def loss(self, student: Outputs, teacher: Outputs, target_B: Tensor, extras: Extras) -> Tensor:
         s_BB, t_BB = (similarities(features_of(seen)[-1]) for seen in (student, teacher))

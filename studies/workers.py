@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmark import command_line
+from benchmark import command_line, machine
 from benchmark.errors import UserError
 from benchmark.execution.options import Options
 from studies.search import ENDED, Search, slug
@@ -69,7 +69,10 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, optio
     seen = {trial.number for trial in search.trials() if trial.state in ENDED}
     how = Ended.DONE
     with contextlib.ExitStack() as held:
-        running = [_started(number, command, search, held) for number in range(1, processes + 1)]
+        running = []
+        for number in range(1, processes + 1):
+            gpus = machine.gpus_of(number - 1, processes) if options.device == "cuda" else {}
+            running.append(_started(number, command, gpus, search, held))
         while running:
             try:
                 time.sleep(POLL_SECONDS)
@@ -86,12 +89,19 @@ def watch(arguments: Sequence[str] | None, search: Search, processes: int, optio
     return how
 
 
-def _started(number: int, command: Sequence[str], search: Search, held: contextlib.ExitStack) -> _Process:
+def _started(
+    number: int, command: Sequence[str], gpus: Mapping[str, str], search: Search, held: contextlib.ExitStack
+) -> _Process:
     log = search.folder / f"{slug(search.title)}-worker-{number}.log"
     output = held.enter_context(log.open("wb"))
     # a group of its own: Ctrl-C in a terminal reaches this process alone, which passes it on, once
     popen = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **gpus},
+        start_new_session=True,
     )
     held.callback(_end, popen)
     return _Process(number, popen, log)

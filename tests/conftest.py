@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,11 +30,15 @@ torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked `gpu` run where there is one, and are skipped by name where there is none."""
+    """Tests marked `gpu` or `ray` run where there is one, and are skipped by name where there is none."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("ray") is not None and importlib.util.find_spec("ray") is None:
+        pytest.skip("needs the extra `cluster`: Ray is not installed")
 
 
+#: a node of a Ray cluster with room for one worker
+RAY_NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 #: a suite as YAML holds it
 SMALL_SUITE: dict[str, Any] = {
     "title": "small",
@@ -107,6 +112,30 @@ def runs_folder(tmp_path: Path, _tracking_store: Path) -> Path:
     folder.mkdir()
     shutil.copy(_tracking_store, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster of one small node, which this process has joined; for tests of the xdist group `ray`."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    noticed_at_once = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}
+    cluster = Cluster()
+    cluster.add_node(**RAY_NODE, no_monitor=True, include_log_monitor=False, _system_config=noticed_at_once)
+    try:
+        ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _ray_tests_share_one_cluster(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("ray") is not None:
+        request.getfixturevalue("ray_cluster")
 
 
 @pytest.fixture

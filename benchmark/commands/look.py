@@ -44,6 +44,8 @@ def show_method(name: str, console: Console) -> None:
     """Print a method's hyperparameters under both conventions."""
     method = distillers.registry.get(name)
     console.print(f"{method.title} ({name})\n\n{inspect.cleandoc(method.__doc__ or '')}\n")
+    if method.couples_batch:
+        console.print("It compares the images of a minibatch: with --gpus, those of each process's share.\n")
     conventions = get_args(Convention)
     shown = RichTable("field", *(f"convention={convention}" for convention in conventions), "allowed")
     resolved = [distillers.create(name, convention=convention).parameters() for convention in conventions]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+import distillers
 from benchmark import command_line, datasets, files, logs, machine, process, results, tracking
 from benchmark.analysis import measured
 from benchmark.analysis.comparison import comparison
@@ -23,7 +24,7 @@ from benchmark.analysis.table import Table
 from benchmark.commands import status
 from benchmark.commands.status import Progress
 from benchmark.errors import UserError
-from benchmark.execution import order, progress
+from benchmark.execution import order, parallel, progress
 from benchmark.execution.deadline import SHORTEST_S, Deadline
 from benchmark.execution.estimate import STORE_S, Costs, estimate_s, overhead_s, refuse_slow_bf16
 from benchmark.execution.execute import Execution
@@ -62,6 +63,24 @@ def command(given: argparse.Namespace, console: Console) -> int:
         return run(given, plan, options, console, log)
 
 
+def command_of_torchrun(given: argparse.Namespace, console: Console) -> int:
+    """Run the command as one of the processes that torchrun started; the first one decides, reports and writes.
+
+    Raises:
+        UserError: when `--gpus` is another number.
+    """
+    rank, size = process.launched() or (0, 1)
+    if other := [one for one in given.assignments if one.startswith("ranks=") and one != f"ranks={size}"]:
+        raise UserError(f"{other[0]}: torchrun started {size} processes; leave --gpus out")
+    if rank > 0:
+        options = command_line.options_of(given)
+        parallel.follow(rank, size, options.data_root, options.cache)
+        return 0
+    given.assignments, given.engine = [*given.assignments, f"ranks={size}"], "inline"
+    with parallel.first_of_launched(size):
+        return command(given, console)
+
+
 def run(given: argparse.Namespace, plan: Plan, options: Options, console: Console, log: Path | None = None) -> int:
     """Train what is left of a plan, or only show it; return the command's exit code."""
     of_project = measured.load(measured.path_of(plan.suite.name))  # damaged, it is refused before anything is trained
@@ -69,6 +88,8 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     console.print(progress_of(survey).table())
     for refused in plan.refused:
         console.print(f"left out: {refused}", soft_wrap=True)
+    if plan.suite.ranks > 1:
+        console.print(shared(plan), soft_wrap=True)
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     estimate = estimated(survey, costs, console) if left else None
@@ -91,6 +112,14 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     code = conclude(execution, given, console, estimate, log, of_project)
     remember(given, survey)
     return code
+
+
+def shared(plan: Plan) -> str:
+    """Say what several processes share, and which methods compare the images of a process's share only."""
+    text = f"{plan.suite.ranks} processes train every network, each on an equal share of every minibatch"
+    if coupled := [name for name in plan.methods if distillers.registry.get(name).couples_batch]:
+        text += f"; {', '.join(coupled)}: terms that compare images see those of one share"
+    return f"{text}."
 
 
 def has_time(survey: Survey, deadline: Deadline, console: Console) -> bool:

@@ -30,6 +30,7 @@ class _Training:
     stopping_s: float = 0.0
     #: whether its lanes finish at the end of this epoch
     is_last_epoch: bool = False
+    has_started: bool = False
 
 
 class Deadline:
@@ -87,7 +88,9 @@ class Deadline:
             return
         training = self._training[job.name]
         if isinstance(event, Started):
-            self.start_s = max(self.start_s, self._clock() - training.submitted)
+            if not training.has_started:  # one that goes on after its worker died says nothing about starts
+                self.start_s = max(self.start_s, self._clock() - training.submitted)
+            training.has_started = True
             training.stopping_s = 2 * training.step_s
             training.is_last_epoch = event.epochs_done + 1 >= job.epochs
         elif isinstance(event, StepsDone | EpochDone):

@@ -180,7 +180,7 @@ def overhead_s(survey: Survey) -> float:
     left = distinct(entry for entry in [*survey.teacher_entries.values(), *survey.entries] if entry.is_open)
     epochs = sum(entry.config.recipe.epochs - entry.progress for entry in left)
     tracking_s = len(left) * _TRACKED_RUN_S + epochs * _TRACKED_EPOCH_S
-    start_s = WORKER_START_S if survey.options.engine == "local" else 0.0
+    start_s = 0.0 if survey.options.engine == "inline" else WORKER_START_S
     # one thread tracks while workers train: on a CPU it takes its share of the cores from them
     shared_s = tracking_s / process.available_cores() if survey.options.device == "cpu" else 0.0
     return start_s + shared_s + (STORE_S if survey.tracker is None else 0.0)

@@ -86,7 +86,7 @@ class Execution:
         #: under a deadline: cohorts that wait for a worker, in no order, and the number of those that have one
         self._queue: list[Sequence[Entry]] = []
         self._num_submitted = 0
-        self._engine = engines.registry.get(self.options.engine)(self.options.workers, self._should_stop)
+        self._engine = engines.create(self.options, self._should_stop)
         self._record = Record(survey, tracker, parent)
         self._delivery = Delivery(tracker, view.say, self.options.patience_s)
         self._last_look = 0.0
@@ -391,6 +391,7 @@ class Execution:
             cache_gb=self.options.cache_gb,
             device=self.options.device,
             threads=self.options.threads,
+            data_digest=self.survey.data.digest,
             plugins=plugins.loaded(),
         )
         self._jobs |= {lane.signature: job for lane in job.lanes}

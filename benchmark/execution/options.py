@@ -23,6 +23,8 @@ class Options:
     engine: str = "local"
     device: str = "cpu"
     workers: int = 1
+    #: the Ray cluster that engine `ray` joins, `auto` or HOST:PORT; None: one of its own on this machine
+    ray_address: str | None = None
     threads: int = 1
     retry_failed: bool = False
     #: train in bf16 even on a CPU where it is slower than fp32

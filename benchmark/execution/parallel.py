@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -10,6 +12,7 @@ from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -20,8 +23,10 @@ from benchmark.errors import UserError
 from benchmark.execution import child
 from benchmark.train.loop import train_cohort
 from benchmark.train.messages import CohortJob, Event
-from benchmark.train.ranks import LostContact, connected
+from benchmark.train.ranks import LostContact, Ranks, connected
 
+#: the ranks that torchrun started, while this process is the first of them
+_launched: Ranks | None = None
 #: seconds that a process which lost another waits for the reason
 REASON_S = 5.0
 #: exit code of a rank that ended because another one had
@@ -42,11 +47,17 @@ class LostRank(RuntimeError):
 def train_in_ranks(
     job: CohortJob, report: Callable[[Event], None], stop: Callable[[], bool], unwanted: Collection[str]
 ) -> None:
-    """Train a cohort as the first rank, with `job.ranks - 1` further processes of this machine.
+    """Train a cohort as the first rank: of those that torchrun started, or of `job.ranks` processes of this machine.
 
     Raises:
         LostRank: when another rank has ended, within seconds; UserError when it was for a mistake of the user.
     """
+    if _launched is not None:
+        _launched.agreed(lambda: job)
+        train_cohort(at_rank(job, _local_rank()), report, stop, unwanted=unwanted, ranks=_launched)
+        return
+    if torch.device(job.device).type == "cuda" and job.ranks > torch.cuda.device_count():
+        raise UserError(f"--gpus {job.ranks}: this machine has {torch.cuda.device_count()}")
     store = TCPStore("127.0.0.1", 0, job.ranks, is_master=True, wait_for_workers=False)
     with _others(job, store.port) as others:
         try:
@@ -54,6 +65,40 @@ def train_in_ranks(
                 train_cohort(at_rank(job, 0), report, stop, unwanted=unwanted, ranks=ranks)
         except LostContact as error:
             raise others.fault(REASON_S) from error
+
+
+@contextlib.contextmanager
+def first_of_launched(size: int) -> Iterator[None]:
+    """Make this process, the first that torchrun started, train its cohorts with the others; let them go at the end."""
+    global _launched
+    with connected(0, size) as ranks:
+        _launched = ranks
+        try:
+            yield
+        finally:
+            _launched = None
+            with contextlib.suppress(LostContact):
+                ranks.agreed(lambda: None)
+
+
+def follow(rank: int, size: int, data_root: Path, cache: Path) -> None:
+    """Train what the first rank says, on images from this machine's own folders, until it lets this process go."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the first rank decides when to stop
+    with connected(rank, size) as ranks:
+        while (job := ranks.agreed(_nothing)) is not None:
+            plugins.add(job.plugins)
+            own = replace(at_rank(job, _local_rank()), data_root=data_root, cache=cache)
+            train_cohort(own, lambda event: None, lambda: False, ranks=ranks)
+
+
+def _nothing() -> CohortJob | None:
+    """What a rank that does not decide would say."""
+    return None
+
+
+def _local_rank() -> int:
+    return int(os.environ["LOCAL_RANK"])
 
 
 def at_rank(job: CohortJob, rank: int) -> CohortJob:

@@ -83,6 +83,7 @@ class LiveView:
     def show(self, job: CohortJob, event: Event) -> None:
         """Move a cohort's bar."""
         if isinstance(event, Started):
+            self.ended(job)  # an engine that lost its worker starts it again
             self._steps[job.name] = event.steps_per_epoch
             self._bars[job.name] = self._progress.add_task(
                 _title(job),

@@ -104,6 +104,7 @@ class Record:
             "machine": event.machine,
             "threads": str(job.threads),
             "runs_folder": options.identity(),
+            **({} if event.host is None else {"trained_on": event.host}),
         }
         if entry.hold is not None and entry.hold.claims is not None:
             where[LEASED] = "true"
@@ -113,12 +114,12 @@ class Record:
             entry.abandoned = None
         if entry.run_id is not None:
             moved = {"mlflow.parentRunId": parent} if self._parent else {}
-            if entry.progress:
+            if event.epochs_done or event.steps_done:
                 where["machine"] = _joined(self.tracker.tags(entry.run_id).get("machine"), event.machine)
             self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
             entry.logged = self.tracker.epochs_logged(entry.run_id)
             if job.device != "cpu":  # epochs since the checkpoint are trained again, with slightly different numbers
-                entry.logged = {epoch for epoch in entry.logged if epoch <= entry.epochs_done}
+                entry.logged = {epoch for epoch in entry.logged if epoch <= event.epochs_done}
             return
         variant = pair_means.name_of(plan, config.method)
         tags = {**where, **about, VARIANT: variant, "profile": plan.profile or "full", **entry.tags}

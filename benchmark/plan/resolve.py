@@ -179,7 +179,7 @@ def make_plan(
         for method in chosen_methods:
             for repetition in range(1, num_seeds + 1):
                 run = _planned(suite, pair, method, data, small, changes, repetition, tuning)
-                if misfit := fit_of(run.config).misfit:
+                if misfit := fit_of(run.config).misfit or _misfit_of_ranks(run.config):
                     refused.append(Refused(pair.name, method, misfit))
                     break
                 # methods without a teacher give one run per student, whatever the pair
@@ -350,13 +350,21 @@ def _planned(
         eval_every=suite.eval_every,
         tuning=tuning,
     )
+    _check_ranks(config)
     return PlannedRun(config, pair)
+
+
+def _misfit_of_ranks(config: RunConfig) -> str:
+    """Why a method cannot train on as many ranks; "" where it can."""
+    if config.ranks > 1 and distillers.registry.get(config.method).remembers_images:
+        return f"it remembers every image, of which each of {config.ranks} ranks sees a part"
+    return ""
 
 
 def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Settings) -> RunConfig:
     # `--set recipe.*` changes students, `--set teacher_recipe.*` teachers, a profile both
     recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe, **changes.get("teacher_recipe", {})}
-    return RunConfig(
+    config = RunConfig(
         data=data,
         student=model,
         teacher=None,
@@ -371,6 +379,19 @@ def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Sett
         sync_batch_norm=suite.sync_batch_norm,
         eval_every=suite.eval_every,
     )
+    _check_ranks(config)
+    return config
+
+
+def _check_ranks(config: RunConfig) -> None:
+    """Raise UserError when several ranks cannot share the batches in equal parts, or are asked for by one."""
+    if config.recipe.batch_size % config.ranks:
+        raise UserError(
+            f"recipe.batch_size: {config.recipe.batch_size} images cannot be shared equally by {config.ranks} ranks;"
+            " choose a multiple, or other --gpus"
+        )
+    if config.sync_batch_norm and config.ranks == 1:
+        raise UserError("sync_batch_norm: it is for several ranks; add --gpus 2 or more")
 
 
 def data_config(fields: Settings) -> Data:

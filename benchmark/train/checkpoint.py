@@ -45,9 +45,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
         UserError: when it cannot be written; the last checkpoint is untouched.
     """
     payload = _packed(state)
+    write(path, _MAGIC, hashlib.sha256(payload).hexdigest().encode(), b"\n", payload)
+
+
+def write(path: Path, *parts: bytes) -> None:
+    """Write the content of a checkpoint; the last becomes the one before. Raises UserError as `save` does."""
     if path.exists():
         _keep(path)
-    files.write(path, _MAGIC, hashlib.sha256(payload).hexdigest().encode(), b"\n", payload)
+    files.write(path, *parts)
 
 
 def _keep(path: Path) -> None:

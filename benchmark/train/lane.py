@@ -60,7 +60,7 @@ class Lane:
         if teacher is not None:
             if targets_N is None:
                 targets_N = torch.empty(0, dtype=torch.int64)
-            facts = Facts(num_classes, image_size, targets_N, config.recipe.batch_size)
+            facts = Facts(num_classes, image_size, targets_N, config.recipe.batch_size // ranks.size)
             self.modules = create_modules(self.distiller, network, teacher, facts, config.seed)
         if self.modules is not None:
             self.modules = self.modules.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -100,6 +100,11 @@ def train_cohort(
     set_numerics(torch.device(job.device), job.threads)
     if data is None:
         data = datasets.load(job.lanes[0].config.data, job.data_root, job.cache)
+    if job.data_digest not in (None, data.digest):
+        raise UserError(
+            f"the images of {data.name} under {job.data_root} are not those that the command found (digest"
+            f" {data.digest[:16]} where {job.data_digest[:16]} belongs): restore them, or start the command again"
+        )
     _Cohort(job, data, report if ranks.is_first else _ignore, stop, unwanted, ranks).train()
 
 

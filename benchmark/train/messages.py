@@ -43,6 +43,8 @@ class CohortJob:
     cache_gb: float | None = None
     #: threads per process, fixed in the plan: results are bit-equal at equal threads
     threads: int = 1
+    #: what the images must be, those that the command saw: runs are named after them; None: whatever is found
+    data_digest: str | None = None
     #: what the command has loaded, which the process that trains needs as well
     plugins: tuple[Plugin, ...] = ()
 
@@ -72,6 +74,8 @@ class Started:
     device: str
     machine: str
     steps_done: int = 0
+    #: name of the host where it trains; None: the command's own
+    host: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from benchmark.errors import UserError
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
-#: after which a rank that waits for another gives up; a rank that dies is noticed at once
-TIMEOUT = timedelta(minutes=10)
+#: after which a rank that waits for another gives up: ranks wait while the first one prepares data, asks a tracking
+#: store or has nothing to train; one that dies is noticed at once
+TIMEOUT = timedelta(days=1)
 
 
 class LostContact(RuntimeError):

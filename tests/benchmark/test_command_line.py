@@ -95,6 +95,12 @@ def test_a_deadline_that_ends_among_the_imports_changes_nothing(tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("device", "workers"), [("cpu", None), ("cuda", 4), ("cuda:1", 1)])
+def test_gpus_have_a_worker_each(device: str, workers: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert command_line.default_workers(device, 1) == (workers or process.available_cores())
+
+
 def test_an_unknown_engine_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"local", "inline"} <= set(engines.names())
     with pytest.raises(SystemExit) as ended:

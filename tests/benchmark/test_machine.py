@@ -58,3 +58,19 @@ def test_what_onednn_uses_follows_the_cpu_and_the_limit(
     assert machine.describe_numerics(torch.device("cpu")) == f"{capability}, oneDNN {expected}, 1 thread"
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert machine.onednn_isa() == "off"
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "processes", "shares"),
+    [(None, 4, 2, ["0,2", "1,3"]), ("5,GPU-a", 2, 2, ["5", "GPU-a"]), ("3,1", 2, 3, ["3", "1", "3"]),
+     ("0,-1,2", 1, 2, [None, None]), (None, 0, 1, [None])],
+)  # fmt: skip
+def test_processes_share_the_gpus_that_are_visible(
+    visible: str | None, count: int, processes: int, shares: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.delenv(name, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(name, visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert [machine.gpus_of(number, processes).get(name) for number in range(processes)] == shares

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,16 @@ def cohort_of_a_plugin(folder: Path, teacher: TeacherFile) -> CohortJob:
     return made
 
 
+def marked(name: str) -> Any:
+    """An engine's name; what runs on Ray is of one group, which shares a cluster."""
+    if name != "ray":
+        return pytest.param(name, marks=pytest.mark.xdist_group("engines"))
+    return pytest.param(name, marks=[pytest.mark.ray, pytest.mark.xdist_group("ray")])
+
+
+ENGINES = [marked(name) for name in engines.names()]
+
+
 @contextmanager
 def engine(name: str) -> Iterator[engines.Engine]:
     made = engines.registry.get(name)(1, lambda: False)
@@ -81,9 +92,8 @@ def engine(name: str) -> Iterator[engines.Engine]:
 
 
 @pytest.mark.processes
-@pytest.mark.xdist_group("engines")
 @pytest.mark.usefixtures("plugins_are_forgotten")
-@pytest.mark.parametrize("name", engines.names())
+@pytest.mark.parametrize("name", ENGINES)
 def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
     name: str, tmp_path: Path, teacher_file: TeacherFile, expected: CohortJob
 ) -> None:
@@ -120,7 +130,7 @@ def test_cohorts_are_bit_equal_end_once_and_a_bad_one_does_not_take_the_next(
         assert all(torch.equal(value, others[key]) for key, value in weights.items())
 
 
-@pytest.mark.parametrize("name", engines.names())
+@pytest.mark.parametrize("name", ENGINES)
 def test_an_unused_engine_has_no_events_and_closes(name: str) -> None:
     with engine(name) as made:
         assert list(made.events()) == []

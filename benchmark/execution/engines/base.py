@@ -43,8 +43,8 @@ class Engine(Protocol):
         ...
 
 
-#: makes an engine: (cohorts in parallel, whether to stop) -> engine
-EngineFactory = Callable[[int, Callable[[], bool]], Engine]
+#: makes an engine: (cohorts in parallel, whether to stop) -> engine; what else it takes is a field of `Options`
+EngineFactory = Callable[..., Engine]
 
 registry: Registry[EngineFactory] = Registry("engine", listed_by="python -m benchmark.run --help")
 

@@ -1,4 +1,4 @@
-"""Cohorts in worker processes of this machine, in parallel on a CPU, one at a time on a GPU.
+"""Cohorts in worker processes of this machine: side by side on a CPU, and on several GPUs one on each.
 
 Workers hold no lasting state: a worker that dies loses its cohort's epochs since the last checkpoint, no more.
 """
@@ -6,14 +6,16 @@ Workers hold no lasting state: a worker that dies loses its cohort's epochs sinc
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmark import machine
 from benchmark.execution import child
 from benchmark.execution.engines.base import registry, train_and_report
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
@@ -35,9 +37,11 @@ class _Drop:
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, number: int, environment: Mapping[str, str]) -> None:
+        self.number = number
         self.channel, theirs = child.CONTEXT.Pipe()
-        self.process = child.start(_work, theirs)
+        with _environment(environment):
+            self.process = child.start(_work, theirs)
         theirs.close()
         self.job: CohortJob | None = None
         #: whether its cohort was heard of, and whether it was ended before that
@@ -118,11 +122,18 @@ class LocalEngine:
         while self._waiting and not self._stopping:
             free = [worker for worker in self._workers if worker.job is None]
             if not free and len(self._workers) < self.num_workers:
-                self._workers.append(_Worker())
+                self._workers.append(self._started(self._waiting[0]))
                 continue
             if not free:
                 return
             free[0].give(self._waiting.popleft())
+
+    def _started(self, job: CohortJob) -> _Worker:
+        """Start a worker under the first free number; where its GPUs are chosen here, the number chooses them."""
+        taken = {worker.number for worker in self._workers}
+        number = next(one for one in range(self.num_workers) if one not in taken)
+        gpus = machine.gpus_of(number, max(1, machine.num_gpus() // job.ranks)) if job.device == "cuda" else {}
+        return _Worker(number, gpus)
 
     def _receive(self, worker: _Worker) -> Iterator[tuple[CohortJob, EngineEvent]]:
         job = worker.job
@@ -147,6 +158,18 @@ class LocalEngine:
         hint = _HINTS.get(worker.process.exitcode or 0, "")
         how = f"its worker process ended with {child.how_ended(worker.process)}{hint}"
         return job, CohortCrashed(how, is_user_error=False)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class _Inbox:

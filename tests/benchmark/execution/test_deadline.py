@@ -91,3 +91,13 @@ def test_it_learns_what_records_and_results_take(clock: Clock, job: CohortJob) -
     deadline.submitted(job, step_s=0.1)
     deadline.see(job, CohortCrashed("out of memory", is_user_error=False))
     assert not deadline._training
+
+
+def test_a_cohort_that_goes_on_after_its_worker_died_says_nothing_about_starts(clock: Clock, job: CohortJob) -> None:
+    deadline = Deadline(1000.0, clock=clock)
+    deadline.submitted(job, step_s=0.1)
+    deadline.see(job, Started(0, 3, "a CPU", ""))
+    before = deadline.start_s
+    clock.now = 500.0
+    deadline.see(job, Started(1, 3, "a CPU", ""))
+    assert deadline.start_s == before

@@ -98,3 +98,10 @@ def test_durations(seconds: float, words: str) -> None:
 def test_a_slow_rate_is_not_zero(images_per_s: float, words: str) -> None:
     """Seen: `0 images/s` on a network that took two seconds an image."""
     assert progress.rate(images_per_s) == words
+
+
+def test_a_cohort_that_starts_again_keeps_one_bar(job: CohortJob) -> None:
+    view = progress.LiveView(Console(file=io.StringIO()), 1)
+    for epochs_done in (0, 1):
+        view.show(job, Started(epochs_done, 3, "a CPU", ""))
+    assert len(view._progress.tasks) == 2  # of all runs, and of the cohort

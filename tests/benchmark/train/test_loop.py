@@ -442,6 +442,35 @@ def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_every_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU: what a worker is started with is looked at, and it is killed before it trains."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def seen(worker: local._Worker) -> str:
+        found = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+        (gpus,) = [one.decode() for one in found if one.startswith(b"CUDA_VISIBLE_DEVICES=")]
+        return gpus.partition("=")[2]
+
+    jobs = [make_job(tmp_path / name, {"vanilla": make_config()}, device="cuda") for name in ("a", "b", "c")]
+    engine = LocalEngine(workers=2)
+    try:
+        for job in jobs:
+            engine.submit(job)
+        first, second = engine._workers
+        assert [seen(first), seen(second)] == ["0", "1"]
+        first.process.kill()
+        assert next(engine.events())[0] is jobs[0]  # it died
+        engine._dispatch()
+        assert [seen(worker) for worker in engine._workers] == ["1", "0"]
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    finally:
+        for worker in engine._workers:
+            worker.process.kill()
+        engine.close()
+
+
+@pytest.mark.processes
 def test_a_worker_that_has_nothing_to_save_yet_is_ended_at_once(tmp_path: Path) -> None:
     """It imports for seconds before it hears of anything."""
     job = make_job(tmp_path, {"vanilla": make_config()})

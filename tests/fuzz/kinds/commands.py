@@ -25,9 +25,10 @@ SHARE = 2.0
 OPTIONS = (
     "--weights", "--fp16", "--piece-mb", "--claims",
     "--pairs", "--methods", "--seeds", "--profile", "--set", "--amp", "--compile", "--cache", "--runs", "--data",
-    "--device", "--workers", "--threads", "--engine", "--cache-gb", "--dry-run", "--retry-failed", "--offline",
-    "--deadline", "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh", "--show", "--join",
-    "--sections", "--compare", "--out", "--list", "--only", "--port", "--dataset", "--quick", "--help",
+    "--device", "--workers", "--threads", "--engine", "--ray-address", "--cache-gb", "--dry-run", "--retry-failed",
+    "--offline", "--deadline", "--suite", "--pair", "--trials", "--timeout", "--confirm", "--storage", "--fresh",
+    "--show", "--join", "--sections", "--compare", "--out", "--list", "--only", "--port", "--dataset", "--quick",
+    "--help",
 )  # fmt: skip
 WORDS = (
     "digits", "folder", "smoke", "kd", "vanilla,kd", "resnet8:resnet8_half", "resnet8x2:resnet8_half", "cpu",
