@@ -88,7 +88,7 @@ def instructions(url: URL, address: str, password: Path | None) -> list[str]:
             f"The password lies in {password}, which only you can read; copy it to the other machines as such a file.",
         ]
     if url.get_backend_name() == "postgresql":
-        place = url.set(drivername="postgresql", password=None).render_as_string()
+        place = url.set(drivername="postgresql")._replace(password=None).render_as_string()  # `set` takes no None
         lines.append(f"  export BENCH_CLAIMS={shlex.quote(place)}    # leases, so that each run is trained once")
     else:
         lines.append("  export BENCH_CLAIMS=postgresql://USER@HOST/NAME    # leases, where several machines train")

@@ -234,11 +234,8 @@ def test_a_machine_that_is_killed_loses_its_lease_and_the_run_is_finished_once(
     assert not list((again.options.runs / "work").iterdir())
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_a_lane_whose_lease_another_machine_took_over_ends(
-    epochs: int, shared: Path, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This machine was away for longer than a lease: that is seen at the end of the run, or by a renewal before it."""
+def lose_a_lease(epochs: int, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """Train on a machine whose first lease another one takes over after the first epoch; return its folder."""
     here = machine(tmp_path / "one", digits)
     (here.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, "recipe": {"epochs": epochs, "batch_size": 32}}))
     url, mine = url_of(here.options), hold.claims_of(here.options)
@@ -278,13 +275,21 @@ def test_a_lane_whose_lease_another_machine_took_over_ends(
     assert len(lost) == 1, said
     assert states(survey) == ["finished"]
     assert set(finished(here.tracker, digits).values()) == {1}
+    return here
 
 
-def test_a_teacher_whose_weights_stay_on_another_machine_is_named(
-    shared: Path, tmp_path: Path, digits: DataSet
+def test_a_lane_whose_lease_another_machine_took_over_is_dropped_by_a_renewal(
+    shared: Path, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = machine(tmp_path / "one", digits), machine(tmp_path / "two", digits)
-    first.train(first.survey())
+    lose_a_lease(3, tmp_path, digits, monkeypatch)
+
+
+def test_a_lease_that_is_lost_is_noticed_at_the_end_of_a_run_and_a_teacher_whose_weights_stay_is_named(
+    shared: Path, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        first = lose_a_lease(1, tmp_path, digits, patch)
+    second = machine(tmp_path / "two", digits)
     for file in (shared / "artifacts").rglob("student.safetensors"):
         file.unlink()
     for run in first.tracker.runs_on(digits.digest):

@@ -361,7 +361,8 @@ def test_a_start_puts_right_what_killed_processes_left(tmp_path: Path, digits: D
     away = here.tracker.start(here.tracker.experiment("small", {}), config, "9" * 16, digits, **about)  # type: ignore[arg-type]
     rows = [{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 0.2}]
     here.tracker.log_epochs(away, rows[:1])
-    checkpoint.save(here.options.work("9" * 16) / "checkpoint", {"history": rows})
+    state = {"signature": "9" * 16, "epochs_done": 2, "history": rows}
+    checkpoint.save(here.options.work("9" * 16) / "checkpoint", state)
     # trained on now
     busy = here.tracker.start(
         here.tracker.experiment("small", {}), config, "8" * 16, digits, **{**about, "parent": None}
