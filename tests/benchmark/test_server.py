@@ -75,7 +75,7 @@ def test_lines_for_workers_name_their_variables_and_no_password() -> None:
     assert "MLFLOW_TRACKING_USERNAME=admin" in lines and """MLFLOW_TRACKING_PASSWORD="$(cat '/a/b c')\"""" in lines
 
 
-def test_a_port_that_is_taken_and_a_host_that_is_no_ones_are_refused(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_and_a_host_that_is_no_ones_are_refused(becomes: None, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -85,7 +85,7 @@ def test_a_port_that_is_taken_and_a_host_that_is_no_ones_are_refused(tmp_path: P
         server.check_port("192.0.2.77", 5000)
 
 
-def test_a_database_that_it_cannot_serve_is_refused(tmp_path: Path) -> None:
+def test_a_database_that_it_cannot_serve_is_refused(becomes: None, tmp_path: Path) -> None:
     ours = tracking.newest_schema()
     elsewhere = "insert into experiments values ('digits', 'file:///a/artifacts/digits'), ('Default', '/b')"
     refused = {
