@@ -14,7 +14,7 @@ plugins = $(foreach plugin,$(PLUGIN),--plugin $(plugin))
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard report status doctor ui teachers perf test fuzz test-faults audit lint clean
+.PHONY: help install bench study dashboard report status doctor ui server teachers perf test fuzz test-faults audit lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,10 @@ doctor: install  ## say what is wrong on this machine and in RUNS; ARGS=--fix me
 
 ui: install  ## browse every run in MLflow
 	@$(BIN)/python -m benchmark ui $(places) $(ARGS)
+
+server: install  ## serve a tracking server for several machines: STORE=postgresql://... HOST=0.0.0.0 PORT=5000 AUTH=1
+	@$(BIN)/python -m benchmark server $(places) $(if $(STORE),--store '$(STORE)') $(if $(HOST),--host $(HOST)) \
+		$(if $(PORT),--port $(PORT)) $(if $(AUTH),--auth) $(ARGS)
 
 perf: install  ## time the released training loop against ours, side by side
 	@$(BIN)/python -m benchmark.perf $(ARGS)

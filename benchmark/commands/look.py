@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 import distillers
 import models
 from benchmark import catalogue, command_line, datasets, doctor, files, results, tracking
-from benchmark.commands import bundle, prepare, train, ui
+from benchmark.commands import bundle, prepare, server, train, ui
 from benchmark.config import Data
 from benchmark.errors import UserError, among
 from benchmark.plan import suite
@@ -218,4 +218,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
     "merge": bundle.merge_bundles,
     "doctor": examine,
     "ui": ui.serve,
+    "server": server.serve,
 }
