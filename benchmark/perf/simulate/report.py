@@ -58,7 +58,7 @@ def to_table(bound: Bound, cases: Sequence[Case]) -> Table:
         texts = (
             f"{outcome.workers}", packing, duration(outcome.makespan_s),
             f"{outcome.makespan_s / bound.makespan_s(outcome.workers):.2f}", f"{100 * outcome.utilisation:.0f}%",
-            f"{100 * (tally.trained_s / bound.work_s - 1):.1f}%", f"{tally.num_deaths}",
+            f"{round(100 * (tally.trained_s / bound.work_s - 1), 1) + 0.0:.1f}%", f"{tally.num_deaths}",
             f"{100 * (tally.lost_s + tally.starting_s) / bound.work_s:.2f}%",
             f"{len(tally.lanes) - tally.num_deaths}", f"{max(tally.lanes)}", f"{outcome.planner_s:.1f}",
         )  # fmt: skip
