@@ -14,7 +14,7 @@ plugins = $(foreach plugin,$(PLUGIN),--plugin $(plugin))
 places = $(if $(RUNS),--runs $(RUNS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench study dashboard report status doctor ui teachers perf test fuzz test-faults audit lint clean
+.PHONY: help install bench study dashboard report status doctor ui server teachers perf test fuzz test-faults audit lint clean
 
 help:  ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -23,12 +23,13 @@ help:  ## list the targets and their variables
 	@echo '    METHODS takes groups too: logit, feature, paper, later, all (python -m benchmark.run --help)'
 	@echo '    SEEDS=n PROFILE=smoke SET="sdd.beta=4 recipe.epochs=60" RUNS=folder DATA=folder PLUGIN=file.py ARGS="--dry-run ..."'
 
-# the stamp changes with the lock file, so a pull that moves a version reinstalls
+# the stamp changes with the lock file, so a pull that moves a version reinstalls; packages are compiled to bytecode once
+# here, and not by every process that is not allowed to keep what it compiles
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; choose it with make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -60,6 +61,10 @@ doctor: install  ## say what is wrong on this machine and in RUNS; ARGS=--fix me
 
 ui: install  ## browse every run in MLflow
 	@$(BIN)/python -m benchmark ui $(places) $(ARGS)
+
+server: install  ## serve a tracking server for several machines: STORE=postgresql://... HOST=0.0.0.0 PORT=5000 AUTH=1
+	@$(BIN)/python -m benchmark server $(places) $(if $(STORE),--store '$(STORE)') $(if $(HOST),--host $(HOST)) \
+		$(if $(PORT),--port $(PORT)) $(if $(AUTH),--auth) $(ARGS)
 
 perf: install  ## time the released training loop against ours, side by side
 	@$(BIN)/python -m benchmark.perf $(ARGS)

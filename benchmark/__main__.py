@@ -1,4 +1,4 @@
-"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,pack,merge,doctor,ui}`."""
+"""Inspect and prepare: `python -m benchmark {list,show,status,prepare,teachers,export,pack,merge,doctor,ui,server}`."""
 
 from __future__ import annotations
 
@@ -118,6 +118,21 @@ def parser() -> command_line.Parser:
         help="port of the server on this machine (default: 5000)",
     )
     command_line.add_places(browse)
+
+    served = commands.add_parser("server", help="serve a tracking server that several machines share")
+    served.add_argument(
+        "--store",
+        metavar="URL",
+        help="its database, e.g. postgresql://USER@HOST/NAME (default: server/mlflow.db in the runs folder)",
+    )
+    served.add_argument("--host", default="127.0.0.1", help="address that it listens on (default: 127.0.0.1)")
+    served.add_argument(
+        "--port", type=command_line.whole(1, 65535), default=5000, metavar="N", help="its port (default: 5000)"
+    )
+    served.add_argument(
+        "--auth", action="store_true", help="ask for user and password, which are made in server/auth on first use"
+    )
+    command_line.add_places(served)
     return made
 
 

@@ -469,7 +469,7 @@ def options_of(given: argparse.Namespace) -> Options:
         data_root=given.data.resolve(),
         device=device,
         threads=threads,
-        workers=named.get("workers") or default_workers(device, threads),
+        workers=named.get("workers") or default_workers(device, threads, _ranks_of(named.get("assignments", ()))),
         **others,
     )
 
@@ -494,16 +494,22 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def default_workers(device: str, threads: int) -> int:
-    """Default number of cohorts that train at the same time: one per `threads` cores on a CPU, one per visible GPU.
+def _ranks_of(assignments: Sequence[str]) -> int:
+    """Processes that train each student, as `--gpus` sets it."""
+    given = [text for key, _, text in (assignment.partition("=") for assignment in assignments) if key == "ranks"]
+    return int(given[-1]) if given and given[-1].isdecimal() else 1  # what is wrong is refused by what reads it
+
+
+def default_workers(device: str, threads: int, ranks: int = 1) -> int:
+    """Default number of cohorts that train at the same time, each on `ranks` visible GPUs or times `threads` cores.
 
     A device with a number, `cuda:1`, is one GPU.
     """
     if device == "cpu":
-        return max(1, process.available_cores() // threads)
+        return max(1, process.available_cores() // (threads * max(1, ranks)))
     from benchmark import machine  # it imports torch, which alone knows how many GPUs there are
 
-    return max(1, machine.num_gpus()) if device == "cuda" else 1
+    return max(1, machine.num_gpus() // max(1, ranks)) if device == "cuda" else 1
 
 
 def run(main: Callable[[Sequence[str] | None, Console], int]) -> None:

@@ -17,6 +17,14 @@ class UserError(ValueError):
     """
 
 
+class ServiceError(UserError):
+    """A database or server that failed, perhaps only for a while: `service` is what it is called."""
+
+    def __init__(self, service: str, message: str) -> None:
+        super().__init__(message)
+        self.service = service
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name closest to `name` as `; did you mean 'x'?`, or an empty string when none is close."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

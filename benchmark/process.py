@@ -57,8 +57,18 @@ def package_versions() -> dict[str, str]:
 def command_line() -> str:
     """The command that started this process, as typed in a shell."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    start = [sys.argv[0] or "python"] if module is None else ["python", "-m", module.name.removesuffix(".__main__")]
-    return shlex.join([*start, *sys.argv[1:]])
+    if module is None:
+        return shlex.join([sys.argv[0] or "python", *sys.argv[1:]])
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    start = ["python"] if launched() is None else ["torchrun", f"--nproc_per_node={here}"]
+    return shlex.join([*start, "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
+
+
+def launched() -> tuple[int, int] | None:
+    """(rank, number of ranks) of a process that torchrun started; None without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def age_s() -> float:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmark import command_line
+from benchmark import command_line, process
 
 
 def parser() -> command_line.Parser:
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     with command_line.ended_in_time(given):
         from benchmark.commands import train  # torch, MLflow, pandas: after everything that is refused without them
 
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+        if process.launched() is not None:
             return train.command_of_torchrun(given, console)
         return train.command(given, console)
 

@@ -31,6 +31,7 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric,
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import (
     _validate_dataset,
@@ -39,12 +40,14 @@ from mlflow.utils.validation import (
     _validate_param,
     _validate_tag,
 )
+from sqlalchemy import URL, create_engine
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from benchmark import files, known_runs, process, saved_views
+from benchmark import databases, files, known_runs, process, saved_views
 from benchmark.config import RunConfig
 from benchmark.datasets.base import DataSet
-from benchmark.errors import UserError
+from benchmark.errors import ServiceError, UserError
 from benchmark.saved_views import SavedView
 
 # every migration of a new database would log a line
@@ -66,6 +69,8 @@ _COPIED = "merging"
 BEST_ON_TEST = "final/best_selected_on_test"
 #: errors of SQLite that trying again does not mend
 _LASTING = {"SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN"}
+#: databases that MLflow can use directly, and that only a server shares with its artifacts
+_DATABASES = ("postgres", "mysql", "mssql")
 #: ids in one query: MLflow parses a list of some thousands slowly, or not at all
 _MAX_IDS = 500
 #: new runs that are read one by one; when there are more, asking by signature costs less
@@ -160,18 +165,30 @@ class Tracker:
         self.runs = runs.resolve()
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri(self.runs)
         self.is_local = self.uri.startswith("sqlite:")
+        if self.uri.startswith(_DATABASES):
+            place = make_url(self.uri).render_as_string()
+            raise UserError(
+                f"MLFLOW_TRACKING_URI={place}: a database has no place for artifacts that other machines reach; serve"
+                f" it with `make server STORE={place}`, and export the address that this prints"
+            )
         try:
             with self._guarded():
+                if self.is_local and self._database.exists():
+                    self._refuse_study()
                 self.client = MlflowClient(self.uri)
                 self.client.search_experiments(max_results=1)
                 if self.is_local and not self.is_read_only and self._bring_artifacts_home():
                     files.say(f"{self.runs} was copied or moved: its runs now name the artifacts that lie in it.")
+        except UserError:
+            raise
         except OSError as error:
             raise UserError(
                 f"cannot use the runs folder {self.runs}: {error.strerror or error}; choose another with --runs"
             ) from error
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
+            if "error code 401" in reason:
+                reason += " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
             raise UserError(f"cannot open the tracking store {self.uri}: {reason}") from error
 
     @contextmanager
@@ -189,6 +206,11 @@ class Tracker:
             yield
         finally:
             lock.release()
+
+    def _refuse_study(self) -> None:
+        engine = create_engine(URL.create("sqlite", database=str(self._database)))
+        databases.refuse_other("MLflow", engine, "MLFLOW_TRACKING_URI", "name a file of its own")
+        engine.dispose()
 
     @property
     def _database(self) -> Path:
@@ -265,15 +287,16 @@ class Tracker:
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """Turn the errors of a store that is gone, locked or full into a UserError."""
+        """Turn the errors of a store that is gone, locked or full into a ServiceError."""
         try:
             yield
         except UserError:
             raise
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"the tracking store {self.uri} failed: {reason}; repair it, then the same command resumes"
+            raise ServiceError(
+                "tracking store",
+                f"the tracking store {self.uri} failed: {reason}; repair it, then the same command resumes",
             ) from error
 
     def is_away(self, error: BaseException | None) -> bool:
@@ -736,6 +759,11 @@ def _dataset(data: Input) -> Dataset:
 def now_ms() -> int:
     """Time in milliseconds since 1970, as MLflow counts it."""
     return time.time_ns() // 1_000_000
+
+
+def newest_schema() -> str:
+    """Version of the tables that this version of MLflow makes, in the words of its migrations."""
+    return str(_get_latest_schema_revision())
 
 
 def open_existing(runs: Path) -> Tracker | None:

@@ -28,10 +28,10 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
-from sqlalchemy import text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmark import files
+from benchmark import databases, files
 from benchmark.errors import UserError
 from studies.base import Choice, Pruner, Sampler, Study
 from studies.chance import Chance
@@ -90,14 +90,17 @@ class Worker:
         self._lock.release()
         self._file(self.name).unlink(missing_ok=True)
 
-    def is_gone(self, trial: FrozenTrial) -> bool:
-        """Whether the trial's worker is gone: its lock is free on this machine, or its heartbeat stopped elsewhere."""
+    def is_gone(self, trial: FrozenTrial, now: float) -> bool:
+        """Whether the trial's worker is gone: its lock is free on this machine, or its heartbeat stopped elsewhere.
+
+        `now` is of the clock that heartbeats are written by.
+        """
         name, host = trial.user_attrs.get("worker"), trial.user_attrs.get("host")
         if name is None or name == self.name:
             # a trial is asked for and gets its worker under one lock: without a worker, its worker died in between
             return name is None
         if host != self.host:
-            return time.time() - float(trial.user_attrs.get("heartbeat", 0.0)) > SILENT_SECONDS
+            return now - float(trial.user_attrs.get("heartbeat", 0.0)) > SILENT_SECONDS
         return files.is_free(self._file(name))
 
     def _file(self, name: str) -> Path:
@@ -167,18 +170,30 @@ class Search:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the study's lock among all its workers, also across machines where they share a database."""
-        engine = self._storage.engine if isinstance(self._storage, RDBStorage) else None
         with self._guard:
-            if engine is None or engine.dialect.name != "postgresql":
+            if self._server is None:
                 yield
                 return
             key = int.from_bytes(hashlib.sha256(self.title.encode()).digest()[:7], "big")
-            with engine.connect() as connection:
+            with self._server.connect() as connection:
                 connection.execute(text("select pg_advisory_lock(:key)"), {"key": key})
                 try:
                     yield
                 finally:
                     connection.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
+
+    @property
+    def _server(self) -> Engine | None:
+        """The PostgreSQL server of the storage, which workers of several machines share."""
+        engine = self._storage.engine if isinstance(self._storage, RDBStorage) else None
+        return None if engine is None or engine.dialect.name != "postgresql" else engine
+
+    def _now(self) -> float:
+        """Seconds since 1970: by the storage's server where there is one, since the clocks of machines differ."""
+        if self._server is None:
+            return time.time()
+        with self._server.connect() as connection:
+            return float(connection.execute(text("select extract(epoch from clock_timestamp())")).scalar_one())
 
     def ask(self) -> list[tuple[Trial, Choice]]:
         """Ask for the next batch of trials; empty when all have been asked for."""
@@ -195,7 +210,7 @@ class Search:
 
     def _take(self) -> tuple[Trial, Choice]:
         trial = self.study.ask()
-        for key, value in {"worker": self.worker.name, "host": self.worker.host, "heartbeat": time.time()}.items():
+        for key, value in {"worker": self.worker.name, "host": self.worker.host, "heartbeat": self._now()}.items():
             trial.set_user_attr(key, value)
         choice = self.definition.suggest(trial)
         trial.set_user_attr("choice", choice.label)
@@ -203,8 +218,9 @@ class Search:
 
     def _retry_stale(self) -> None:
         """Retry the trials of workers that are gone."""
+        now = self._now()
         for trial in self._running():
-            if self.worker.is_gone(trial):
+            if self.worker.is_gone(trial, now):
                 self._retry(trial)
 
     def _running(self) -> list[FrozenTrial]:
@@ -240,8 +256,9 @@ class Search:
 
     def heartbeat(self, trials: Sequence[Trial]) -> None:
         """Record that these trials are alive, for workers of other machines."""
+        now = self._now()
         for trial in trials:
-            trial.set_user_attr("heartbeat", time.time())
+            trial.set_user_attr("heartbeat", now)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, including those that were retried."""
@@ -339,6 +356,11 @@ def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
 def open_storage(place: str) -> BaseStorage:
     """Open the storage at a path (a journal) or a database URL."""
     if "://" in place:
+        engine = create_engine(place)
+        databases.refuse_other(
+            "Optuna", engine, "--storage", "name another one, e.g. made by `createdb studies`; leases may lie in either"
+        )
+        engine.dispose()
         return RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
     return JournalStorage(JournalFileBackend(place))
 

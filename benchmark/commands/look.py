@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 import distillers
 import models
 from benchmark import catalogue, command_line, datasets, doctor, files, results, tracking
-from benchmark.commands import bundle, prepare, train, ui
+from benchmark.commands import bundle, prepare, server, train, ui
 from benchmark.config import Data
 from benchmark.errors import UserError, among
 from benchmark.plan import suite
@@ -44,6 +44,8 @@ def show_method(name: str, console: Console) -> None:
     """Print a method's hyperparameters under both conventions."""
     method = distillers.registry.get(name)
     console.print(f"{method.title} ({name})\n\n{inspect.cleandoc(method.__doc__ or '')}\n")
+    if method.couples_batch:
+        console.print("It compares the images of a minibatch: with --gpus, those of each process's share.\n")
     conventions = get_args(Convention)
     shown = RichTable("field", *(f"convention={convention}" for convention in conventions), "allowed")
     resolved = [distillers.create(name, convention=convention).parameters() for convention in conventions]
@@ -215,4 +217,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
     "merge": bundle.merge_bundles,
     "doctor": examine,
     "ui": ui.serve,
+    "server": server.serve,
 }

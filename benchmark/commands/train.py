@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+import distillers
 from benchmark import command_line, datasets, files, logs, machine, process, results, tracking
 from benchmark.analysis import measured
 from benchmark.analysis.comparison import comparison
@@ -68,16 +69,15 @@ def command_of_torchrun(given: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: when `--gpus` is another number.
     """
-    size = f"ranks={parallel.launched_size()}"
-    if other := [one for one in given.assignments if one.startswith("ranks=") and one != size]:
-        raise UserError(f"{other[0]}: torchrun started {parallel.launched_size()} processes; leave --gpus out")
-    if not parallel.is_first_of_launched():
+    rank, size = process.launched() or (0, 1)
+    if other := [one for one in given.assignments if one.startswith("ranks=") and one != f"ranks={size}"]:
+        raise UserError(f"{other[0]}: torchrun started {size} processes; leave --gpus out")
+    if rank > 0:
         options = command_line.options_of(given)
-        parallel.follow(options.data_root, options.cache)
+        parallel.follow(rank, size, options.data_root, options.cache)
         return 0
-    given.assignments = [*given.assignments, size]
-    given.engine = "inline"
-    with parallel.first_of_launched():
+    given.assignments, given.engine = [*given.assignments, f"ranks={size}"], "inline"
+    with parallel.first_of_launched(size):
         return command(given, console)
 
 
@@ -88,6 +88,8 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     console.print(progress_of(survey).table())
     for refused in plan.refused:
         console.print(f"left out: {refused}", soft_wrap=True)
+    if plan.suite.ranks > 1:
+        console.print(shared(plan), soft_wrap=True)
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
     costs = Costs(survey.data, torch.device(options.device), options.threads, plan.suite.precision)
     estimate = estimated(survey, costs, console) if left else None
@@ -110,6 +112,14 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     code = conclude(execution, given, console, estimate, log, of_project)
     remember(given, survey)
     return code
+
+
+def shared(plan: Plan) -> str:
+    """Say what several processes share, and which methods compare the images of a process's share only."""
+    text = f"{plan.suite.ranks} processes train every network, each on an equal share of every minibatch"
+    if coupled := [name for name in plan.methods if distillers.registry.get(name).couples_batch]:
+        text += f"; {', '.join(coupled)}: terms that compare images see those of one share"
+    return f"{text}."
 
 
 def has_time(survey: Survey, deadline: Deadline, console: Console) -> bool:

@@ -17,24 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Double, Engine, MetaData, Table, Text, create_engine, delete, func, inspect, or_, select
+from sqlalchemy import Column, Double, MetaData, Table, Text, delete, func, inspect, or_, select
 from sqlalchemy import literal_column as expression
 from sqlalchemy import update as updated
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
-from benchmark import tracking
-from benchmark.errors import UserError, one_line
+from benchmark import databases, tracking
+from benchmark.errors import ServiceError, UserError
 from benchmark.execution.options import NO_CLAIMS, Options
 
 log = logging.getLogger(__name__)
 
 #: how long a lease lives that is not renewed; it is renewed every third of that
 LEASE_SECONDS = 90.0
-#: how long SQLite waits for another process that writes, and PostgreSQL for a server that does not answer
-_BUSY_SECONDS, _AWAY_SECONDS = 60, 10
 #: PostgreSQL's lock for making the table, which two sessions must not do at once
 _MAKING = 0x5EED_C1A1
 
@@ -76,33 +74,24 @@ def url_of(options: Options) -> URL | None:
         return None
     if tracked.startswith("sqlite:///"):  # a file of its own: renewing never waits for MLflow
         return URL.create("sqlite", database=str(Path(tracked.removeprefix("sqlite:///")).with_name("claims.db")))
-    return parsed(tracked) if tracked.startswith("postgresql") else None
+    return None
 
 
 def parsed(given: str) -> URL:
     """Read the URL of a database of leases. Raises UserError for one that is neither PostgreSQL nor a SQLite file."""
-    try:
-        url = make_url(given)
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f"--claims {one_line(given)}: no URL of a database; {_EXAMPLES}") from error
-    kind = url.get_backend_name()
-    if kind == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if kind == "sqlite" and url.database and url.database != ":memory:":
-        return url.set(drivername="sqlite")
-    raise UserError(f"--claims {one_line(url.render_as_string())}: machines do not share such a database; {_EXAMPLES}")
+    return databases.parsed(given, "--claims", _EXAMPLES)
 
 
 class Claims:
     """The leases of this process in a database; those that it holds are renewed by a thread.
 
-    Methods raise UserError when the database fails, with its error as the cause.
+    Methods raise ServiceError when the database fails, with its error as the cause.
     """
 
     def __init__(self, url: URL) -> None:
         self.place, self._kind = url.render_as_string(), url.get_backend_name()
         self._file = Path(str(url.database)) if self._kind == "sqlite" else None
-        self._engine = _engine(url)
+        self._engine = databases.connected(url, "--claims")
         self._token = uuid.uuid4().hex
         self._is_made = False
         self._held: frozenset[str] = frozenset()
@@ -189,9 +178,9 @@ class Claims:
         try:
             yield
         except (SQLAlchemyError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"the leases in {self.place} failed: {reason}; repair it, or name another --claims"
+            raise ServiceError(
+                "leases' database",
+                f"the leases in {self.place} failed: {databases.reason_of(error)}; repair it, or name another --claims",
             ) from error
 
     def _keep_renewing(self) -> None:
@@ -208,14 +197,3 @@ class Claims:
                 self.trouble = None
             except UserError as error:
                 self.trouble = str(error)
-
-
-def _engine(url: URL) -> Engine:
-    """Connect to a database, every statement being a transaction. Raises UserError where its driver is missing."""
-    patience: dict[str, Any] = {"timeout": _BUSY_SECONDS}
-    if url.get_backend_name() == "postgresql":
-        patience = {"connect_timeout": _AWAY_SECONDS, "tcp_user_timeout": 1000 * _AWAY_SECONDS}
-    try:
-        return create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, connect_args=patience)
-    except ModuleNotFoundError as error:
-        raise UserError(f"--claims: {error.name} is not installed; install the extra `postgres`") from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import TypeVar
 
-from benchmark.errors import UserError
+from benchmark.errors import ServiceError, UserError
 from benchmark.tracking import Tracker
 
 T = TypeVar("T")
@@ -23,8 +23,9 @@ class Delivery:
     """Calls that write to the tracking store, made in the order they were put, by one thread; a context manager.
 
     Training goes on meanwhile. A call that fails because the store is away is repeated until it succeeds; once it has
-    been away for `patience_s`, the delivery fails and makes no further call. Calls wait in memory only: what they would
-    write is also in the runs' checkpoints, from which the next start logs whatever the store does not have.
+    been away for `patience_s`, the delivery fails and makes no further call. Calls wait in memory: what they would
+    write is on disk in the runs' checkpoints, which stay until it is recorded. From them the next start logs what the
+    store does not have, and epochs since a checkpoint are trained again.
     """
 
     def __init__(self, tracker: Tracker, say: Callable[[str], None], patience_s: float) -> None:
@@ -95,13 +96,15 @@ def patiently(
     patience_s: float,
     is_hurried: threading.Event | None = None,
 ) -> T:
-    """Make a call to the tracking store, again and again while the store is away; return its result.
+    """Make a call to the tracking store, or to the leases' database, again while it is away; return its result.
 
     Raises:
-        UserError: when the store refuses the call, stays away for `patience_s`, or is away and the user wants to stop.
+        UserError: when it refuses the call, stays away for `patience_s`, or is away and the user wants to stop.
     """
     hurried = is_hurried or threading.Event()
     away_since: float | None = None
+    #: what was said to be away
+    named: set[str] = set()
     while True:
         try:
             with tracker.named_errors():
@@ -110,13 +113,16 @@ def patiently(
             if not tracker.is_away(error.__cause__) or hurried.is_set():
                 raise
             now = time.monotonic()
-            if away_since is None:
-                away_since = now
-                say(f"The tracking store is away: {error.__cause__}. Trying again for {patience_s:.0f} s ...")
+            away_since = now if away_since is None else away_since
+            service = error.service if isinstance(error, ServiceError) else "tracking store"
+            if service not in named:
+                named.add(service)
+                say(f"The {service} is away: {error.__cause__}. Trying again for {patience_s:.0f} s ...")
             if now - away_since >= patience_s:
                 raise
             hurried.wait(RETRY_SECONDS)
         else:
             if away_since is not None:
-                say(f"The tracking store is back after {time.monotonic() - away_since:.0f} s.")
+                services = f"{' and the '.join(sorted(named))} {'is' if len(named) == 1 else 'are'}"
+                say(f"The {services} back after {time.monotonic() - away_since:.0f} s.")
             return result

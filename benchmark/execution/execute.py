@@ -203,10 +203,8 @@ class Execution:
 
     def _wait_elsewhere(self) -> bool:
         """Wait until another process has left a run; return whether there is something to do again."""
-        if self._claims is not None:
-            self._delivery.ask(
-                lambda: None
-            )  # a run that was finished here may have been taken over: see `_end_finished`
+        if self._claims is not None:  # a run that was finished here may have been taken over: see `_end_finished`
+            self._delivery.ask(lambda: None)
         while waiting := self._elsewhere():
             if self._should_stop() or self.user_error is not None:
                 return False

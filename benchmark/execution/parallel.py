@@ -56,6 +56,8 @@ def train_in_ranks(
         _launched.agreed(lambda: job)
         train_cohort(at_rank(job, _local_rank()), report, stop, unwanted=unwanted, ranks=_launched)
         return
+    if torch.device(job.device).type == "cuda" and job.ranks > torch.cuda.device_count():
+        raise UserError(f"--gpus {job.ranks}: this machine has {torch.cuda.device_count()}")
     store = TCPStore("127.0.0.1", 0, job.ranks, is_master=True, wait_for_workers=False)
     with _others(job, store.port) as others:
         try:
@@ -65,16 +67,11 @@ def train_in_ranks(
             raise others.fault(REASON_S) from error
 
 
-def launched_size() -> int:
-    """Number of processes that torchrun started for this command; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-
-
 @contextlib.contextmanager
-def first_of_launched() -> Iterator[None]:
+def first_of_launched(size: int) -> Iterator[None]:
     """Make this process, the first that torchrun started, train its cohorts with the others; let them go at the end."""
     global _launched
-    with connected(0, launched_size()) as ranks:
+    with connected(0, size) as ranks:
         _launched = ranks
         try:
             yield
@@ -84,16 +81,11 @@ def first_of_launched() -> Iterator[None]:
                 ranks.agreed(lambda: None)
 
 
-def is_first_of_launched() -> bool:
-    """Whether torchrun started this process as the one that decides, reports and writes."""
-    return os.environ.get("RANK") == "0"
-
-
-def follow(data_root: Path, cache: Path) -> None:
+def follow(rank: int, size: int, data_root: Path, cache: Path) -> None:
     """Train what the first rank says, on images from this machine's own folders, until it lets this process go."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first rank decides when to stop
-    with connected(int(os.environ["RANK"]), launched_size()) as ranks:
+    with connected(rank, size) as ranks:
         while (job := ranks.agreed(_nothing)) is not None:
             plugins.add(job.plugins)
             own = replace(at_rank(job, _local_rank()), data_root=data_root, cache=cache)

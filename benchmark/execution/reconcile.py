@@ -7,9 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from benchmark import files
+from benchmark.errors import UserError
 from benchmark.execution.hold import held, leased_elsewhere
 from benchmark.execution.options import Options
 from benchmark.tracking import Tracker, Unended
+from benchmark.train import checkpoint
 
 
 def reconcile(options: Options, tracker: Tracker) -> None:
@@ -43,8 +45,23 @@ def end_killed(options: Options, tracker: Tracker, run: Unended) -> bool:
     with held(options, run.signature) as is_held:
         if not is_held or not tracker.is_running(run.run_id):
             return False
+        log_saved_epochs(options, tracker, run)
         tracker.end(run.run_id, "KILLED", failure="retry", failure_reason="its process was killed")
         return True
+
+
+def log_saved_epochs(options: Options, tracker: Tracker, run: Unended) -> None:
+    """Log the epochs of a run's checkpoint that the store was away for when its process was killed."""
+    assert run.signature is not None
+    path = options.work(run.signature) / "checkpoint"
+    if not path.exists():
+        return
+    try:
+        rows = checkpoint.load(path)["history"]
+    except UserError:  # damaged: whoever wants to resume the run says so
+        return
+    logged = tracker.epochs_logged(run.run_id)
+    tracker.log_epochs(run.run_id, [row for row in rows if int(row["epoch"]) not in logged])
 
 
 def end_parents(tracker: Tracker, identity: str, used: Collection[str] = ()) -> None:

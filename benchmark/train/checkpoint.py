@@ -38,12 +38,6 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def delete(path: Path) -> None:
-    """Delete the last checkpoint and the one before."""
-    path.unlink(missing_ok=True)
-    previous(path).unlink(missing_ok=True)
-
-
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors, groups of tensors and plain values; the last becomes the one before.
 

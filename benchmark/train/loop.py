@@ -300,13 +300,12 @@ class _Cohort:
         return _Orders(self.stop(), frozenset(self.unwanted), self._must_save())
 
     def _drop(self, unwanted: frozenset[str]) -> None:
-        """Drop the unwanted lanes and their files; between steps, when the other lanes' state is consistent."""
+        """Drop the unwanted lanes; between steps, when the other lanes' state is consistent."""
         for run in [run for run in self.running if run.job.signature in unwanted]:
             if self.device.type == "cuda":  # steps that were launched still use what is freed here
                 torch.cuda.synchronize(self.device)
             self._remove(run)
-            if self.ranks.is_first:
-                checkpoint.delete(run.job.checkpoint)
+            run.save()  # its rows stay on disk until they are recorded: the tracking store may be away
             self.report(LaneDropped(run.job.signature, run.lane.history))
 
     def _remove(self, run: _Running) -> None:

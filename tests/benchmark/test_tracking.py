@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -345,3 +346,20 @@ def test_an_experiment_has_its_views_and_an_address_that_opens_them(tracker: tra
     of_studies = tracker.experiment("studies small", {"suite": "small"})
     tracker.save_views(of_studies)
     assert tracker.ui_address(of_studies).endswith("viewStateShareKey=trials")
+
+
+def test_a_database_without_a_server_and_one_of_studies_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@there/name")
+    with pytest.raises(UserError, match=r"make server STORE=postgresql://me:\*\*\*@there/name"):
+        tracking.Tracker(tmp_path)
+    studies = tmp_path / "studies.db"
+    with sqlite3.connect(studies) as connection:
+        connection.executescript("create table studies (id text); create table trials (id text)")
+    connection.close()
+    before = studies.read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{studies}")
+    with pytest.raises(UserError, match="is Optuna's database, and MLflow cannot share it"):
+        tracking.Tracker(tmp_path)
+    assert studies.read_bytes() == before

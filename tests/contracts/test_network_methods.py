@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -29,6 +30,11 @@ def teacher() -> models.Network:
     return create_network(TEACHER, CLASSES, SIDE, seed=1).eval()
 
 
+@pytest.fixture(scope="module")
+def other_teacher() -> models.Network:
+    return create_network(TEACHER, CLASSES, SIDE, seed=2).eval()
+
+
 def config_of(name: str) -> RunConfig:
     return make_config(name, student=STUDENT, teacher=TEACHER, recipe={"batch_size": BATCH})
 
@@ -37,13 +43,19 @@ def lane_of(name: str, teacher: models.Network) -> Lane:
     return Lane(config_of(name), CLASSES, SIDE, CPU, teacher, torch.arange(IMAGES) % CLASSES)
 
 
+@functools.cache
+def folded(teacher: models.Network, requests: tuple[Request, ...]) -> BatchTeacher:
+    """A teacher as a cohort runs it, made once for the methods that ask for the same."""
+    return BatchTeacher(teacher, requests, CPU, "fp32", SIDE)
+
+
 class Steps:
     """Steps of lanes on batches that are a function of their number, with one teacher for all."""
 
     def __init__(self, teacher: models.Network, *lanes: Lane) -> None:
         self.lanes = lanes
-        requests: list[Request] = [request for lane in lanes for request in lane.requests]
-        self.teacher = BatchTeacher(teacher, requests, CPU, "fp32", SIDE)
+        requests = tuple(request for lane in lanes for request in lane.requests)
+        self.teacher = folded(teacher, requests)
         self.views = sorted({request.view for request in requests})
 
     def take(self, first: int, last: int, epoch: int = 3) -> None:
@@ -75,7 +87,9 @@ def check_equal(one: Lane, other: Lane) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_learns_from_the_teacher_alone_and_in_company(name: str, teacher: models.Network) -> None:
+def test_it_learns_from_the_teacher_alone_and_in_company(
+    name: str, teacher: models.Network, other_teacher: models.Network
+) -> None:
     """The numbers do not depend on the lanes beside it, and nothing of the teacher moves."""
     before = copy.deepcopy(teacher.state_dict())
     alone, beside, other = lane_of(name, teacher), lane_of(name, teacher), lane_of("sdd_kd", teacher)
@@ -89,7 +103,6 @@ def test_it_learns_from_the_teacher_alone_and_in_company(name: str, teacher: mod
             parameter, begun[f"modules/{key.removeprefix('modules.')}"]
         ), f"{key} is trained by nothing"
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
-    other_teacher = create_network(TEACHER, CLASSES, SIDE, seed=2).eval()
     changed = lane_of(name, teacher)
     Steps(other_teacher, changed).take(0, 3)
     assert any(

@@ -19,7 +19,7 @@ from optuna.trial import BaseTrial, TrialState
 from benchmark.errors import UserError
 from studies.base import Choice, Study
 from studies.chance import Chance
-from studies.search import METRIC, Reference, Search, frame, is_retried, slug
+from studies.search import METRIC, SILENT_SECONDS, Reference, Search, frame, is_retried, slug
 from studies.tables import leaderboard, remarks
 from tests.processes import exit_code, heard, pipe, start
 
@@ -246,6 +246,12 @@ def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path, storage: str, re
         opened(tmp_path, storage=storage)
 
 
+def test_mlflows_database_is_refused(tmp_path: Path, runs_folder: Path) -> None:
+    storage = f"sqlite:///{runs_folder / 'mlflow.db'}"
+    with pytest.raises(UserError, match=rf"--storage {storage} is MLflow's database, and Optuna cannot share it"):
+        opened(tmp_path, storage=storage)
+
+
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     opened(tmp_path).close()
     (tmp_path / "which.journal").write_text("{not json\n{}\n")
@@ -255,7 +261,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.postgresql
-def test_a_grid_is_trained_once_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+def test_a_grid_is_trained_once_on_postgresql(tmp_path: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     three_workers(tmp_path, postgresql)
     search = opened(tmp_path, storage=postgresql)
@@ -263,6 +269,19 @@ def test_a_grid_is_trained_once_on_postgresql(tmp_path: Path, postgresql: str) -
     assert points(search) == Counter(range(9))
     assert sum(points(search, TrialState.FAIL).values()) == 2
     assert time.monotonic() - started < 120
+    # workers of other machines live by the server's clock
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    trial = search.study.ask({})
+    trial.set_user_attr("worker", "a")
+    trial.set_user_attr("host", "elsewhere")
+    search.heartbeat([trial])
+    (running,) = search._running()
+    assert abs(running.user_attrs["heartbeat"] - now) < 60
+    assert [search.worker.is_gone(running, search._now() + later) for later in (0, SILENT_SECONDS + 60)] == [
+        False,
+        True,
+    ]
 
 
 def test_long_titles_make_short_file_names_that_differ() -> None:

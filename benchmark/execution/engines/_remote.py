@@ -26,7 +26,6 @@ from benchmark.train.messages import (
     CohortEnded,
     CohortJob,
     EngineEvent,
-    LaneDropped,
     LaneFailed,
     LaneFinished,
     LaneJob,
@@ -79,18 +78,12 @@ def unpacked(job: CohortJob, shipped: Shipped) -> EngineEvent:
     weights = {lane.weights for lane in job.lanes}
     for path, content in shipped.files.items():
         (files.write if path in weights else checkpoint.write)(path, content)
-    if isinstance(shipped.event, LaneDropped):
-        checkpoint.delete(_lane(job, shipped.event.signature).checkpoint)
     return shipped.event
 
 
 def versions() -> dict[str, str]:
     """Versions of this project and of the packages that affect a run's numbers, as they are installed here."""
     return {"sdd-benchmark": process.version(), **process.package_versions()}
-
-
-def _lane(job: CohortJob, signature: str) -> LaneJob:
-    return next(lane for lane in job.lanes if lane.signature == signature)
 
 
 # -- at the host -----------------------------------------------------------------------------------------------------

@@ -349,7 +349,7 @@ def _imported() -> Any:
 
 def _demand(job: CohortJob) -> dict[str, int]:
     """What a worker needs, in Ray's words."""
-    return {"GPU": 1} if job.device == "cuda" else {"CPU": job.threads}
+    return {"GPU": job.ranks} if job.device == "cuda" else {"CPU": job.threads * job.ranks}
 
 
 def _as_options(demand: dict[str, int]) -> dict[str, int]:

@@ -260,5 +260,8 @@ def test_a_damaged_checkpoint_here_is_named_and_stays(home: Home, new_store: New
     with pytest.raises(ValueError, match=f"checkpoint {path}"):
         there.merge(*home.packed.pieces)
     assert path.read_bytes() == b"damaged"
-    checkpoint.delete(path)
-    assert {one.fate for one in there.merge(*home.packed.pieces)} == {"taken", "here already"}
+    path.unlink()
+    fates = {one.fate for one in there.merge(*home.packed.pieces)}
+    # what came before it in the bundle, whose order depends on the teacher's weights, is here already
+    assert fates <= {"taken", "here already"} and "taken" in fates
+    assert checkpoint.load(path)["signature"] == entry.signature

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from benchmark import files, tracking
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
-from benchmark.execution import claims, execute, hold, reconcile
+from benchmark.execution import claims, execute, hold, reconcile, record
 from benchmark.execution.claims import Claims, parsed, url_of
 from benchmark.execution.options import Options
 from benchmark.tracking import Tracker
@@ -155,7 +155,6 @@ def test_leases_lie_beside_a_tracking_store_that_is_a_database_of_others(
     assert where(None) is None and where(tracking.local_uri(options.runs)) is None
     assert where("http://server:5000") is None
     assert where("sqlite:////shared/mlflow.db") == "sqlite:////shared/claims.db"
-    assert where("postgresql://me:word@there/name") == "postgresql+psycopg://me:word@there/name"
     assert where("http://server:5000", "postgresql://there/name") == "postgresql+psycopg://there/name"
     assert where("sqlite:////shared/mlflow.db", "none") is None
 
@@ -171,6 +170,7 @@ def shared(tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     monkeypatch.setattr(execute, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(claims, "LEASE_SECONDS", LEASE)
+    monkeypatch.setattr(record.curves, "training_curves", lambda *given: b"")  # drawing takes longer than training
     return folder
 
 
@@ -199,9 +199,11 @@ def train_and_say(folder: Path, data: DataSet, database: str | None, channel: Co
 
 
 @pytest.mark.processes
+@pytest.mark.postgresql
 def test_a_machine_that_is_killed_loses_its_lease_and_the_run_is_finished_once(
-    database: str, shared: Path, tmp_path: Path, digits: DataSet
+    postgresql: str, shared: Path, tmp_path: Path, digits: DataSet
 ) -> None:
+    database = postgresql
     ours, theirs = pipe()
     killed = start(train_and_say, tmp_path / "one", digits, database, theirs)
     training = heard(ours)
@@ -232,11 +234,8 @@ def test_a_machine_that_is_killed_loses_its_lease_and_the_run_is_finished_once(
     assert not list((again.options.runs / "work").iterdir())
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_a_lane_whose_lease_another_machine_took_over_ends(
-    epochs: int, shared: Path, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This machine was away for longer than a lease: that is seen at the end of the run, or by a renewal before it."""
+def lose_a_lease(epochs: int, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """Train on a machine whose first lease another one takes over after the first epoch; return its folder."""
     here = machine(tmp_path / "one", digits)
     (here.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, "recipe": {"epochs": epochs, "batch_size": 32}}))
     url, mine = url_of(here.options), hold.claims_of(here.options)
@@ -276,13 +275,21 @@ def test_a_lane_whose_lease_another_machine_took_over_ends(
     assert len(lost) == 1, said
     assert states(survey) == ["finished"]
     assert set(finished(here.tracker, digits).values()) == {1}
+    return here
 
 
-def test_a_teacher_whose_weights_stay_on_another_machine_is_named(
-    shared: Path, tmp_path: Path, digits: DataSet
+def test_a_lane_whose_lease_another_machine_took_over_is_dropped_by_a_renewal(
+    shared: Path, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = machine(tmp_path / "one", digits), machine(tmp_path / "two", digits)
-    first.train(first.survey())
+    lose_a_lease(3, tmp_path, digits, monkeypatch)
+
+
+def test_a_lease_that_is_lost_is_noticed_at_the_end_of_a_run_and_a_teacher_whose_weights_stay_is_named(
+    shared: Path, tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        first = lose_a_lease(1, tmp_path, digits, patch)
+    second = machine(tmp_path / "two", digits)
     for file in (shared / "artifacts").rglob("student.safetensors"):
         file.unlink()
     for run in first.tracker.runs_on(digits.digest):

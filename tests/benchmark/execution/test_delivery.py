@@ -11,6 +11,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 
 from benchmark.errors import UserError
 from benchmark.execution import delivery
+from benchmark.execution.claims import Claims, parsed
 from benchmark.execution.delivery import Delivery
 from benchmark.tracking import Tracker
 
@@ -46,6 +47,24 @@ def test_what_was_put_while_the_store_was_away_arrives_in_order(tracker: Tracker
         "The tracking store is away", "The tracking store is back",
     ]  # fmt: skip
     assert "connection refused" in said[0]
+
+
+def test_the_service_that_is_away_is_named(tracker: Tracker) -> None:
+    """Leases are asked for in the delivery's turn as well."""
+    leases, said = Claims(parsed("postgresql://nobody@127.0.0.1:1/none")), list[str]()
+    store = Store(away=1)
+
+    def call() -> None:
+        if not said:
+            leases.claim("a", "one")
+        store.log("a")
+
+    with Delivery(tracker, said.append, patience_s=60) as made:
+        made.ask(call)
+    assert [line.split(":")[0].partition(" after")[0] for line in said] == [
+        "The leases' database is away", "The tracking store is away",
+        "The leases' database and the tracking store are back",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [OSError(111, "Connection refused"), ConnectionResetError("reset by peer")])

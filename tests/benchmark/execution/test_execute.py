@@ -27,7 +27,7 @@ from benchmark.execution.survey import Entry, Survey
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, PlannedRun, make_plan
 from benchmark.tracking import Tracked, Tracker
-from benchmark.train import loop, teacher_store
+from benchmark.train import checkpoint, loop, teacher_store
 from benchmark.train.lane import create_network, weights_of
 from benchmark.train.messages import CohortJob, Event
 
@@ -357,6 +357,12 @@ def test_a_start_puts_right_what_killed_processes_left(tmp_path: Path, digits: D
     unfinished = here.options.work("7" * 16)
     unfinished.mkdir()
     (unfinished / "checkpoint").write_bytes(b"")
+    # and while the store was away: its checkpoint has an epoch that the store does not have
+    away = here.tracker.start(here.tracker.experiment("small", {}), config, "9" * 16, digits, **about)  # type: ignore[arg-type]
+    rows = [{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 0.2}]
+    here.tracker.log_epochs(away, rows[:1])
+    state = {"signature": "9" * 16, "epochs_done": 2, "history": rows}
+    checkpoint.save(here.options.work("9" * 16) / "checkpoint", state)
     # trained on now
     busy = here.tracker.start(
         here.tracker.experiment("small", {}), config, "8" * 16, digits, **{**about, "parent": None}
@@ -364,7 +370,8 @@ def test_a_start_puts_right_what_killed_processes_left(tmp_path: Path, digits: D
     with FileLock(here.options.lock_file("8" * 16)):
         here.train(here.survey())
     assert client.get_run(parent).info.status == "FINISHED"
-    assert client.get_run(cut).info.status == "KILLED"
+    assert client.get_run(cut).info.status == client.get_run(away).info.status == "KILLED"
+    assert [(point.step, point.value) for point in client.get_metric_history(away, "lr")] == [(1, 0.1), (2, 0.2)]
     assert client.get_run(busy).info.status == "RUNNING"
     assert not leftover.exists()
     assert [file.name for file in unfinished.iterdir()] == ["checkpoint"]

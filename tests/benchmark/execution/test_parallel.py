@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import time
 from dataclasses import replace
 from multiprocessing import active_children
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmark.execution import child, parallel
 from benchmark.execution.engines.base import train_and_report
 from benchmark.train.messages import (
     CohortCrashed,
@@ -25,6 +28,7 @@ from benchmark.train.messages import (
     TeacherFile,
 )
 from tests.conftest import make_config, make_job
+from tests.processes import exit_code
 
 METHODS = ("vanilla", "fitnet")
 
@@ -89,3 +93,30 @@ def test_a_mistake_of_the_user_that_another_rank_meets_is_reported_as_such(
     (event,) = trained(job)
     assert isinstance(event, CohortCrashed)
     assert event.is_user_error and "checksum" in event.reason
+
+
+def follow(job: CohortJob) -> None:
+    """Be the second process that torchrun started."""
+    os.environ["LOCAL_RANK"] = "1"
+    parallel.follow(1, 2, job.data_root, job.cache)
+
+
+def test_processes_that_torchrun_started_train_the_same(
+    tmp_path: Path, teacher_file: TeacherFile, whole: CohortJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": "0",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }.items():
+        monkeypatch.setenv(name, value)
+    job = cohort(tmp_path, teacher_file, "vanilla")
+    other = child.start(follow, job)
+    with parallel.first_of_launched(2):
+        assert isinstance(trained(job)[-1], CohortEnded)
+    assert exit_code(other) == 0
+    expected = load_file(whole.lanes[0].weights)
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(job.lanes[0].weights).items())

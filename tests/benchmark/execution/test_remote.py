@@ -16,7 +16,7 @@ from benchmark.config import Data
 from benchmark.datasets.base import DataSet
 from benchmark.execution.engines import _remote as remote
 from benchmark.execution.engines._remote import Shipped
-from benchmark.train import loop
+from benchmark.train import checkpoint, loop
 from benchmark.train.messages import (
     CohortCrashed,
     CohortEnded,
@@ -106,25 +106,26 @@ def test_a_cohort_goes_from_host_to_host_to_the_same_bits(
         assert all(torch.equal(value, others[key]) for key, value in weights.items())
 
 
-def test_files_of_a_dropped_lane_are_deleted(
+def test_a_dropped_lane_leaves_its_epochs_to_be_recorded(
     tmp_path: Path, teacher_file: TeacherFile, on_host: Callable[[str], None]
 ) -> None:
     job = two_lanes(tmp_path, teacher_file)
     trained(job, on_host, stop_after=1)
     events, _ = trained(job, on_host, unwanted={"sdd_kd"})
     assert [event.signature for event in events if isinstance(event, LaneDropped)] == ["sdd_kd"]
-    assert {lane.signature: lane.checkpoint.exists() for lane in job.lanes} == {"vanilla": True, "sdd_kd": False}
+    dropped = next(lane for lane in job.lanes if lane.signature == "sdd_kd")
+    assert [row["epoch"] for row in checkpoint.load(dropped.checkpoint)["history"]] == [1]
 
 
 def test_words_name_the_host_and_the_commands_paths(tmp_path: Path, on_host: Callable[[str], None]) -> None:
     job = make_job(tmp_path, {"vanilla": make_config(recipe={"epochs": 1})})
-    checkpoint = job.lanes[0].checkpoint
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"no checkpoint")
+    path = job.lanes[0].checkpoint
+    path.parent.mkdir()
+    path.write_bytes(b"no checkpoint")
     (crash,), _ = trained(job, on_host)
     assert isinstance(crash, CohortCrashed) and crash.is_user_error
-    assert crash.reason.startswith(f"on far: checkpoint {checkpoint} is damaged")
-    checkpoint.unlink()
+    assert crash.reason.startswith(f"on far: checkpoint {path} is damaged")
+    path.unlink()
     _, lines = trained(job, on_host, say="a line")
     assert "far: a line" in {line.getMessage() for line in lines}
 
