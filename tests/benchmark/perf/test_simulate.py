@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.execution.estimate import cohorts_of
 from benchmark.perf.simulate import command, report
 from benchmark.perf.simulate.costs import SPEEDUP, ModelledCosts, stand_in
 from benchmark.perf.simulate.engine import Machine
@@ -29,7 +30,7 @@ def plan() -> Plan:
 
 
 def simulated(
-    folder: Path, workers: int, machine: Machine = IMMORTAL, seed: int = 1, packing: Packing = command.cohorts_of
+    folder: Path, workers: int, machine: Machine = IMMORTAL, seed: int = 1, packing: Packing = cohorts_of
 ) -> Outcome:
     folder.mkdir(exist_ok=True)
     return simulate(plan(), COSTS.data, COSTS, workers, folder, machine, seed, packing)
