@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
@@ -61,7 +63,7 @@ def balance(groups: Sequence[list[T]], workers: int, cost: Callable[[list[T]], f
     least load, by `cost`; more splits must make it 3% shorter. A lane's result does not depend on its cohort, so this
     never changes a number.
     """
-    priced = sorted(((cost(group), group) for group in groups), key=lambda item: -item[0])
+    priced = sorted(((cost(group), group) for group in groups), key=_costliest_first)
     best, shortest = priced, _makespan(priced, workers)
     # more pieces than this never help: every worker then has several, which even out
     while len(priced) < len(groups) + 2 * workers:
@@ -71,15 +73,21 @@ def balance(groups: Sequence[list[T]], workers: int, cost: Callable[[list[T]], f
         _, costliest = priced[position]
         # every second lane, so that both halves get as many lanes of each kind
         halves = [(cost(half), half) for half in (costliest[::2], costliest[1::2])]
-        priced = sorted(priced[:position] + priced[position + 1 :] + halves, key=lambda item: -item[0])
+        priced = [*priced[:position], *priced[position + 1 :]]
+        for half in halves:
+            bisect.insort(priced, half, key=_costliest_first)
         if (makespan := _makespan(priced, workers)) < 0.97 * shortest:
             best, shortest = priced, makespan
     return [group for _, group in best]
+
+
+def _costliest_first(priced: tuple[float, list[T]]) -> float:
+    return -priced[0]
 
 
 def _makespan(priced: Sequence[tuple[float, list[T]]], workers: int) -> float:
     """Load of the busiest worker when each group in turn goes to the least loaded worker."""
     loads = [0.0] * max(workers, 1)
     for seconds, _ in priced:
-        loads[loads.index(min(loads))] += seconds
+        heapq.heapreplace(loads, loads[0] + seconds)
     return max(loads)

@@ -16,7 +16,7 @@ from benchmark.execution.speeds import Speed
 from benchmark.execution.survey import Entry, Survey
 from benchmark.train.batches import splits
 from benchmark.train.view_cache import Views
-from distillers.base import UnfitPair
+from distillers.base import Distiller, UnfitPair
 
 #: batch of a measured step on a CPU, where a step's time is about proportional to its batch: of small and large images
 _CPU_BATCH, _CPU_BATCH_LARGE = 16, 4
@@ -41,6 +41,9 @@ class Costs:
         self._teachers: dict[tuple[str, Precision], float] = {}
         self._methods: dict[tuple[str, str, str | None], Speed] = {}
         self._loader_rate: float | None = None
+        #: what is asked of every run of a plan, and takes long to make: distillers, and numbers of images
+        self._distillers: dict[tuple[str, str], Distiller] = {}
+        self._images: dict[str, tuple[int, int, int]] = {}
 
     def speed(self, model: str, batch_size: int) -> Speed:
         """Speed of a network, measured on first use."""
@@ -68,7 +71,7 @@ class Costs:
 
     def method(self, config: RunConfig) -> Speed:
         """What a run's method adds to its student, measured on first use; nothing for a method on logits alone."""
-        if config.teacher is None or not config.distiller().needs_networks():
+        if config.teacher is None or not self._distiller(config).needs_networks():
             return speeds.NOTHING
         key = (config.method, config.student, config.teacher)
         if key not in self._methods:
@@ -97,13 +100,28 @@ class Costs:
             self._loader_rate = len(order) / (time.perf_counter() - started)
         return self._loader_rate
 
+    def _distiller(self, config: RunConfig) -> Distiller:
+        """The run's distiller, which runs of the same settings share."""
+        key = config.method, repr(config.parameters)
+        if key not in self._distillers:
+            self._distillers[key] = config.distiller()
+        return self._distillers[key]
+
+    def _num_images(self, config: RunConfig) -> tuple[int, int, int]:
+        """Number of images that a run is trained, validated and tested on."""
+        key = config.data.model_dump_json()
+        if key not in self._images:
+            parts = splits(self.data, config.data)
+            self._images[key] = len(parts.train), len(parts.val), len(parts.test)
+        return self._images[key]
+
     def _computed_share(self, config: RunConfig, runs: Sequence[RunConfig]) -> float:
         """Share of an epoch's weak views that no earlier epoch has stored, on average over a training.
 
         It is V (1 - (1 - 1 / V)^E) / E with V views of an image and E epochs; 1 without a cache, and where a run of
         the cohort sees feature maps, which no cache holds.
         """
-        sees_maps = any(one.distiller().sees != "logits" for one in runs)
+        sees_maps = any(self._distiller(one).sees != "logits" for one in runs)
         if sees_maps or config.teacher_cache == "none" or not isinstance(self.data.train, MemoryImages):
             return 1.0
         views, epochs = Views(self.data).num_views, config.recipe.epochs
@@ -113,14 +131,14 @@ class Costs:
         """Seconds that a cohort takes: one teacher pass per view and batch, every lane, its evaluations."""
         runs = list(configs)
         first = runs[0]
-        parts = splits(self.data, first.data)
+        num_train, _, _ = self._num_images(first)
         per_epoch = 0.0
         teacher_views: set[str] = set()
         test, evaluated = self._num_evaluated(first)
         for config in runs:
             speed = self.speed(config.student, config.recipe.batch_size)
-            views = config.distiller().views
-            per_epoch += len(parts.train) * (len(views) * speed.train_s + self.method(config).train_s)
+            views = self._distiller(config).views
+            per_epoch += num_train * (len(views) * speed.train_s + self.method(config).train_s)
             if config.teacher is not None:
                 teacher_views |= set(views)
         shown = next((config for config in runs if config.teacher is not None), None)
@@ -128,11 +146,11 @@ class Costs:
         if shown is not None:
             forward_s = self.teacher_s(shown, first.recipe.batch_size)
             passes = len(teacher_views) - 1 + self._computed_share(shown, runs) if teacher_views else 0.0
-            per_epoch += len(parts.train) * passes * forward_s
+            per_epoch += num_train * passes * forward_s
             once = test * forward_s
         per_epoch += self.evaluations_s(runs)
         if (rate := self.loader_images_per_s()) is not None:
-            loading = (len(parts.train) + evaluated) / rate
+            loading = (num_train + evaluated) / rate
             # a GPU trains while the cores decode
             per_epoch = per_epoch + loading if self.device.type == "cpu" else max(per_epoch, loading)
         return (first.recipe.epochs - epochs_done) * per_epoch + once
@@ -140,7 +158,7 @@ class Costs:
     def step_s(self, configs: Sequence[RunConfig]) -> float:
         """Seconds of a step of a cohort, with its part of the evaluations."""
         first = configs[0]
-        steps = max(1, len(splits(self.data, first.data).train) // first.recipe.batch_size)
+        steps = max(1, self._num_images(first)[0] // first.recipe.batch_size)
         return self.cohort_s(configs, first.recipe.epochs - 1) / steps
 
     def evaluations_s(self, configs: Sequence[RunConfig]) -> float:
@@ -151,9 +169,9 @@ class Costs:
 
     def _num_evaluated(self, config: RunConfig) -> tuple[int, float]:
         """Number of test images, and of images that are evaluated per epoch, spread over all epochs."""
-        parts = splits(self.data, config.data)
-        test = 0 if config.tuning else len(parts.test)
-        return test, (test + len(parts.val)) / config.eval_every
+        _, num_val, num_test = self._num_images(config)
+        test = 0 if config.tuning else num_test
+        return test, (test + num_val) / config.eval_every
 
 
 def distinct(entries: Iterable[Entry]) -> list[Entry]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from benchmark.errors import UserError
 from benchmark.execution import engines
 from benchmark.execution.deadline import Deadline
 from benchmark.execution.delivery import Delivery
+from benchmark.execution.engines import Engine
 from benchmark.execution.estimate import Costs, cohorts_of, distinct, refuse_slow_bf16
 from benchmark.execution.fetch_teacher import fetch_teacher
 from benchmark.execution.hold import Hold, claims_of, hold, leased_elsewhere
+from benchmark.execution.options import Options
 from benchmark.execution.order import priority_of
 from benchmark.execution.progress import View
 from benchmark.execution.reconcile import reconcile
@@ -48,6 +51,17 @@ from benchmark.train.teacher_store import Manifest
 LOOK_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What an execution decides and works with; a simulation has others in their place."""
+
+    engine: Callable[[Options, Callable[[], bool]], Engine] = engines.create
+    record: Callable[[Survey, Tracker, str | None], Record] = Record
+    cohorts: Callable[[Sequence[Entry], int, Costs], list[list[Entry]]] = cohorts_of
+    hold: Callable[[Options, str], Hold | None] = hold
+    store_teacher: Callable[..., tuple[Path, Manifest]] = teacher_store.store
+
+
 class Execution:
     """Training of a survey's open runs, recorded in MLflow: below the run of their pair, or all below `parent`.
 
@@ -71,6 +85,7 @@ class Execution:
         on_epoch: Callable[[Entry, dict[str, float]], bool] | None = None,
         on_look: Callable[[], None] = lambda: None,
         deadline: Deadline | None = None,
+        parts: Parts = Parts(),
     ) -> None:
         self.survey, self.tracker, self.costs, self.view = survey, tracker, costs, view
         self.options, self.plan = survey.options, survey.plan
@@ -86,8 +101,9 @@ class Execution:
         #: under a deadline: cohorts that wait for a worker, in no order, and the number of those that have one
         self._queue: list[Sequence[Entry]] = []
         self._num_submitted = 0
-        self._engine = engines.create(self.options, self._should_stop)
-        self._record = Record(survey, tracker, parent)
+        self._parts = parts
+        self._engine = parts.engine(self.options, self._should_stop)
+        self._record = parts.record(survey, tracker, parent)
         self._delivery = Delivery(tracker, view.say, self.options.patience_s)
         self._last_look = 0.0
         self._claims = claims_of(self.options)
@@ -313,7 +329,7 @@ class Execution:
             if not any(known is entry for known in asking):
                 asking.append(entry)
             self._wanting[entry.signature] = asking
-        for group in cohorts_of(self._taken(distinct(ready)), self.options.workers, self.costs):
+        for group in self._parts.cohorts(self._taken(distinct(ready)), self.options.workers, self.costs):
             self._queue_up(group)
 
     def _set(self, entry: Entry, state: State, reason: str = "") -> None:
@@ -348,7 +364,7 @@ class Execution:
     def _lock(self, entry: Entry) -> bool:
         """Hold a run; False, and the run is elsewhere, when another process holds it."""
         assert entry.signature is not None
-        entry.hold = self._delivery.ask(partial(hold, self.options, entry.signature))
+        entry.hold = self._delivery.ask(partial(self._parts.hold, self.options, entry.signature))
         if entry.hold is None:
             self._set(entry, "elsewhere", self._owner_of(entry.signature))
             self._say_waiting(entry)
@@ -492,7 +508,7 @@ class Execution:
 
     def _store_teacher(self, entry: Entry, event: LaneFinished, figures: Mapping[str, float]) -> None:
         validated = event.history[-1].get("val/top1", math.nan)
-        folder, manifest = teacher_store.store(
+        folder, manifest = self._parts.store_teacher(
             self.options.teachers,
             self.survey.data,
             entry.config.student,

@@ -13,10 +13,11 @@ from benchmark import __main__ as looking
 from benchmark import process, run, study
 from benchmark.perf import __main__ as perf
 from benchmark.perf.load import __main__ as load
+from benchmark.perf.simulate import __main__ as simulate
 from reports import __main__ as reports
 from tests import footprint
 
-PARSERS = {module.__name__: module.parser for module in (looking, run, study, reports, perf, load)}
+PARSERS = {module.__name__: module.parser for module in (looking, run, study, reports, perf, load, simulate)}
 LIGHT = [
     "benchmark pack --help", "benchmark pack home digits --methods kdd", "benchmark merge none.001",
     "benchmark --version", "benchmark status --help", "benchmark list", "benchmark show sdd_kdd",
@@ -25,6 +26,7 @@ LIGHT = [
     "benchmark.run cub --profile smke", "benchmark.run digits --set sdd.bta=4", "benchmark status --set recipe.epoch=3",
     "benchmark.run digits --device tpu", "benchmark.study", "benchmark.study sdd_bta", "reports --list",
     "reports cub --sections verdct", "benchmark.perf --only stp", "benchmark.perf.load --help",
+    "benchmark.perf.simulate --workers x",
 ]  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 from benchmark.config import RunConfig
 from benchmark.execution import cohorts
 from tests.conftest import make_config
@@ -62,6 +65,37 @@ def test_cohorts_are_split_while_the_longest_worker_gets_shorter() -> None:
         assert sorted(lane for cohort in balanced for lane in cohort) == sorted(lane for g in groups for lane in g)
         assert makespan(balanced, workers) <= longest, workers
     assert cohorts.balance(groups, 1, cost) == cohorts.balance(groups, 3, cost) == groups
+
+
+def plainly_balanced(groups: list[list[int]], workers: int, cost: Callable[[list[int]], float]) -> list[list[int]]:
+    """`balance` as its docstring says it, sorting everything anew and looking for the least loaded worker."""
+    best, pieces = None, list(groups)
+    while True:
+        pieces = sorted(pieces, key=lambda piece: -cost(piece))
+        loads = [0.0] * workers
+        for piece in pieces:
+            loads[loads.index(min(loads))] += cost(piece)
+        if best is None or max(loads) < 0.97 * best[0]:
+            best = max(loads), pieces
+        splittable = [piece for piece in pieces if len(piece) > 1]
+        if len(pieces) >= len(groups) + 2 * workers or not splittable:
+            return best[1]
+        pieces = [piece for piece in pieces if piece is not splittable[0]]
+        pieces += [splittable[0][::2], splittable[0][1::2]]
+
+
+def test_balance_is_what_the_plain_way_finds_on_random_cohorts() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        lanes = iter(range(1000))
+        groups = [[next(lanes) for _ in range(rng.randint(1, 9))] for _ in range(rng.randint(1, 8))]
+        weights = [rng.choice((1.0, 1.0, rng.random())) for _ in range(100)]  # equal costs too
+
+        def price(cohort: list[int], weights: list[float] = weights) -> float:
+            return 2 + sum(weights[lane] for lane in cohort)
+
+        workers = rng.randint(1, 12)
+        assert cohorts.balance(groups, workers, price) == plainly_balanced(groups, workers, price)
 
 
 def test_single_lanes_are_not_split() -> None:

@@ -1,0 +1,1 @@
+"""How the scheduler grows: the real planner and execution of a plan, on simulated workers."""
