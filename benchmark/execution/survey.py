@@ -72,6 +72,11 @@ class Entry:
         return self.state in ("new", "resume", "waiting")
 
     @property
+    def is_lost(self) -> bool:
+        """Whether another process has taken over the lease under which this one trains the run."""
+        return self.hold is not None and self.hold.is_lost
+
+    @property
     def progress(self) -> float:
         """Number of epochs done, with the part of the next one that is done."""
         return self.epochs_done + (self.steps_done / self.steps_per_epoch if self.steps_done else 0)
