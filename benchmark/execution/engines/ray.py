@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 import queue
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmark import machine, process
+from benchmark import machine
 from benchmark.errors import UserError
 from benchmark.execution.engines import _remote as remote
+from benchmark.execution.engines._cluster import Cluster, demand_of
 from benchmark.execution.engines._remote import Sent, Shipped
 from benchmark.execution.engines.base import registry
 from benchmark.train.messages import (
@@ -41,10 +40,6 @@ RETRIES = 2
 _POLL_SECONDS = 0.5
 #: events that a worker may be ahead of the command: they hold checkpoints
 _AHEAD = 4
-#: memory of a Ray that is started here for what travels; beyond it Ray uses the disk
-_OBJECT_STORE_BYTES = 200_000_000
-#: variable by which Ray is told whether to report its use over the network
-_REPORTS_USE = "RAY_USAGE_STATS_ENABLED"
 
 
 @dataclass(eq=False)
@@ -130,9 +125,9 @@ class RayEngine:
         Raises:
             UserError: when Ray is not installed.
         """
-        self.num_workers, self._should_stop, self._address = workers, should_stop, ray_address
-        self._ray = _imported()
-        self._is_ours = False
+        self.num_workers, self._should_stop = workers, should_stop
+        self._cluster = Cluster(workers, ray_address)
+        self._ray = self._cluster.ray
         self._workers: list[_Worker] = []
         self._waiting: deque[_Task] = deque()
         #: teachers' weights in Ray's store, by checksum
@@ -147,7 +142,7 @@ class RayEngine:
         """
         if job.device not in ("cpu", "cuda"):
             raise UserError(f"--device {job.device}: Ray chooses among the GPUs; use --device cuda")
-        self._connect(job)
+        self._cluster.connect(job)
         self._waiting.append(_Task(job, {lane.signature for lane in job.lanes}))
         self._dispatch()
 
@@ -183,9 +178,7 @@ class RayEngine:
         """End the workers, and the Ray that was started here."""
         for worker in [*self._workers]:
             self._end(worker)
-        if self._is_ours:
-            self._ray.shutdown()
-            self._is_ours = False
+        self._cluster.close()
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -199,7 +192,7 @@ class RayEngine:
             num_starting = sum(worker.host is None for worker in self._workers)
             if len(self._workers) == self.num_workers or num_starting >= len(self._waiting):
                 return
-            demand = _demand(self._waiting[0].job)
+            demand = demand_of(self._waiting[0].job)
             # one call waits for what comes next, the other tells it to stop or to drop
             actor = self._ray.remote(_Host).options(**_as_options(demand), max_concurrency=2).remote()
             self._workers.append(_Worker(actor))
@@ -303,54 +296,6 @@ class RayEngine:
         self._workers.remove(worker)
         self._ray.kill(worker.actor)
 
-    # -- the cluster -------------------------------------------------------------------------------------------------
-
-    def _connect(self, job: CohortJob) -> None:
-        """Start or join Ray, unless this process has; see whether one of its machines is large enough."""
-        demand = _demand(job)
-        if not self._ray.is_initialized():
-            self._is_ours = True
-            own = {} if self._address else self._own(demand)
-            with _quiet(), _signals_kept():
-                try:
-                    self._ray.init(self._address or "local", log_to_driver=False, configure_logging=False, **own)
-                except Exception as error:  # of many kinds
-                    where = f"joined at {self._address}" if self._address else "started"
-                    reason = " ".join(str(error).split())
-                    raise UserError(
-                        f"--engine ray: Ray could not be {where}: {reason} (--engine local needs no Ray)"
-                    ) from error
-        hosts = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(all(host.get(kind, 0) >= amount for kind, amount in demand.items()) for host in hosts):
-            wanted = " and ".join(f"{amount} {kind}" for kind, amount in demand.items())
-            raise UserError(f"--engine ray: none of the cluster's {len(hosts)} machines has {wanted}")
-
-    def _own(self, demand: dict[str, int]) -> dict[str, Any]:
-        """What a Ray that is started here is told: it has room for as many workers as were asked for."""
-        return {
-            "num_cpus": max(process.available_cores(), self.num_workers * demand.get("CPU", 1)),
-            "num_gpus": machine.num_gpus() if "GPU" in demand else 0,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-        }
-
-
-def _imported() -> Any:
-    os.environ.setdefault(_REPORTS_USE, "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            "--engine ray needs the package ray, which is not installed: `make install`, or `pip install"
-            " 'sdd-benchmark[cluster]'`"
-        ) from error
-    return ray
-
-
-def _demand(job: CohortJob) -> dict[str, int]:
-    """What a worker needs, in Ray's words."""
-    return {"GPU": job.ranks} if job.device == "cuda" else {"CPU": job.threads * job.ranks}
-
 
 def _as_options(demand: dict[str, int]) -> dict[str, int]:
     return {f"num_{kind.lower()}s": amount for kind, amount in demand.items()}
@@ -361,26 +306,3 @@ def _cause(error: str) -> str:
     lines = [line.strip() for line in error.splitlines() if line.strip()] or ["no reason given"]
     text = next((line for line in lines if line.startswith("The actor is dead because ")), lines[0])
     return text.removeprefix("The actor is dead because ").partition(" Some common causes")[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray's remarks on its start off the terminal."""
-    log = logging.getLogger("ray")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Keep the command's handling of signals, which Ray replaces."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

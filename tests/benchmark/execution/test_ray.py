@@ -20,8 +20,8 @@ from benchmark.config import Data
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution import engines
+from benchmark.execution.engines import _cluster
 from benchmark.execution.engines import _remote as remote
-from benchmark.execution.engines import ray as module
 from benchmark.execution.engines.ray import RETRIES, RayEngine
 from benchmark.execution.options import Options
 from benchmark.train import loop
@@ -89,7 +89,7 @@ class FakeRay:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     made = FakeRay({"CPU": 1})
-    monkeypatch.setattr(module, "_imported", lambda: made)
+    monkeypatch.setattr(_cluster, "_imported", lambda: made)
     return made
 
 
@@ -179,7 +179,7 @@ def test_a_cluster_is_named_by_its_address(fake: FakeRay, tmp_path: Path, capsys
     given.device, given.deadline = "cpu", None
     made = engines.create(command_line.options_of(given), lambda: False)
     assert isinstance(made, RayEngine)
-    assert made._address == "10.0.0.1:6379"
+    assert made._cluster.address == "10.0.0.1:6379"
     with pytest.raises(UserError, match="only --engine ray joins a cluster"):
         command_line.check_names(command.parser().parse_args(["digits", "--ray-address", "auto"]))
     with pytest.raises(SystemExit):
