@@ -23,10 +23,10 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from benchmark.train import lane, step
+from benchmark.train import lane, random_stream, step
 from benchmark.train.cuda_graphs import Branches
 from benchmark.train.heads import Layout
-from benchmark.train.lane import Lane
+from benchmark.train.random_stream import RandomStream
 from benchmark.train.teacher import BatchTeacher
 
 CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
@@ -176,9 +176,9 @@ def _let_work_without_a_driver(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lane, "create_network", created)
     patch.setattr(lane, "create_modules", modules_created)
     # generators are the driver's
-    patch.setattr(lane, "_initial_random_state", lambda seed, device: None)
-    patch.setattr(Lane, "_own_random_numbers", lambda self: contextlib.nullcontext())
-    patch.setattr(Lane, "draws_random_numbers", lambda self: False)
+    patch.setattr(random_stream, "first_state", lambda seed, device: None)
+    patch.setattr(RandomStream, "drawn_from", lambda self: contextlib.nullcontext())
+    patch.setattr(RandomStream, "has_advanced", lambda self: False)
     patch.setattr(step, "Branches", lambda device: Branches(CPU))  # one stream, the same work
 
 

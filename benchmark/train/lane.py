@@ -6,7 +6,6 @@ A lane's result does not depend on the lanes that train with it: it reads nothin
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -18,6 +17,7 @@ import models
 from benchmark.config import RunConfig
 from benchmark.randomness import stream_seed
 from benchmark.train.heads import Request, network_outputs, requests_of
+from benchmark.train.random_stream import RandomStream
 from benchmark.train.ranks import ALONE, Ranks, running_statistics, synchronized
 from distillers import Distiller, Outputs
 from distillers.base import Extras, Facts
@@ -84,7 +84,9 @@ class Lane:
         self._epoch: int | Tensor = torch.zeros((), device=device) if on_gpu else 0
         #: what ranks differ in but for their images
         self._statistics = running_statistics([self.network, self.modules]) if ranks.are_several else []
-        self._random_state = self._first_random_state()
+        #: what dropout draws from; every rank has a stream of its own
+        of_rank = () if ranks.is_first else (ranks.rank,)
+        self._random = RandomStream(stream_seed(config.seed, "dropout", config.student, *of_rank), device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         self._names: list[str] = []
         #: the epoch's sums over images of every figure, then the number of images; made by the first step
@@ -135,7 +137,7 @@ class Lane:
         `index_B` numbers the images of the batch in the training set, for methods that remember them.
         """
         started = time.perf_counter()  # on a GPU steps are only launched here, and the loop measures the epoch
-        with self._own_random_numbers():
+        with self._random.drawn_from():
             student = self._forward(views)
         self._learn(student, target_B, teacher, index_B)
         self.epoch_seconds += time.perf_counter() - started
@@ -242,14 +244,7 @@ class Lane:
 
     def draws_random_numbers(self) -> bool:
         """Whether the network drew random numbers in the steps so far, as dropout does."""
-        return not torch.equal(self._random_state, self._first_random_state())
-
-    def _first_random_state(self) -> Tensor:
-        """Start of the lane's stream of random numbers; every rank has one of its own."""
-        of_rank = () if self.ranks.is_first else (self.ranks.rank,)
-        return _initial_random_state(
-            stream_seed(self.config.seed, "dropout", self.config.student, *of_rank), self.device
-        )
+        return self._random.has_advanced()
 
     def _first_bad_step(self) -> Tensor:
         """The first step of the epoch whose loss was not finite on any rank, (1,), counted from 0; -1: none."""
@@ -259,18 +254,6 @@ class Lane:
         found_R = self.ranks.gathered(bad_step)
         found = found_R[found_R >= 0]
         return (found.min()[None] if len(found) else found_R[0]).to(self.device)
-
-    @contextlib.contextmanager
-    def _own_random_numbers(self) -> Iterator[None]:
-        """Let dropout draw from the lane's own stream, independent of all draws before and after."""
-        on_gpu = self.device.type == "cuda"
-        outside = torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()
-        _set_random_state(self._random_state, self.device)
-        try:
-            yield
-        finally:
-            self._random_state = torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state()
-            _set_random_state(outside, self.device)
 
     def state(self) -> dict[str, Any]:
         """Copy all state that the next step depends on to the CPU, detached from the tensors that training changes.
@@ -297,14 +280,14 @@ class Lane:
                 for name, parameter in self._trained.items()
                 if "momentum_buffer" in self.optimizer.state[parameter]
             },
-            "random_state": self._random_states(),
+            "random_state": self._random_state(),
             "history": [dict(row) for row in self.history],
             "train_seconds": self.train_seconds,
         }
 
-    def _random_states(self) -> Tensor:
+    def _random_state(self) -> Tensor:
         """State of the lane's random numbers; of several ranks one below the other."""
-        return self.ranks.gathered(self._random_state) if self.ranks.are_several else self._random_state.clone()
+        return self.ranks.gathered(self._random.state) if self.ranks.are_several else self._random.state.clone()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that `state` returned."""
@@ -316,7 +299,7 @@ class Lane:
                 buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         random_state = state["random_state"]
-        self._random_state = random_state[self.ranks.rank].clone() if self.ranks.are_several else random_state
+        self._random.state = random_state[self.ranks.rank].clone() if self.ranks.are_several else random_state
         self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
         if self.steps_done:
             self._sums, self._names = state["sums"].to(self.device), state["names"]
@@ -352,18 +335,6 @@ def create_modules(
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-
-
-def _initial_random_state(seed: int, device: torch.device) -> Tensor:
-    source = torch.Generator(device).manual_seed(seed)
-    return source.get_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
