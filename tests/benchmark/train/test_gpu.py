@@ -19,6 +19,7 @@ from benchmark.train.evaluate import evaluate
 from benchmark.train.heads import STORED_SCALES, Request
 from benchmark.train.lane import create_network
 from benchmark.train.messages import Event, LaneFinished, Note, TeacherFile
+from benchmark.train.ranks import ALONE
 from benchmark.train.step import named
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, open_caches
@@ -127,7 +128,7 @@ def test_evaluation_is_the_same(digits: DataSet) -> None:
 def test_no_step_waits_for_the_device(tmp_path: Path, digits: DataSet, teacher_file: TeacherFile) -> None:
     """Any operation that would is an error here; the first step of an epoch may make constants and move the epoch."""
     job = make_job(tmp_path, {method: make_config(method) for method in METHODS}, teacher_file, device="cuda")
-    cohort = loop._Cohort(job, digits, lambda _: None, lambda: False, ())
+    cohort = loop._Cohort(job, digits, lambda _: None, lambda: False, (), ALONE)
     for one in cohort.running:
         one.lane.start_epoch(1)
     for number, drawn in enumerate(cohort.stream.drawn(1)):
