@@ -10,18 +10,15 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save as serialize
 from torch import Tensor
 
-import models
-from benchmark import datasets, files
-from benchmark.datasets.base import DataSet, Images
+from benchmark import datasets
+from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.machine import describe_device, describe_numerics, release_freed_memory, set_numerics
-from benchmark.train import checkpoint, teacher_store
-from benchmark.train.batches import Batch, TrainStream, eval_batches, on_device, splits, trained_targets
+from benchmark.train import teacher_store
+from benchmark.train.batches import Batch, TrainStream, on_device, splits, trained_targets
 from benchmark.train.cuda_graphs import Inputs
-from benchmark.train.evaluate import Evaluation, evaluate
 from benchmark.train.heads import Request
 from benchmark.train.lane import Lane, NonFiniteLoss
 from benchmark.train.messages import (
@@ -30,26 +27,21 @@ from benchmark.train.messages import (
     Event,
     LaneDropped,
     LaneFailed,
-    LaneFinished,
-    LaneJob,
     Note,
     Started,
     StepsDone,
     Stopped,
 )
+from benchmark.train.pace import Pace
 from benchmark.train.ranks import ALONE, Ranks
+from benchmark.train.running import Running
+from benchmark.train.scorer import Halted, Scorer
 from benchmark.train.step import CohortStep, named, unnamed
 from benchmark.train.teacher import BatchTeacher
 from benchmark.train.view_cache import CachedTeacher, CacheRefused, open_caches
 from distillers import Outputs
-from distillers.base import UnfitPair
 
-#: a checkpoint is written between two steps when the last one is at least this old, and so old that saving takes
-#: no more than a share of the time; always at the last epoch, and when asked to stop
-CHECKPOINT_SECONDS, SAVING_SHARE = 30.0, 0.05
 PROGRESS_SECONDS = 0.5
-#: until a save is measured: seconds that a checkpoint takes, and bytes a second
-_CHECKPOINT_S, _CHECKPOINT_BYTES_PER_S = 0.05, 1e8
 
 
 class _Orders(NamedTuple):
@@ -58,27 +50,6 @@ class _Orders(NamedTuple):
     must_stop: bool
     unwanted: frozenset[str]
     must_save: bool
-
-
-class _Halted(Exception):
-    """An evaluation was left half way, because the cohort has to stop."""
-
-
-class _Running:
-    """A lane with the job it came from and its unsaved state."""
-
-    def __init__(self, job: LaneJob, lane: Lane, seconds_before: float) -> None:
-        self.job, self.lane = job, lane
-        #: seconds of the unfinished epoch before the checkpoint that the lane came from
-        self.seconds_before = seconds_before
-        self.unsaved: dict[str, Any] | None = None
-        self.evaluation: Evaluation | None = None
-
-    def save(self) -> None:
-        """Write the last state that was kept, unless it is on disk already; the first rank does for all."""
-        if self.unsaved is not None and self.lane.ranks.is_first:
-            checkpoint.save(self.job.checkpoint, {"signature": self.job.signature, **self.unsaved})
-            self.unsaved = None
 
 
 def train_cohort(
@@ -120,18 +91,18 @@ class _Cohort:
         unwanted: Collection[str],
         ranks: Ranks,
     ) -> None:
-        self.data, self.report, self._stop, self.unwanted, self.ranks = data, report, stop, unwanted, ranks
+        self.data, self.report, self.unwanted, self.ranks = data, report, unwanted, ranks
         self.device = torch.device(job.device)
         self.config = config = job.lanes[0].config
         self.parts = splits(data, config.data)
-        self.train_images = on_device(data.train, self.device)
+        train_images = on_device(data.train, self.device)
         # a tuning run never uses the test set, which is not even moved
-        self.test_images = data.test if config.tuning else on_device(data.test, self.device)
+        test_images = data.test if config.tuning else on_device(data.test, self.device)
         network, stored = None, job.teacher
         if stored is not None and any(lane.config.distiller().needs_teacher for lane in job.lanes):
             network = ranks.agreed(lambda: teacher_store.load_network(stored, data))
         targets_N = trained_targets(data.train.targets, self.parts.train)
-        self.running = [_start(lane, data, targets_N, self.device, network, ranks) for lane in job.lanes]
+        self.running = [Running.start(lane, data, targets_N, self.device, network, ranks) for lane in job.lanes]
         begun = {(run.lane.epochs_done, run.lane.steps_done) for run in self.running}
         if len(begun) != 1:
             raise ValueError(f"lanes of cohort '{job.name}' stand at different epochs and steps: {sorted(begun)}")
@@ -164,33 +135,16 @@ class _Cohort:
                     self._note(f"{reason}: the teacher is run on every batch, and rounded as the cache would")
         views = sorted({request.view for request in requests}, reverse=True)
         self.stream = TrainStream(
-            data, self.train_images, self.parts.train, config.recipe, config.seed, views, self.device, ranks
+            data, train_images, self.parts.train, config.recipe, config.seed, views, self.device, ranks
         )
-        #: the teacher never changes: its logits for the test view are computed once, not at every evaluation
-        self._teacher_logits: dict[str, list[Tensor]] = {}
-        self._last_progress = self._last_saved = time.monotonic()
-        #: seconds that the last save took; None before the first
-        self._saving_s: float | None = None
-        #: when it was last asked whether to stop, and the longest time between two questions
-        self._last_asked: float | None = None
-        self._longest_unasked_s = 0.0
-        self._step = CohortStep(
-            [run.lane for run in self.running], self._prepared, self.device, self._lane_failed, self._note, ranks
-        )
+        self._last_progress = time.monotonic()
+        self._pace = Pace(stop)
+        tested = {"test": (test_images, self.parts.test), "val": (train_images, self.parts.val)}
+        self._scorer = Scorer(data, tested, self.teacher, self.device, ranks, self._pace.must_stop)
+        self._step = CohortStep(self._lanes(), self._prepared, self.device, self._lane_failed, self._note, ranks)
 
-    def stop(self) -> bool:
-        """Whether to stop."""
-        now = time.monotonic()
-        if self._last_asked is not None:
-            self._longest_unasked_s = max(self._longest_unasked_s, now - self._last_asked)
-        self._last_asked = now
-        return self._stop()
-
-    @property
-    def _stopping_s(self) -> float:
-        """Seconds that it takes, at most, from being asked to stop until all lanes are saved."""
-        expected_s = sum(_saving_s(run.lane) for run in self.running)
-        return self._longest_unasked_s + (expected_s if self._saving_s is None else self._saving_s)
+    def _lanes(self) -> list[Lane]:
+        return [run.lane for run in self.running]
 
     def _note(self, text: str) -> None:
         self.report(Note(text))
@@ -209,7 +163,7 @@ class _Cohort:
         )
         for epoch in range(self.epochs_done + 1, epochs + 1):
             self._epoch_started = time.monotonic() - self._seconds_before
-            if self.ranks.agreed(self.stop) or not self._steps(epoch):
+            if self.ranks.agreed(self._pace.must_stop) or not self._steps(epoch):
                 self._halt(epoch)
                 return
             for run in list(self.running):
@@ -222,7 +176,7 @@ class _Cohort:
                 release_freed_memory()
                 try:
                     self._evaluate(epoch)
-                except _Halted:
+                except Halted:
                     for run in self.running:
                         run.lane.reopen_epoch(self.stream.num_batches)
                     self._halt(epoch)
@@ -234,12 +188,12 @@ class _Cohort:
         for run in self.running:
             # a run that was killed after its last checkpoint comes here without having trained
             try:
-                evaluation = run.evaluation or self._score([run], self.config.headline)[0]
-            except _Halted:
+                evaluation = run.evaluation or self._scorer.evaluations([run.lane], self.config.headline)[0]
+            except Halted:
                 self.report(Stopped(epochs, 0, self.stream.num_batches))
                 return
             if self.ranks.is_first:
-                self.report(_complete(run, evaluation))
+                self.report(run.complete(evaluation))
 
     def _halt(self, epoch: int) -> None:
         """Save every lane where it stands, and report that the cohort stopped in this epoch, or at its start."""
@@ -273,7 +227,7 @@ class _Cohort:
                     break
             if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
                 self._last_progress = time.monotonic()
-                self.report(StepsDone(epoch, step, self._stopping_s))
+                self.report(StepsDone(epoch, step, self._pace.stopping_s(self._lanes())))
         return True
 
     def _prepared(self, inputs: Inputs) -> tuple[Batch, dict[Request, Outputs]]:
@@ -285,7 +239,7 @@ class _Cohort:
     def _lane_failed(self, lane: Lane, error: Exception) -> None:
         self._leave(next(run for run in self.running if run.lane is lane), error)
 
-    def _leave(self, run: _Running, error: Exception) -> None:
+    def _leave(self, run: Running, error: Exception) -> None:
         self._remove(run)
         if isinstance(error, NonFiniteLoss):  # the weights are unusable: the last good checkpoint is kept
             self.report(LaneFailed(run.job.signature, str(error), final=True, history=run.lane.history))
@@ -297,7 +251,7 @@ class _Cohort:
         self.report(LaneFailed(run.job.signature, reason, final=False, history=run.lane.history))
 
     def _orders(self) -> _Orders:
-        return _Orders(self.stop(), frozenset(self.unwanted), self._must_save())
+        return _Orders(self._pace.must_stop(), frozenset(self.unwanted), self._pace.must_save())
 
     def _drop(self, unwanted: frozenset[str]) -> None:
         """Drop the unwanted lanes; between steps, when the other lanes' state is consistent."""
@@ -308,7 +262,7 @@ class _Cohort:
             run.save()  # its rows stay on disk until they are recorded: the tracking store may be away
             self.report(LaneDropped(run.job.signature, run.lane.history))
 
-    def _remove(self, run: _Running) -> None:
+    def _remove(self, run: Running) -> None:
         self.running.remove(run)
         self._step.remove(run.lane)
 
@@ -316,7 +270,8 @@ class _Cohort:
         """Add test and validation figures to the epoch's rows; a lane whose logits are not finite leaves."""
         headline = self.config.headline
         for split in dict.fromkeys((headline, "val") if len(self.parts.val) else (headline,)):
-            for run, found in zip(list(self.running), self._score(self.running, split), strict=True):
+            evaluations = self._scorer.evaluations(self._lanes(), split)
+            for run, found in zip(list(self.running), evaluations, strict=True):
                 if not found.is_finite:
                     run.lane.history.pop()
                     self._leave(run, NonFiniteLoss(f"the logits were not finite after epoch {epoch}"))
@@ -324,32 +279,6 @@ class _Cohort:
                 run.lane.history[-1] |= found.metrics(split)
                 if split == headline:
                     run.evaluation = found
-
-    def _score(self, lanes: list[_Running], split: str) -> list[Evaluation]:
-        images, members = (self.train_images, self.parts.val) if split == "val" else (self.test_images, self.parts.test)
-        if self.teacher is not None and split not in self._teacher_logits:
-            batches = self._eval_batches(images, members)
-            self._teacher_logits[split] = [self.teacher.logits(batch.views["weak"]) for batch in batches]
-        for run in lanes:
-            run.lane.eval()
-        return evaluate(
-            [run.lane.logits for run in lanes],
-            self._eval_batches(images, members),
-            self.data.num_classes,
-            self.device,
-            [self._teacher_logits.get(split) if run.lane.distiller.needs_teacher else None for run in lanes],
-            self.ranks,
-        )
-
-    def _eval_batches(self, images: Images, members: Tensor) -> Iterator[Batch]:
-        """Yield the test view of this rank's share of the images.
-
-        Raises _Halted before a batch when the cohort has to stop; several ranks, which must agree, end the evaluation.
-        """
-        for batch in eval_batches(self.data, images, members[self.ranks.share(len(members))], self.device):
-            if self.stop() and not self.ranks.are_several:
-                raise _Halted
-            yield batch
 
     def _close_epoch(self, epoch: int, seconds: float) -> None:
         """Complete the epoch's rows, keep its state, save it when a checkpoint is due, and report the epoch."""
@@ -362,19 +291,15 @@ class _Cohort:
             lane.history[-1]["time/epoch_s"] = seconds
             lane.history[-1]["time/step_ms"] = 1000 * lane.epoch_seconds / self.stream.num_batches
             run.unsaved = self._state_of(run)
-        if epoch == self.config.recipe.epochs or self._must_save():
+        if epoch == self.config.recipe.epochs or self._pace.must_save():
             self._save(started)
         rows = {run.job.signature: run.lane.history[-1] for run in self.running}
-        self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds, self._stopping_s))
+        self.report(EpochDone(epoch, rows, len(self.parts.train) / seconds, self._pace.stopping_s(self._lanes())))
 
-    def _state_of(self, run: _Running) -> dict[str, Any]:
+    def _state_of(self, run: Running) -> dict[str, Any]:
         """Copy a lane's state, with what tells where in its training it stands."""
         within = {"seconds_before": time.monotonic() - self._epoch_started} if run.lane.steps_done else {}
         return {**run.lane.state(), **within, "steps_per_epoch": self.stream.num_batches}
-
-    def _must_save(self) -> bool:
-        age = time.monotonic() - self._last_saved
-        return age > CHECKPOINT_SECONDS and age > (self._saving_s or 0.0) / SAVING_SHARE
 
     def _save_between_steps(self) -> None:
         """Save every lane where it stands; a lane whose loss was not finite leaves."""
@@ -391,55 +316,8 @@ class _Cohort:
         """Write what was kept; `started` is when the lanes began to be copied."""
         for run in self.running:
             run.save()
-        self._last_saved = time.monotonic()
-        self._saving_s = self._last_saved - started
-
-
-def _saving_s(lane: Lane) -> float:
-    """Estimate the seconds that a lane's checkpoint takes: its weights, side modules included, and their momenta."""
-    held = [module for module in (lane.network, lane.modules) if module is not None]
-    size: int = 2 * sum(value.nbytes for module in held for value in module.state_dict().values())
-    return _CHECKPOINT_S + size / _CHECKPOINT_BYTES_PER_S
-
-
-def _start(
-    job: LaneJob, data: DataSet, targets_N: Tensor, device: torch.device, teacher: models.Network | None, ranks: Ranks
-) -> _Running:
-    try:
-        lane = Lane(job.config, data.num_classes, data.image_size, device, teacher, targets_N, ranks)
-    except UnfitPair as reason:
-        pair = f"{job.config.teacher}:{job.config.student}"
-        raise UserError(f"{job.config.method} cannot run on {pair}: {reason}; leave it out of --methods") from reason
-    seconds_before = 0.0
-    state = ranks.agreed(lambda: _stored_state(job))
-    if state is not None:
-        if state["signature"] != job.signature:
-            raise UserError(f"checkpoint {job.checkpoint} belongs to another run; delete it to start this run again")
-        try:
-            lane.load_state(state)
-            seconds_before = float(state.get("seconds_before", 0.0))
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"checkpoint {job.checkpoint} does not fit its run ({type(error).__name__}: {error}); delete it to"
-                " start this run again"
-            ) from error
-    return _Running(job, lane, seconds_before)
-
-
-def _stored_state(job: LaneJob) -> dict[str, Any] | None:
-    if not job.checkpoint.exists():
-        return None
-    # the damaged one must not become the one before, which it would at the next save
-    return checkpoint.load(job.checkpoint, lambda fault: checkpoint.restore(job.checkpoint))
+        self._pace.saved(started)
 
 
 def _ignore(event: Event) -> None:
     """Report nothing: the first rank does."""
-
-
-def _complete(run: _Running, evaluation: Evaluation) -> LaneFinished:
-    weights = serialize(run.lane.tested_weights(), metadata={"signature": run.job.signature})
-    files.write(run.job.weights, weights)
-    return LaneFinished(
-        run.job.signature, run.lane.history, list(evaluation.per_class), run.lane.train_seconds, run.job.weights
-    )

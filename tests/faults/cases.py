@@ -66,8 +66,8 @@ WORKER: tuple[Point, ...] = (
     ("before a checkpoint", "benchmark.train.checkpoint:save", "before", 8),
     ("between two checkpoints", "benchmark.train.checkpoint:_keep", "after", 4),
     ("after a checkpoint", "benchmark.train.checkpoint:save", "after", 8),
-    ("before the last weights", "benchmark.train.loop:_complete", "before", 1),
-    ("after the last weights", "benchmark.train.loop:_complete", "after", 1),
+    ("before the last weights", "benchmark.train.running:Running.complete", "before", 1),
+    ("after the last weights", "benchmark.train.running:Running.complete", "after", 1),
 )
 STUDY: tuple[Point, ...] = (
     ("after asking for trials", "studies.search:Search.ask", "after", 1),

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from benchmark import files
 from benchmark.execution.estimate import WORKER_START_S, Costs
 from benchmark.train import checkpoint
-from benchmark.train.loop import CHECKPOINT_SECONDS, SAVING_SHARE
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent, LaneFinished, Note, Started
+from benchmark.train.pace import CHECKPOINT_SECONDS, SAVING_SHARE
 
 #: times that a cohort goes on after its worker died, as with engine `ray`
 RETRIES = 2

@@ -23,7 +23,7 @@ from benchmark.execution import claims, execute, hold, reconcile, record
 from benchmark.execution.claims import Claims, parsed, url_of
 from benchmark.execution.options import Options
 from benchmark.tracking import Tracker
-from benchmark.train import loop
+from benchmark.train import checkpoint, pace
 from tests.benchmark.execution.test_execute import SMALL, Folder, states
 from tests.processes import exit_code, heard, pipe, start
 
@@ -187,14 +187,14 @@ def finished(tracker: Tracker, data: DataSet) -> Counter[str]:
 
 def train_and_say(folder: Path, data: DataSet, database: str | None, channel: Connection) -> None:
     """Be a machine that says every epoch that it has trained, and does not go on until it is told to."""
-    saved = loop.checkpoint.save
+    saved = checkpoint.save
 
     def save(path: Path, state: dict[str, object]) -> None:
         saved(path, state)
         channel.send(path.parent.name)
         channel.recv()
 
-    loop.checkpoint.save = save  # type: ignore[assignment]
+    checkpoint.save = save  # type: ignore[assignment]
     machine(folder, data, database).train(machine(folder, data, database).survey())
 
 
@@ -240,7 +240,7 @@ def lose_a_lease(epochs: int, tmp_path: Path, digits: DataSet, monkeypatch: pyte
     (here.folder / "small.yaml").write_text(yaml.safe_dump({**SMALL, "recipe": {"epochs": epochs, "batch_size": 32}}))
     url, mine = url_of(here.options), hold.claims_of(here.options)
     assert url is not None and mine is not None
-    rival, saved = Claims(url), loop.checkpoint.save
+    rival, saved = Claims(url), checkpoint.save
     taken: list[str] = []
     has_left = threading.Event()
     #: epochs that were done here while the rival had the run
@@ -265,8 +265,8 @@ def lose_a_lease(epochs: int, tmp_path: Path, digits: DataSet, monkeypatch: pyte
             wasted.add(state["epochs_done"])
 
     monkeypatch.setattr(claims, "LEASE_SECONDS", 60.0)  # no renewal by the thread
-    monkeypatch.setattr(loop.checkpoint, "save", save)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(pace, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(execute, "LOOK_SECONDS", 0.0)
     survey = here.survey()
     said = here.train(survey)

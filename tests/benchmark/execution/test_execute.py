@@ -27,7 +27,7 @@ from benchmark.execution.survey import Entry, Survey
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, PlannedRun, make_plan
 from benchmark.tracking import Tracked, Tracker
-from benchmark.train import checkpoint, loop, teacher_store
+from benchmark.train import checkpoint, pace, teacher_store
 from benchmark.train.lane import create_network, weights_of
 from benchmark.train.messages import CohortJob, Event
 
@@ -139,7 +139,7 @@ def states(survey: Survey) -> list[str]:
 def test_trials_are_trained_once_dropped_and_planned_again(
     tmp_path: Path, digits: DataSet, hand_in_hand: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "CHECKPOINT_SECONDS", 0.0)
     study = Study(tmp_path, digits)
 
     # 0 and 1 are the same run, of which 0 alone is given up; so are 3 and 4, which both are, one after the other

@@ -24,7 +24,7 @@ from benchmark.datasets.image_files import decode
 from benchmark.errors import UserError
 from benchmark.execution.engines import local
 from benchmark.execution.engines.local import LocalEngine
-from benchmark.train import checkpoint, loop
+from benchmark.train import checkpoint, loop, pace
 from benchmark.train.batches import TrainStream
 from benchmark.train.lane import Lane
 from benchmark.train.messages import (
@@ -120,8 +120,8 @@ def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet
 
 def train_until_killed(job: CohortJob) -> None:
     """Train, and end by SIGKILL after the first step of the second epoch."""
-    loop.CHECKPOINT_SECONDS = loop.PROGRESS_SECONDS = 0.0
-    loop.SAVING_SHARE = math.inf
+    pace.CHECKPOINT_SECONDS = loop.PROGRESS_SECONDS = 0.0
+    pace.SAVING_SHARE = math.inf
 
     def report(event: Event) -> None:
         if isinstance(event, StepsDone) and event.epoch == 2:
@@ -132,8 +132,8 @@ def train_until_killed(job: CohortJob) -> None:
 
 @pytest.fixture
 def every_step_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)
+    monkeypatch.setattr(pace, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "SAVING_SHARE", math.inf)
 
 
 @pytest.mark.processes

@@ -123,7 +123,7 @@ def arm(fault) -> None:
 
 if "EVERY_STEP" in os.environ:
     saved = {"CHECKPOINT_SECONDS": 0.0, "SAVING_SHARE": math.inf}
-    sys.meta_path.insert(0, Finder("benchmark.train.loop", lambda loop: vars(loop).update(saved)))
+    sys.meta_path.insert(0, Finder("benchmark.train.pace", lambda pace: vars(pace).update(saved)))
 if "FAULT" in os.environ:
     described = json.loads(os.environ["FAULT"])
     if described["actor"] == actor():
