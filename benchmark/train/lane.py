@@ -16,15 +16,12 @@ from torch import Tensor, nn
 import models
 from benchmark.config import RunConfig
 from benchmark.randomness import stream_seed
+from benchmark.train.epoch_sums import EpochSums
 from benchmark.train.heads import Request, network_outputs, requests_of
 from benchmark.train.random_stream import RandomStream
 from benchmark.train.ranks import ALONE, Ranks, running_statistics, synchronized
 from distillers import Distiller, Outputs
 from distillers.base import Extras, Facts
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss of a lane was not finite; the message names the epoch and the first bad step."""
 
 
 class Lane:
@@ -88,12 +85,7 @@ class Lane:
         of_rank = () if ranks.is_first else (ranks.rank,)
         self._random = RandomStream(stream_seed(config.seed, "dropout", config.student, *of_rank), device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-        self._names: list[str] = []
-        #: the epoch's sums over images of every figure, then the number of images; made by the first step
-        self._sums: Tensor | None = None
-        #: steps taken in the epoch, and the first whose loss was not finite (counted from 0; -1: none)
-        self._num_steps = torch.zeros((), dtype=torch.int64, device=device)
-        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._sums = EpochSums(device, ranks)
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What is trained: the student's parameters, and under `modules.` those of its side modules."""
@@ -119,10 +111,7 @@ class Lane:
             self.modules.train()
         if self.steps_done:  # its sums came from a checkpoint
             return
-        if self._sums is not None:
-            self._sums.zero_()
-        self._num_steps.zero_()
-        self._bad_step.fill_(-1)
+        self._sums.clear()
         self.epoch_seconds = 0.0
 
     def step(
@@ -192,13 +181,7 @@ class Lane:
             figures["loss"] = total
         figures |= self.distiller.diagnostics(student, teacher, target_B)
         figures["top1"] = 100 * (student["weak"].logits.argmax(dim=1) == target_B).float().mean()
-        values = torch.stack([*figures.values(), torch.ones_like(total)]).double()
-        if self._sums is None:
-            self._names, self._sums = list(figures), torch.zeros_like(values)
-        self._sums.add_(values, alpha=len(target_B))
-        bad = (self._bad_step < 0) & ~torch.isfinite(total)
-        self._bad_step.copy_(torch.where(bad, self._num_steps, self._bad_step))
-        self._num_steps.add_(1)
+        self._sums.add(figures, total, len(target_B))
 
     def finish_epoch(self, epoch: int) -> None:
         """Read the epoch's sums, once, and append its row to the history.
@@ -206,10 +189,7 @@ class Lane:
         Raises:
             NonFiniteLoss: when a step's loss was not finite; nothing is appended.
         """
-        assert self._sums is not None
-        *sums, num_images, bad_step = torch.cat([self.ranks.total(self._sums), self._first_bad_step()]).tolist()
-        _refuse(epoch, int(bad_step))
-        row = {f"train/{name}": value / num_images for name, value in zip(self._names, sums, strict=True)}
+        row = {f"train/{name}": value for name, value in self._sums.means(epoch).items()}
         row["lr"] = self.config.recipe.lr_at(epoch)
         row["epoch"] = epoch
         self.history.append(row)
@@ -246,15 +226,6 @@ class Lane:
         """Whether the network drew random numbers in the steps so far, as dropout does."""
         return self._random.has_advanced()
 
-    def _first_bad_step(self) -> Tensor:
-        """The first step of the epoch whose loss was not finite on any rank, (1,), counted from 0; -1: none."""
-        bad_step = self._bad_step.double()[None]
-        if not self.ranks.are_several:
-            return bad_step
-        found_R = self.ranks.gathered(bad_step)
-        found = found_R[found_R >= 0]
-        return (found.min()[None] if len(found) else found_R[0]).to(self.device)
-
     def state(self) -> dict[str, Any]:
         """Copy all state that the next step depends on to the CPU, detached from the tensors that training changes.
 
@@ -265,10 +236,7 @@ class Lane:
         """
         within: dict[str, Any] = {}
         if self.steps_done:
-            assert self._sums is not None
-            _refuse(self.epochs_done + 1, int(self._first_bad_step()))
-            sums = self.ranks.total(self._sums)
-            within = {"sums": sums.cpu().clone(), "names": [*self._names], "epoch_seconds": self.epoch_seconds}
+            within = {**self._sums.state(self.epochs_done + 1), "epoch_seconds": self.epoch_seconds}
         return {
             "epochs_done": self.epochs_done,
             "steps_done": self.steps_done,
@@ -302,19 +270,10 @@ class Lane:
         self._random.state = random_state[self.ranks.rank].clone() if self.ranks.are_several else random_state
         self.epochs_done, self.steps_done = state["epochs_done"], state["steps_done"]
         if self.steps_done:
-            self._sums, self._names = state["sums"].to(self.device), state["names"]
-            if not self.ranks.is_first:  # they are counted once
-                self._sums = torch.zeros_like(self._sums)
-            self._num_steps.fill_(self.steps_done)
+            self._sums.load_state(state, self.steps_done)
             self.epoch_seconds = state["epoch_seconds"]
         self.history = [dict(row) for row in state["history"]]
         self.train_seconds = state["train_seconds"]
-
-
-def _refuse(epoch: int, bad_step: int) -> None:
-    """Raise NonFiniteLoss for the first step of an epoch whose loss was not finite, counted from 0; -1: none."""
-    if bad_step >= 0:
-        raise NonFiniteLoss(f"the loss was not finite at epoch {epoch}, step {bad_step + 1}")
 
 
 def create_network(name: str, num_classes: int, image_size: int, seed: int) -> models.Network:

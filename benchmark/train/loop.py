@@ -19,8 +19,9 @@ from benchmark.machine import describe_device, describe_numerics, release_freed_
 from benchmark.train import teacher_store
 from benchmark.train.batches import Batch, TrainStream, on_device, splits, trained_targets
 from benchmark.train.cuda_graphs import Inputs
+from benchmark.train.epoch_sums import NonFiniteLoss
 from benchmark.train.heads import Request
-from benchmark.train.lane import Lane, NonFiniteLoss
+from benchmark.train.lane import Lane
 from benchmark.train.messages import (
     CohortJob,
     EpochDone,

@@ -139,8 +139,8 @@ def test_a_step_of_a_method_reads_nothing_and_stays_on_the_device(digits: DataSe
         cohort.train()
         assert not failed
         for lane in cohort.lanes:
-            assert lane._sums is not None
-            tensors = (lane._sums, lane._bad_step, *lane._parameters)
+            assert lane._sums.values is not None
+            tensors = (lane._sums.values, lane._sums.bad_step, *lane._parameters)
             assert {tensor.device for tensor in tensors} == {CUDA}, names[id(lane)]
             assert all(parameter.grad is not None for parameter in lane._parameters), names[id(lane)]
 
