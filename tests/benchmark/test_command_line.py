@@ -105,7 +105,7 @@ def test_gpus_have_a_worker_each(device: str, workers: int | None, monkeypatch: 
 def test_torchrun_does_not_start_a_study_in_each_of_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="start it with python, .* --set ranks=N"):
+    with pytest.raises(UserError, match=r"start it with python, .* --set ranks=N"):
         study.main(["sdd_beta"], Console())
 
 

@@ -323,7 +323,10 @@ class RayEngine:
         hosts = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(host.get(kind, 0) >= amount for kind, amount in demand.items()) for host in hosts):
             wanted = " and ".join(f"{amount} {kind}" for kind, amount in demand.items())
-            raise UserError(f"--engine ray: none of the cluster's {len(hosts)} machines has {wanted}")
+            raise UserError(
+                f"--engine ray: none of the cluster's {len(hosts)} machines has {wanted}; choose fewer with --gpus or"
+                " --threads, or another --ray-address"
+            )
 
     def _own(self, demand: dict[str, int]) -> dict[str, Any]:
         """What a Ray that is started here is told: it has room for as many workers as were asked for."""
