@@ -57,6 +57,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
     """Run the command; return its exit code."""
     options = command_line.options_of(given)
     plan = plan_of(given, options.device)  # a mistake in the arguments writes nothing
+    options = command_line.for_ranks(options, given, plan.suite.ranks)
     if given.dry_run:
         return run(given, plan, options, console)
     files.check_writable(options.runs)

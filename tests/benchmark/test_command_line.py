@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_a_deadline_that_ends_among_the_imports_changes_nothing(tmp_path: Path) 
     assert (ended.returncode, ended.stdout) == (command_line.EXIT_DEADLINE, "")
     assert ended.stderr == "the deadline came before everything was written; the same command goes on\n"
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(None, 2), (4, 4)])
+def test_students_that_two_gpus_train_leave_room_for_half_as_many(
+    workers: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    options = Options(Path(), Path(), device="cuda", workers=4)
+    assert command_line.for_ranks(options, Namespace(workers=workers), 2).workers == expected
+    assert command_line.for_ranks(options, Namespace(workers=workers), 1) is options
 
 
 @pytest.mark.parametrize(("device", "workers"), [("cpu", None), ("cuda", 4), ("cuda:1", 1)])
