@@ -99,7 +99,7 @@ class Claims:
         self._unreleased: frozenset[str] = frozenset()
         #: signatures of runs whose lease another process took over, as far as renewals know
         self.lost: frozenset[str] = frozenset()
-        #: what the last renewal failed with; None when it did not
+        #: what the last renewal, or a release since, failed with; None when it did not
         self.trouble: str | None = None
         #: between a statement and what is noted about it
         self._guard = threading.RLock()

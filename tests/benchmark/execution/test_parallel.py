@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing import active_children
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -23,6 +24,7 @@ from benchmark.execution import child, parallel
 from benchmark.execution.engines import local
 from benchmark.execution.engines.base import train_and_report
 from benchmark.execution.engines.local import LocalEngine
+from benchmark.train import ranks
 from benchmark.train.messages import (
     CohortCrashed,
     CohortEnded,
@@ -153,6 +155,7 @@ def test_processes_of_torchrun_do_not_go_on_after_an_error_of_one(
     tmp_path: Path, meeting_place: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parallel, "train_cohort", fail_alone)
+    monkeypatch.setattr(ranks, "TIMEOUT", timedelta(seconds=15))  # for what would otherwise hang
     job = cohort(tmp_path, None, "vanilla")
     other = start(follow_one_that_fails, job)
     with parallel.first_of_launched(2):
