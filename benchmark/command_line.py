@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -469,7 +470,7 @@ def options_of(given: argparse.Namespace) -> Options:
         data_root=given.data.resolve(),
         device=device,
         threads=threads,
-        workers=named.get("workers") or default_workers(device, threads, _ranks_of(named.get("assignments", ()))),
+        workers=named.get("workers") or default_workers(device, threads),
         **others,
     )
 
@@ -494,10 +495,11 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _ranks_of(assignments: Sequence[str]) -> int:
-    """Processes that train each student, as `--gpus` sets it."""
-    given = [text for key, _, text in (assignment.partition("=") for assignment in assignments) if key == "ranks"]
-    return int(given[-1]) if given and given[-1].isdecimal() else 1  # what is wrong is refused by what reads it
+def for_ranks(options: Options, given: argparse.Namespace, ranks: int) -> Options:
+    """Options of a command whose plan trains every student by so many processes: its default of workers is smaller."""
+    if ranks == 1 or given.workers is not None:
+        return options
+    return replace(options, workers=default_workers(options.device, options.threads, ranks))
 
 
 def default_workers(device: str, threads: int, ranks: int = 1) -> int:

@@ -25,6 +25,10 @@ class ServiceError(UserError):
         self.service = service
 
 
+class LostRank(RuntimeError):
+    """A process that trains a cohort with this one has ended; the message says which, and why."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name closest to `name` as `; did you mean 'x'?`, or an empty string when none is close."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -28,7 +28,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def set_numerics(device: torch.device, threads: int) -> None:
     """Set the number of CPU threads, and on a GPU turn TF32 off: a run's numbers depend on both."""
     torch.set_num_threads(threads)
-    if device.type == "cuda":  # cuDNN uses TF32 by default
+    if device.type == "cuda":
+        if device.index is not None:  # else pinned memory and libraries would use the first one as well
+            torch.cuda.set_device(device)
+        # cuDNN uses TF32 by default
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 

@@ -59,8 +59,11 @@ def command_line() -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module is None:
         return shlex.join([sys.argv[0] or "python", *sys.argv[1:]])
-    here = os.environ.get("LOCAL_WORLD_SIZE")
-    start = ["python"] if launched() is None else ["torchrun", f"--nproc_per_node={here}"]
+    start = ["python"]
+    if launched() is not None:
+        nodes = os.environ.get("GROUP_WORLD_SIZE", "1")  # where they meet is not told
+        start = ["torchrun", *([] if nodes == "1" else [f"--nnodes={nodes}"])]
+        start.append(f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}")
     return shlex.join([*start, "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmark import catalogue, command_line
+from benchmark import catalogue, command_line, process
+from benchmark.errors import UserError
 
 
 def parser() -> command_line.Parser:
@@ -59,6 +60,11 @@ def main(arguments: Sequence[str] | None, console: Console) -> int:
     if given.study is None:
         return list_studies(console)
     command_line.check_names(given)
+    if process.launched() is not None:
+        raise UserError(
+            "torchrun starts a study in each of its processes: start it with python, and let processes share every"
+            " student with --set ranks=N"
+        )
     with command_line.ended_in_time(given):
         from studies import command  # torch, MLflow, pandas: after everything that is refused without them
 

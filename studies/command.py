@@ -48,7 +48,8 @@ def command(given: argparse.Namespace, arguments: Sequence[str] | None, console:
         raise UserError(f"study '{title}' was not started under {options.runs}: leave out --show to start it")
     check(definition, ground)
     files.check_writable(options.runs)
-    recipe = ground.plan(definition.baselines()[0], 1, tuning=True).runs[0].config.recipe
+    config = ground.plan(definition.baselines()[0], 1, tuning=True).runs[0].config
+    options, recipe = command_line.for_ranks(options, given, config.ranks), config.recipe
     search = Search(
         definition,
         title,

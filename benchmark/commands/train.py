@@ -32,6 +32,7 @@ from benchmark.execution.options import Options
 from benchmark.execution.survey import Entry, Survey
 from benchmark.plan.resolve import Plan, make_plan
 from benchmark.plan.suite import load
+from benchmark.train.ranks import LostContact
 
 #: columns that a narrow terminal leaves out first
 DISPENSABLE = ("added parameters", "best − published", "measured best", "published", "best", "seeds", "measured last")
@@ -56,6 +57,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
     """Run the command; return its exit code."""
     options = command_line.options_of(given)
     plan = plan_of(given, options.device)  # a mistake in the arguments writes nothing
+    options = command_line.for_ranks(options, given, plan.suite.ranks)
     if given.dry_run:
         return run(given, plan, options, console)
     files.check_writable(options.runs)
@@ -67,16 +69,24 @@ def command_of_torchrun(given: argparse.Namespace, console: Console) -> int:
     """Run the command as one of the processes that torchrun started; the first one decides, reports and writes.
 
     Raises:
-        UserError: when `--gpus` is another number.
+        UserError: when `--gpus` is another number, and for an engine with processes of its own.
     """
     rank, size = process.launched() or (0, 1)
+    if given.engine not in ("local", "inline"):
+        raise UserError(f"--engine {given.engine}: it starts processes of its own; leave it out, or torchrun")
     if other := [one for one in given.assignments if one.startswith("ranks=") and one != f"ranks={size}"]:
         raise UserError(f"{other[0]}: torchrun started {size} processes; leave --gpus out")
     if rank > 0:
         options = command_line.options_of(given)
-        parallel.follow(rank, size, options.data_root, options.cache)
+        try:
+            parallel.follow(rank, size, options.data_root, options.cache)
+        except LostContact:
+            console.print(f"process {rank}: another one has ended, and says why")
+            return 1
         return 0
-    given.assignments, given.engine = [*given.assignments, f"ranks={size}"], "inline"
+    given.engine, given.workers = "inline", 1
+    if size > 1:
+        given.assignments = [*given.assignments, f"ranks={size}"]
     with parallel.first_of_launched(size):
         return command(given, console)
 
@@ -166,6 +176,12 @@ def estimated(survey: Survey, costs: Costs, console: Console) -> Estimate:
         f"About {progress.duration(training_s + other_s)}, teachers included, on {machine.describe_device(device)},"
         f" {workers}: training {progress.duration(training_s)}, start-up and tracking {progress.duration(other_s)}"
     )
+    if (ranks := survey.plan.suite.ranks) > 1:
+        console.print(
+            f"That is for one process per student. {ranks} share its work, at best {ranks} times as fast, which was not"
+            " measured.",
+            soft_wrap=True,
+        )
     if (images_per_s := costs.loader_images_per_s()) is not None:
         console.print(f"Images are streamed from files: at least {progress.rate(images_per_s)} on this machine.")
     return Estimate(training_s + other_s, time.monotonic())

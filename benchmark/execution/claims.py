@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Double, MetaData, Table, Text, delete, func, inspect, or_, select
+from sqlalchemy import Column, Delete, Double, MetaData, Table, Text, delete, func, inspect, or_, select
 from sqlalchemy import literal_column as expression
 from sqlalchemy import update as updated
 from sqlalchemy.dialects import postgresql, sqlite
@@ -95,9 +95,11 @@ class Claims:
         self._token = uuid.uuid4().hex
         self._is_made = False
         self._held: frozenset[str] = frozenset()
+        #: signatures of leases that were given up while the database did not answer
+        self._unreleased: frozenset[str] = frozenset()
         #: signatures of runs whose lease another process took over, as far as renewals know
         self.lost: frozenset[str] = frozenset()
-        #: what the last renewal failed with; None when it did not
+        #: what the last renewal, or a release since, failed with; None when it did not
         self.trouble: str | None = None
         #: between a statement and what is noted about it
         self._guard = threading.RLock()
@@ -120,6 +122,7 @@ class Claims:
             if is_won:
                 self._held |= {signature}
                 self.lost -= {signature}
+                self._unreleased -= {signature}
                 self._keep_renewing()
         return is_won
 
@@ -127,25 +130,35 @@ class Claims:
         """Renew all leases of this process, and note those that others have taken over."""
         now, mine = _NOW[self._kind], _COLUMNS.token == self._token
         with self._guard:
-            if not self._held:
+            if not self._held and not self._unreleased:
                 return
             with self._named_errors(), self._engine.connect() as connection:
+                for signature in self._unreleased:
+                    connection.execute(self._give_up(signature))
+                    self._unreleased -= {signature}
                 connection.execute(updated(_TABLE).where(mine).values(renewed=now, expires=now + LEASE_SECONDS))
                 kept = frozenset(connection.execute(select(_COLUMNS.signature).where(mine)).scalars())
             self.lost |= self._held - kept
             self._held &= kept
 
     def release(self, signature: str) -> None:
-        """Give up a lease; where the database does not answer, it expires."""
+        """Give up a lease; where the database does not answer, the next renewal does so, or it expires."""
         with self._guard:
             self._held -= {signature}
             self.lost -= {signature}
-            mine = _COLUMNS.signature == signature, _COLUMNS.token == self._token
+            if self.trouble is not None:  # each attempt may take seconds, and a command that ends has many leases
+                self._unreleased |= {signature}
+                return
             try:
                 with self._engine.connect() as connection:
-                    connection.execute(delete(_TABLE).where(*mine))
+                    connection.execute(self._give_up(signature))
             except SQLAlchemyError as error:
-                log.warning(f"the lease of {signature} could not be released, and expires: {error}")
+                self._unreleased |= {signature}
+                self.trouble = f"the lease of {signature} could not be released yet: {databases.reason_of(error)}"
+                log.warning(self.trouble)
+
+    def _give_up(self, signature: str) -> Delete:
+        return delete(_TABLE).where(_COLUMNS.signature == signature, _COLUMNS.token == self._token)
 
     def others(self) -> dict[str, str]:
         """Owners of the leases that other processes hold now, by signature; makes no database."""

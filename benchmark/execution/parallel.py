@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-from benchmark import plugins
-from benchmark.errors import UserError
+from benchmark import machine, plugins
+from benchmark.errors import LostRank, UserError
 from benchmark.execution import child
 from benchmark.train.loop import train_cohort
 from benchmark.train.messages import CohortJob, Event
@@ -27,6 +27,8 @@ from benchmark.train.ranks import LostContact, Ranks, connected
 
 #: the ranks that torchrun started, while this process is the first of them
 _launched: Ranks | None = None
+#: whether they stand at different places, since one of their cohorts ended with an error
+_is_out_of_step = False
 #: seconds that a process which lost another waits for the reason
 REASON_S = 5.0
 #: exit code of a rank that ended because another one had
@@ -39,9 +41,9 @@ class Fault(NamedTuple):
     text: str
     is_user_error: bool
 
-
-class LostRank(RuntimeError):
-    """A process that trains with this one has ended; the message says which, and why."""
+    def error(self, rank: int) -> UserError | LostRank:
+        """The error to raise in the first rank."""
+        return UserError(self.text) if self.is_user_error else LostRank(f"rank {rank}: {self.text}")
 
 
 def train_in_ranks(
@@ -53,36 +55,55 @@ def train_in_ranks(
         LostRank: when another rank has ended, within seconds; UserError when it was for a mistake of the user.
     """
     if _launched is not None:
-        _launched.agreed(lambda: job)
-        train_cohort(at_rank(job, _local_rank()), report, stop, unwanted=unwanted, ranks=_launched)
+        _train_with_launched(_launched, job, report, stop, unwanted)
         return
-    if torch.device(job.device).type == "cuda" and job.ranks > torch.cuda.device_count():
-        raise UserError(f"--gpus {job.ranks}: this machine has {torch.cuda.device_count()}")
+    at_rank(job, job.ranks - 1)  # there is a GPU for the last one
     store = TCPStore("127.0.0.1", 0, job.ranks, is_master=True, wait_for_workers=False)
     with _others(job, store.port) as others:
         try:
+            others.await_start()
             with connected(0, job.ranks, store) as ranks:
                 train_cohort(at_rank(job, 0), report, stop, unwanted=unwanted, ranks=ranks)
         except LostContact as error:
             raise others.fault(REASON_S) from error
 
 
+def _train_with_launched(
+    ranks: Ranks, job: CohortJob, report: Callable[[Event], None], stop: Callable[[], bool], unwanted: Collection[str]
+) -> None:
+    global _is_out_of_step
+    if _is_out_of_step:
+        raise LostRank("not started: the processes of torchrun cannot go on together after an error; start them again")
+    _is_out_of_step = True
+    try:
+        ranks.agreed(lambda: job)
+        train_cohort(at_rank(job, _local_rank()), report, stop, unwanted=unwanted, ranks=ranks)
+    except LostContact as error:
+        raise LostRank("another process of torchrun has ended; what it printed says why") from error
+    _is_out_of_step = False
+
+
 @contextlib.contextmanager
 def first_of_launched(size: int) -> Iterator[None]:
     """Make this process, the first that torchrun started, train its cohorts with the others; let them go at the end."""
-    global _launched
+    global _launched, _is_out_of_step
     with connected(0, size) as ranks:
-        _launched = ranks
+        _launched, _is_out_of_step = ranks, False
         try:
             yield
         finally:
             _launched = None
-            with contextlib.suppress(LostContact):
-                ranks.agreed(lambda: None)
+            if not _is_out_of_step:  # else the others notice that this process has left them
+                with contextlib.suppress(LostContact):
+                    ranks.agreed(lambda: None)
 
 
 def follow(rank: int, size: int, data_root: Path, cache: Path) -> None:
-    """Train what the first rank says, on images from this machine's own folders, until it lets this process go."""
+    """Train what the first rank says, on images from this machine's own folders, until it lets this process go.
+
+    Raises:
+        LostContact: when another rank has ended.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first rank decides when to stop
     with connected(rank, size) as ranks:
@@ -102,9 +123,17 @@ def _local_rank() -> int:
 
 
 def at_rank(job: CohortJob, rank: int) -> CohortJob:
-    """The job for a rank of this machine: on a GPU of its own, counted from the job's."""
+    """The job for a rank of this machine: on a GPU of its own, counted from the job's. Raises UserError without one."""
     device = torch.device(job.device)
-    return job if device.type == "cpu" else replace(job, device=f"{device.type}:{(device.index or 0) + rank}")
+    if device.type == "cpu":
+        return job
+    number, there = (device.index or 0) + rank, machine.num_gpus()
+    if number >= there:
+        raise UserError(
+            f"{rank + 1} processes on this machine need a GPU each, from {device} on, and {there} are visible: choose"
+            " fewer with --gpus (torchrun: --nproc_per_node)"
+        )
+    return replace(job, device=f"{device.type}:{number}")
 
 
 class _Others:
@@ -113,6 +142,16 @@ class _Others:
     def __init__(self) -> None:
         self.members: list[tuple[SpawnProcess, Connection]] = []
 
+    def await_start(self) -> None:
+        """Wait until all are about to connect: nobody notices one that ends before. Raises its error where one does."""
+        for rank, (_, pipe) in enumerate(self.members, start=1):
+            try:
+                fault: Fault | None = pipe.recv()
+            except (EOFError, OSError) as error:
+                raise self.fault(REASON_S) from error
+            if fault is not None:
+                raise fault.error(rank)
+
     def fault(self, patience_s: float) -> UserError | LostRank:
         """The error of the rank that ended first, for which it is given `patience_s` seconds."""
         until = time.monotonic() + patience_s
@@ -120,9 +159,8 @@ class _Others:
             running = [process for process, _ in self.members if process.exitcode is None]
             for rank, (process, pipe) in enumerate(self.members, start=1):
                 with contextlib.suppress(EOFError, OSError):
-                    if pipe.poll():
-                        fault: Fault = pipe.recv()
-                        return UserError(fault.text) if fault.is_user_error else LostRank(f"rank {rank}: {fault.text}")
+                    if pipe.poll() and isinstance(fault := pipe.recv(), Fault):
+                        return fault.error(rank)
                 if process.exitcode not in (None, _LOST_CONTACT):
                     return LostRank(f"rank {rank} ended with {child.how_ended(process)}")
             connection.wait([process.sentinel for process in running], timeout=left_s)
@@ -140,8 +178,9 @@ def _others(job: CohortJob, port: int) -> Iterator[_Others]:
             theirs.close()
         yield others
     finally:
+        until = time.monotonic() + REASON_S
         for process, pipe in others.members:
-            process.join(timeout=5)
+            process.join(timeout=max(0.0, until - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -151,9 +190,10 @@ def _others(job: CohortJob, port: int) -> Iterator[_Others]:
 def _work(job: CohortJob, rank: int, port: int, pipe: Connection) -> None:
     """Train as one of the further ranks; end the process."""
     child.settle()
-    plugins.add(job.plugins)
     try:
+        plugins.add(job.plugins)
         store = TCPStore("127.0.0.1", port, job.ranks, is_master=False)
+        pipe.send(None)  # it has started
         with connected(rank, job.ranks, store) as ranks:
             train_cohort(job, lambda event: None, lambda: False, ranks=ranks)
     except LostContact:

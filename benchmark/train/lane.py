@@ -63,6 +63,7 @@ class Lane:
             self.modules = self.modules.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.sync_batch_norm and ranks.are_several:
             network = synchronized(network, device)
+            self.modules = None if self.modules is None else synchronized(self.modules, device)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
             self.network.forward_features = torch.compile(self.network.forward_features)

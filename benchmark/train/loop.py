@@ -67,7 +67,8 @@ def train_cohort(
     several `ranks` every one of them calls this: the first one's `stop` and `unwanted` count, and it alone reports.
 
     Every batch is made once and the teacher sees it once. A lane that fails is reported and leaves; the others
-    continue. A damaged checkpoint, data set or teacher raises UserError before any training.
+    continue; with several ranks that is so for a loss that is not finite, and any other error is raised. A damaged
+    checkpoint, data set or teacher raises UserError before any training.
     """
     set_numerics(torch.device(job.device), job.threads)
     if data is None:
@@ -171,6 +172,8 @@ class _Cohort:
                 try:
                     run.lane.finish_epoch(epoch)
                 except Exception as error:
+                    if self.ranks.are_several and not isinstance(error, NonFiniteLoss):
+                        raise  # the others may not have met it, and must take part in whatever comes next
                     self._leave(run, error)
             seconds = time.monotonic() - self._epoch_started
             if self.running and self.config.is_evaluated(epoch):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from benchmark import command_line, process, run, tracking
+from benchmark import command_line, process, run, study, tracking
 from benchmark.__main__ import parser as looking
+from benchmark.errors import UserError
 from benchmark.execution import engines
 from benchmark.execution.engines.local import LocalEngine
 from benchmark.execution.options import Options
@@ -95,10 +97,27 @@ def test_a_deadline_that_ends_among_the_imports_changes_nothing(tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(None, 2), (4, 4)])
+def test_students_that_two_gpus_train_leave_room_for_half_as_many(
+    workers: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    options = Options(Path(), Path(), device="cuda", workers=4)
+    assert command_line.for_ranks(options, Namespace(workers=workers), 2).workers == expected
+    assert command_line.for_ranks(options, Namespace(workers=workers), 1) is options
+
+
 @pytest.mark.parametrize(("device", "workers"), [("cpu", None), ("cuda", 4), ("cuda:1", 1)])
 def test_gpus_have_a_worker_each(device: str, workers: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert command_line.default_workers(device, 1) == (workers or process.available_cores())
+
+
+def test_torchrun_does_not_start_a_study_in_each_of_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"start it with python, .* --set ranks=N"):
+        study.main(["sdd_beta"], Console())
 
 
 def test_an_unknown_engine_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,10 @@ class Cluster:
         hosts = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if not any(all(host.get(kind, 0) >= amount for kind, amount in demand.items()) for host in hosts):
             wanted = " and ".join(f"{amount} {kind}" for kind, amount in demand.items())
-            raise UserError(f"--engine ray: none of the cluster's {len(hosts)} machines has {wanted}")
+            raise UserError(
+                f"--engine ray: none of the cluster's {len(hosts)} machines has {wanted}; choose fewer with --gpus or"
+                " --threads, or another --ray-address"
+            )
 
     def close(self) -> None:
         """Leave the cluster; end the Ray that was started here."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from benchmark import plugins
-from benchmark.errors import UserError
+from benchmark.errors import LostRank, UserError
 from benchmark.registry import Registry
 from benchmark.train.messages import CohortCrashed, CohortEnded, CohortJob, EngineEvent
 
@@ -67,6 +67,9 @@ def train_and_report(
     except OSError as error:  # a disk that is full, a folder that cannot be written
         log.exception(f"cohort {job.name} crashed")
         report(CohortCrashed(f"a file could not be read or written: {error}", is_user_error=True))
+    except LostRank as error:
+        log.exception(f"cohort {job.name} crashed")
+        report(CohortCrashed(str(error), is_user_error=False))
     except Exception:
         log.exception(f"cohort {job.name} crashed")
         report(CohortCrashed(traceback.format_exc(limit=-3).strip(), is_user_error=False))

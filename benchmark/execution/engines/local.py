@@ -132,8 +132,8 @@ class LocalEngine:
         """Start a worker under the first free number; where its GPUs are chosen here, the number chooses them."""
         taken = {worker.number for worker in self._workers}
         number = next(one for one in range(self.num_workers) if one not in taken)
-        gpus = machine.gpus_of(number, max(1, machine.num_gpus() // job.ranks)) if job.device == "cuda" else {}
-        return _Worker(number, gpus)
+        shares = max(1, machine.num_gpus() // job.ranks)
+        return _Worker(number, machine.gpus_of(number % shares, shares) if job.device == "cuda" else {})
 
     def _receive(self, worker: _Worker) -> Iterator[tuple[CohortJob, EngineEvent]]:
         job = worker.job

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sqlalchemy import create_engine, text
+from sqlalchemy import Delete, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmark import files, tracking
 from benchmark.datasets.base import DataSet
@@ -125,6 +126,26 @@ def test_renewals_are_tried_again_while_the_database_is_away(tmp_path: Path, mon
     is_away.clear()
     time.sleep(0.5)
     assert first.trouble is None and second.others() == {"a": "one"}
+
+
+def test_a_lease_that_could_not_be_released_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = parsed(f"sqlite:///{tmp_path / 'claims.db'}")
+    first, second = Claims(url), Claims(url)
+    assert all(first.claim(name, "one") for name in "abc")
+    attempts = []
+
+    def away(signature: str) -> Delete:
+        attempts.append(signature)
+        raise SQLAlchemyError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(first, "_give_up", away)
+        first.release("a")
+        first.release("b")
+    assert attempts == ["a"], "a database that is known to be away is not asked again for every run"
+    assert second.others().keys() == {*"abc"}
+    first.renew()
+    assert second.others().keys() == {"c"}
 
 
 def test_a_database_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -7,15 +7,24 @@ import os
 import socket
 import time
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing import active_children
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmark.errors import LostRank, UserError
 from benchmark.execution import child, parallel
+from benchmark.execution.engines import local
 from benchmark.execution.engines.base import train_and_report
+from benchmark.execution.engines.local import LocalEngine
+from benchmark.train import ranks
 from benchmark.train.messages import (
     CohortCrashed,
     CohortEnded,
@@ -27,13 +36,14 @@ from benchmark.train.messages import (
     Stopped,
     TeacherFile,
 )
+from benchmark.train.ranks import Ranks
 from tests.conftest import make_config, make_job
-from tests.processes import exit_code
+from tests.processes import exit_code, pipe, start
 
 METHODS = ("vanilla", "fitnet")
 
 
-def cohort(folder: Path, teacher: TeacherFile, *methods: str) -> CohortJob:
+def cohort(folder: Path, teacher: TeacherFile | None, *methods: str) -> CohortJob:
     return make_job(folder, {method: make_config(method, ranks=2) for method in methods or METHODS}, teacher)
 
 
@@ -77,7 +87,7 @@ def test_a_cohort_that_was_stopped_and_lost_a_rank_goes_on_as_if_nothing_had_hap
     assert time.monotonic() - killed_at < 10
     assert events[0] == replace(events[0], epochs_done=0, steps_done=2)
     assert isinstance(events[-1], CohortCrashed)
-    assert events[-1].reason.endswith("rank 1 ended with SIGKILL")
+    assert events[-1].reason == "rank 1 ended with SIGKILL"
     assert not active_children()
     assert isinstance(trained(job)[-1], CohortEnded)
     for mine, other in zip(job.lanes, whole.lanes, strict=True):
@@ -95,15 +105,76 @@ def test_a_mistake_of_the_user_that_another_rank_meets_is_reported_as_such(
     assert event.is_user_error and "checksum" in event.reason
 
 
+def end(channel: Connection) -> None:
+    """End before anything is said."""
+    os._exit(4)
+
+
+def test_a_rank_that_ends_before_it_connects_is_not_waited_for() -> None:
+    ours, theirs = pipe()
+    others = parallel._Others()
+    others.members.append((cast(SpawnProcess, start(end, theirs)), ours))
+    theirs.close()
+    with pytest.raises(LostRank, match="rank 1 ended with exit code 4"):
+        others.await_start()
+
+
+def test_ranks_without_a_gpu_each_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    job = make_job(tmp_path, {"vanilla": make_config(ranks=2)}, device="cuda")
+    assert [parallel.at_rank(job, rank).device for rank in range(2)] == ["cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match="2 processes on this machine need a GPU each, from cuda:1 on, and 2 are"):
+        parallel.at_rank(replace(job, device="cuda:1"), 1)
+
+
+def test_workers_share_the_gpus_in_whole_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU: what a worker would be started with is looked at."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(local, "_Worker", lambda number, gpus: SimpleNamespace(number=number, gpus=gpus))
+    engine = LocalEngine(workers=3)
+    for _ in range(3):
+        engine._workers.append(engine._started(make_job(tmp_path, {"a": make_config(ranks=2)}, device="cuda")))
+    seen = [cast(Any, worker).gpus["CUDA_VISIBLE_DEVICES"] for worker in engine._workers]
+    assert seen == ["0,2,4", "1,3", "0,2,4"]
+
+
+def fail_alone(job: CohortJob, *others: object, ranks: Ranks, **more: object) -> None:
+    """Fail in the first rank, for which the others wait in vain."""
+    if ranks.is_first:
+        raise ValueError("out of memory")
+    ranks.total(torch.ones(1))
+
+
+def follow_one_that_fails(job: CohortJob) -> None:
+    parallel.train_cohort = fail_alone
+    follow(job)
+
+
+def test_processes_of_torchrun_do_not_go_on_after_an_error_of_one(
+    tmp_path: Path, meeting_place: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "train_cohort", fail_alone)
+    monkeypatch.setattr(ranks, "TIMEOUT", timedelta(seconds=15))  # for what would otherwise hang
+    job = cohort(tmp_path, None, "vanilla")
+    other = start(follow_one_that_fails, job)
+    with parallel.first_of_launched(2):
+        events = [*trained(job), *trained(job)]
+    assert exit_code(other) == 1
+    first, second = [event.reason for event in events if isinstance(event, CohortCrashed)]
+    assert first.endswith("ValueError: out of memory")
+    assert second.startswith("not started")
+
+
 def follow(job: CohortJob) -> None:
     """Be the second process that torchrun started."""
     os.environ["LOCAL_RANK"] = "1"
     parallel.follow(1, 2, job.data_root, job.cache)
 
 
-def test_processes_that_torchrun_started_train_the_same(
-    tmp_path: Path, teacher_file: TeacherFile, whole: CohortJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def meeting_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the variables that torchrun does."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for name, value in {
@@ -113,6 +184,11 @@ def test_processes_that_torchrun_started_train_the_same(
         "GLOO_SOCKET_IFNAME": "lo",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+def test_processes_that_torchrun_started_train_the_same(
+    tmp_path: Path, teacher_file: TeacherFile, whole: CohortJob, meeting_place: None
+) -> None:
     job = cohort(tmp_path, teacher_file, "vanilla")
     other = child.start(follow, job)
     with parallel.first_of_launched(2):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from benchmark.train.messages import (
     Stopped,
     TeacherFile,
 )
+from benchmark.train.ranks import LostContact, Ranks
 from tests.benchmark.datasets.test_folder import write
 from tests.conftest import make_config, make_job
 from tests.imagenet import WNIDS, write_tree
@@ -610,3 +612,28 @@ def test_a_worker_that_waits_ends_quietly_when_its_parent_is_gone(capfd: pytest.
     ours.close()
     assert exit_code(process) == 0
     assert capfd.readouterr().err == ""
+
+
+class _Left(Ranks):
+    """A rank whose others end within an epoch."""
+
+    @property
+    def are_several(self) -> bool:
+        return True
+
+    def agreed(self, ask: Callable[[], Any]) -> Any:
+        return ask()
+
+    def average(self, parameters: object, statistics: object, num_images: int) -> None:
+        """Average with nobody."""
+
+    def total(self, x: Tensor) -> Tensor:
+        raise LostContact("the other rank has ended")
+
+
+def test_a_rank_that_ends_at_the_end_of_an_epoch_fails_no_run(tmp_path: Path, digits: DataSet) -> None:
+    job = make_job(tmp_path, {"vanilla": make_config(data=Data(name="digits", num_train=32, num_test=32))})
+    events: list[Event] = []
+    with pytest.raises(LostContact):
+        loop.train_cohort(job, events.append, data=digits, ranks=_Left())
+    assert [type(event) for event in events] == [Started]
