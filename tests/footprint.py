@@ -32,10 +32,18 @@ class Footprint:
 
 def of(words: Sequence[str]) -> Footprint:
     """Run `python -m <words>` to its end."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-c", _PROBE.format(heavy=HEAVY), *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done, seconds = _run(_PROBE.format(heavy=HEAVY), *words)
     imported = next(line for line in done.stderr.splitlines() if line.partition(" ")[0] == "imported")
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Footprint(set(imported.split()[1:]), seconds, done.stdout, done.stderr)
+
+
+def cpu_s_of(program: str) -> float:
+    """CPU-seconds of a process that runs a program."""
+    return _run(program)[1]
+
+
+def _run(program: str, *words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

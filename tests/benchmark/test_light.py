@@ -33,12 +33,13 @@ LIGHT = [
 @pytest.mark.processes
 def test_help_lists_and_mistakes_import_nothing_heavy_and_take_half_a_second() -> None:
     """Seen before: 7 to 9 CPU-seconds and 958 MiB, for a `--help`."""
+    # machines differ by a factor of three: on one where a command takes half a second, this takes a tenth of one
+    start_s = min(footprint.cpu_s_of("import rich.console, rich.table, yaml") for _ in range(3))
     for words in LIGHT:
         ran = footprint.of(words.split())
         assert ran.heavy == set(), words
         assert "Traceback" not in ran.stderr, words
-        # 0.2 to 0.4 measured; twice the promised time leaves room for a busy machine
-        assert ran.cpu_s < 1.0, (words, ran.cpu_s)
+        assert ran.cpu_s < 10 * start_s, (words, ran.cpu_s, start_s)
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
