@@ -122,8 +122,15 @@ def ray_cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     noticed_at_once = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}
-    cluster = Cluster()
-    cluster.add_node(**RAY_NODE, no_monitor=True, include_log_monitor=False, _system_config=noticed_at_once)
+    for is_last in (False, True):  # Ray waits 30 s for its own processes, however busy the machine is
+        cluster = Cluster()
+        try:
+            cluster.add_node(**RAY_NODE, no_monitor=True, include_log_monitor=False, _system_config=noticed_at_once)
+            break
+        except Exception:
+            cluster.shutdown()
+            if is_last:
+                raise
     try:
         ray.init(cluster.address, log_to_driver=False, configure_logging=False)
         yield cluster
