@@ -49,7 +49,7 @@ from benchmark.process import available_cores
 #: raise it whenever decoding changes, so that older caches are not used
 DECODER = 3
 #: how loader processes start, where this is known: they compute nothing on a device
-FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+_FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 REPLACE = "replace this file from the source of the data set"
 #: images decoded between two writes, few enough to take little memory
 CHUNK = 256
@@ -225,23 +225,8 @@ class FileImages:
 
         Raises UserError that names a file which cannot be decoded.
         """
-        import torchvision.transforms.v2  # noqa: F401  imported here, not once in every loader process
-
-        loader: DataLoader[Any] = DataLoader(
-            self._files,
-            batch_sampler=[index_B.tolist() for index_B in order],
-            collate_fn=as_is,
-            num_workers=self._num_workers,
-            pin_memory=device.type == "cuda",
-            # a spawned worker would spawn these too, and each would import torch again, for every epoch
-            multiprocessing_context=FORK if self._num_workers else None,
-            worker_init_fn=outlive_signals,
-            generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
-        )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch.to(device, non_blocking=True)
+        for pixels_BCHW in decoded_by(self._files, [index_B.tolist() for index_B in order], self._num_workers, device):
+            yield pixels_BCHW.to(device, non_blocking=True)
 
 
 class _Files(Dataset[Any]):
@@ -260,7 +245,31 @@ class _Files(Dataset[Any]):
         return torch.from_numpy(np.stack(decoded))
 
 
-def outlive_signals(worker: int) -> None:
+def decoded_by(files: Dataset[Any], pieces: list[Any], num_workers: int, device: torch.device) -> Iterator[Any]:
+    """Yield what `files` makes of every piece, in order, by processes that decode ahead; 0: in this process.
+
+    Raises UserError for a piece of which it made a message.
+    """
+    import torchvision.transforms.v2  # noqa: F401  imported here, not once in every loader process
+
+    loader: DataLoader[Any] = DataLoader(
+        files,
+        batch_sampler=pieces,
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        # a spawned worker would spawn these too, and each would import torch again, for every epoch
+        multiprocessing_context=_FORK if num_workers else None,
+        worker_init_fn=_outlive_signals,
+        generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
+    )
+    for made in loader:
+        if isinstance(made, str):
+            raise UserError(made)
+        yield made
+
+
+def _outlive_signals(worker: int) -> None:
     """Let a loader process ignore what stops a whole group of processes: it ends when its trainer has saved.
 
     A process that dies fails the lanes, which would not be saved where they stand.
@@ -269,7 +278,7 @@ def outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def as_is(batch: Any) -> Any:
+def _as_is(batch: Any) -> Any:
     return batch
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from benchmark.datasets.image_files import FORK, as_is, faults_named, outlive_signals, read
+from benchmark.datasets.image_files import decoded_by, faults_named, read
 from benchmark.errors import UserError
 from benchmark.process import available_cores
 from benchmark.randomness import generator
@@ -112,31 +113,17 @@ class CropFiles:
     def _seen(
         self, order: list[Tensor], crops: Sequence[Mapping[str, Tensor]], device: torch.device
     ) -> Iterator[dict[str, Tensor]]:
-        import torchvision.transforms.v2  # noqa: F401  imported here, not once in every loader process
-
         pieces: list[Any] = [
             (index_B[first : first + PIECE].numpy(), {view: x[first : first + PIECE].numpy() for view, x in of.items()})
             for index_B, of in zip(order, crops, strict=True)
             for first in range(0, max(1, len(index_B)), PIECE)  # a rank's share may be empty
         ]
-        loader: DataLoader[Any] = DataLoader(
-            self._files,
-            batch_sampler=pieces,
-            collate_fn=as_is,
-            num_workers=self._num_workers,
-            pin_memory=device.type == "cuda",
-            multiprocessing_context=FORK if self._num_workers else None,
-            worker_init_fn=outlive_signals,
-            generator=torch.Generator(),  # the loader draws a seed, which would advance the global stream
-        )
-        made = iter(loader)
+        made = decoded_by(self._files, pieces, self._num_workers, device)
         for index_B in order:
-            found = []
-            for _ in range(0, max(1, len(index_B)), PIECE):
-                piece = next(made)
-                if isinstance(piece, str):
-                    raise UserError(piece)
-                found.append({view: x.to(device, non_blocking=True) for view, x in piece.items()})
+            found = [
+                {view: x.to(device, non_blocking=True) for view, x in piece.items()}
+                for piece in islice(made, len(range(0, max(1, len(index_B)), PIECE)))
+            ]
             yield {view: torch.cat([piece[view] for piece in found]) for view in found[0]}
 
 
