@@ -24,7 +24,7 @@ from benchmark.analysis.table import Table
 from benchmark.commands import status
 from benchmark.commands.status import Progress
 from benchmark.errors import UserError
-from benchmark.execution import order, parallel, progress
+from benchmark.execution import order, progress
 from benchmark.execution.deadline import SHORTEST_S, Deadline
 from benchmark.execution.estimate import STORE_S, Costs, estimate_s, overhead_s, refuse_slow_bf16
 from benchmark.execution.execute import Execution
@@ -71,6 +71,8 @@ def command_of_torchrun(given: argparse.Namespace, console: Console) -> int:
     Raises:
         UserError: when `--gpus` is another number, and for an engine with processes of its own.
     """
+    from benchmark.execution import parallel  # with the loop, which no other command trains in its own process
+
     rank, size = process.launched() or (0, 1)
     if given.engine not in ("local", "inline"):
         raise UserError(f"--engine {given.engine}: it starts processes of its own; leave it out, or torchrun")
