@@ -16,7 +16,7 @@ from benchmark.errors import UserError, among
 from benchmark.execution import progress
 from benchmark.execution.delivery import patiently
 from benchmark.execution.options import Options
-from benchmark.plan.suite import load, small_form
+from benchmark.plan.suite import form_of, load
 from benchmark.train.batches import splits
 from studies import questions, tables
 from studies.base import Study
@@ -76,7 +76,7 @@ def command(given: argparse.Namespace, arguments: Sequence[str] | None, console:
 def ground_of(given: argparse.Namespace) -> Ground:
     """Resolve the suite, pair and settings of a study. Raises UserError for an unknown suite or pair."""
     suite = load(given.suite)
-    small_form(suite, given.profile)
+    form_of(suite, given.profile)
     known = [pair.name for pair in suite.pairs]
     pair = given.pair or known[0]
     if ":" not in pair:

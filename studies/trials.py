@@ -26,7 +26,7 @@ from benchmark.execution.options import Options
 from benchmark.execution.progress import View
 from benchmark.execution.survey import Entry, Survey
 from benchmark.plan.resolve import Plan, PlannedRun, make_plan
-from benchmark.plan.suite import Suite
+from benchmark.plan.suite import Suite, form_of
 from benchmark.saved_views import STUDIES
 from benchmark.tracking import Tracker
 from benchmark.train import teacher_store
@@ -84,9 +84,9 @@ class Ground:
     @property
     def holds_out(self) -> bool:
         """Whether the suite or the command line sets a validation split."""
-        small = self.suite.profiles[self.profile].data if self.profile else {}
+        of_profile = form_of(self.suite, self.profile).data
         set_here = any(text.startswith("data.val_fraction=") for text in self.assignments)
-        return set_here or bool({**self.suite.data, **small}.get("val_fraction"))
+        return set_here or bool({**self.suite.data, **of_profile}.get("val_fraction"))
 
 
 class StudyExecution:

@@ -23,7 +23,7 @@ from benchmark.datasets import views
 from benchmark.errors import UserError, among, nearest, shown, unprintable
 from benchmark.plan.fit import fit_of
 from benchmark.plan.groups import expand
-from benchmark.plan.suite import Pair, Profile, Settings, Suite, small_form
+from benchmark.plan.suite import Pair, Profile, Settings, Suite, form_of
 
 #: recipe fields set by a convention; the distillers themselves set the methods' hyperparameters
 CONVENTION_RECIPE: dict[str, Settings] = {"code": {"clip_norm": 40.0}, "paper": {"clip_norm": None}}
@@ -103,15 +103,13 @@ class Plan:
     @property
     def file_name(self) -> str:
         """Slug, with a hash of the choices when they are a part of the suite or `--set` changed it."""
+        form = form_of(self.suite, self.profile)
         choice = [[pair.name for pair in self.pairs], self.methods, self.seeds, self.changes, *self._images]
-        whole = [[pair.name for pair in self.suite.pairs], tuple(self.suite.methods), self._usual_seeds, ()]
+        usual_methods, usual_seeds = _choose_methods(self.suite, form.methods), form.seeds or self.suite.seeds
+        whole = [[pair.name for pair in self.suite.pairs], usual_methods, usual_seeds, ()]
         if choice == whole:
             return self.slug
         return f"{self.slug}-{hashlib.sha256(json.dumps(choice).encode()).hexdigest()[:6]}"
-
-    @property
-    def _usual_seeds(self) -> int:
-        return (self.profile and self.suite.profiles[self.profile].seeds) or self.suite.seeds
 
     @property
     def _images(self) -> list[str]:
@@ -149,7 +147,7 @@ def make_plan(
         UserError: for an unknown method, pair, model, profile or key, and for values out of their range; for `tuning`
             without a validation split.
     """
-    small = small_form(suite, profile)
+    form = form_of(suite, profile)
     written = tuple(assignments)
     changes = parse_assignments(written)
     top = {key: changes.pop(key) for key in _TOP_FIELDS if key in changes}
@@ -157,15 +155,15 @@ def make_plan(
         suite = suite.model_validate({**suite.model_dump(), **top})
     except ValidationError as error:
         raise UserError(f"--set {explain(error, Suite)}") from error
-    chosen_methods = _choose_methods(suite, methods)
+    chosen_methods = _choose_methods(suite, methods or form.methods)
     chosen_pairs = _choose_pairs(suite, pairs)
     if suite.teacher_precision is None:
         suite = suite.model_copy(update={"teacher_precision": _teacher_precision(suite, device)})
-    num_seeds = seeds or small.seeds or suite.seeds
+    num_seeds = seeds or form.seeds or suite.seeds
     if (num_runs := len(chosen_pairs) * len(chosen_methods) * num_seeds) > MAX_RUNS:
         raise UserError(f"{num_runs:,} runs are planned, at most {MAX_RUNS:,} can be: choose fewer seeds or methods")
     _check_groups(changes, chosen_methods)
-    data = data_config({**suite.data, **small.data, **changes.get("data", {})})
+    data = data_config({**suite.data, **form.data, **changes.get("data", {})})
     changed = tuple(assignment for assignment in written if not assignment.startswith(_no_changes(data.name)))
     if tuning and not data.val_fraction:
         raise UserError(
@@ -178,7 +176,7 @@ def make_plan(
     for pair in chosen_pairs:
         for method in chosen_methods:
             for repetition in range(1, num_seeds + 1):
-                run = _planned(suite, pair, method, data, small, changes, repetition, tuning)
+                run = _planned(suite, pair, method, data, form, changes, repetition, tuning)
                 if misfit := fit_of(run.config).misfit or _misfit_of_ranks(run.config):
                     refused.append(Refused(pair.name, method, misfit))
                     break
@@ -191,7 +189,7 @@ def make_plan(
                         " settings, though it sees no teacher: put them under `students` or `methods` of the suite"
                     )
                 if teacher is not None and teacher not in teachers:
-                    teachers[teacher] = _teacher(suite, teacher, data, small, changes)
+                    teachers[teacher] = _teacher(suite, teacher, data, form, changes)
     if not runs:
         raise UserError(f"{refused[0]}; nothing else was chosen")
     return Plan(
@@ -305,7 +303,7 @@ def _planned(
     pair: Pair,
     method: str,
     data: Data,
-    small: Profile,
+    form: Profile,
     changes: Settings,
     repetition: int,
     tuning: bool,
@@ -318,7 +316,7 @@ def _planned(
         **of_method.get("recipe", {}),
         **pair.recipe,
         **of_pair.get("recipe", {}),
-        **small.recipe,
+        **form.recipe,
         **changes.get("recipe", {}),
     }
     parameters = {
@@ -361,9 +359,9 @@ def _misfit_of_ranks(config: RunConfig) -> str:
     return ""
 
 
-def _teacher(suite: Suite, model: str, data: Data, small: Profile, changes: Settings) -> RunConfig:
+def _teacher(suite: Suite, model: str, data: Data, form: Profile, changes: Settings) -> RunConfig:
     # `--set recipe.*` changes students, `--set teacher_recipe.*` teachers, a profile both
-    recipe = {**suite.recipe, **suite.teacher_recipe, **small.recipe, **changes.get("teacher_recipe", {})}
+    recipe = {**suite.recipe, **suite.teacher_recipe, **form.recipe, **changes.get("teacher_recipe", {})}
     config = RunConfig(
         data=data,
         student=model,

@@ -38,8 +38,10 @@ class Pair(Frozen):
 
 
 class Profile(Frozen):
-    """A smaller form of a suite, for a first look; everything it writes carries its name."""
+    """Another form of a suite, smaller or of other methods; everything it writes carries its name."""
 
+    #: methods and groups of them in the place of the suite's own
+    methods: list[str] = []
     seeds: Seeds | None = None
     recipe: Settings = {}
     data: Settings = {}
@@ -83,7 +85,7 @@ class Suite(Frozen):
         return pair.tables or [*self.rebuilds, *self.further]
 
 
-def small_form(suite: Suite, profile: str | None) -> Profile:
+def form_of(suite: Suite, profile: str | None) -> Profile:
     """Look up a suite's profile; without one, a profile that changes nothing. Raises UserError for an unknown name."""
     if profile is None:
         return Profile()
@@ -129,8 +131,10 @@ def _check_keys(suite: Suite) -> None:
     for student, recipe in suite.students.items():
         models.registry.get(student)
         _check_milestones(f"students.{student}", recipe)
-    for profile, small in suite.profiles.items():
-        _check_milestones(f"profiles.{profile}.recipe", small.recipe)
+    for name, form in suite.profiles.items():
+        _check_milestones(f"profiles.{name}.recipe", form.recipe)
+        for method in form.methods:
+            catalogue.check_method(method)
     _check_methods("methods", suite.methods)
     _check_methods("on_request", suite.on_request)
     if twice := suite.methods.keys() & suite.on_request.keys():

@@ -100,6 +100,18 @@ def test_a_profile_is_smaller_and_says_so(small: suite.Suite) -> None:
     assert plan.teachers["resnet8"].recipe.epochs == 1
 
 
+def test_a_profile_has_methods_of_its_own_unless_others_are_chosen(small: suite.Suite) -> None:
+    form = suite.Profile(methods=["vanilla", "feature"], seeds=1)
+    own = small.model_copy(update={"profiles": {"features": form}})
+    plan = make_plan(own, profile="features")
+    assert plan.methods[0] == "vanilla"
+    assert {distillers.registry.get(method).sees for method in plan.methods[1:]} == {"map", "stages"}
+    assert plan.file_name == "small-features"
+    chosen = make_plan(own, profile="features", methods=["kd"])
+    assert chosen.methods == ("kd",)
+    assert chosen.file_name.startswith("small-features-")
+
+
 def test_epochs_alone_keep_the_milestones_they_reach(small: suite.Suite) -> None:
     plan = make_plan(small, assignments=["recipe.epochs=6"])
     assert config(plan, "kd").recipe.milestones == (4,)

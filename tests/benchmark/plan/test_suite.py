@@ -36,6 +36,7 @@ from tests.conftest import SMALL_SUITE as SMALL
         ({"students": {"resnet8_half": {"epochs": 4, "milestones": [4]}}}, r"students.resnet8_half.milestones: 4 is"),
         ({"methods": {"kd": {"recipe": {"epochs": 4, "milestones": [5]}}}}, r"methods.kd.recipe.milestones: 5 is"),
         ({"profiles": {"tiny": {"recipe": {"epochs": 1, "milestones": [1]}}}}, r"profiles.tiny.recipe.milestones: 1"),
+        ({"profiles": {"own": {"methods": ["kdd"]}}}, r"unknown distiller 'kdd'; did you mean 'kd'\?"),
         ({"methods": {"kdd": {}}}, r"unknown distiller 'kdd'; did you mean 'kd'\?"),
         ({"on_request": {"dkd": {"kd": {}}}}, r"on_request.dkd.kd: unknown key; did you mean 'dkd'\?"),
         ({"on_request": {"kd": {}}}, r"on_request.kd: stands under `methods` too"),
