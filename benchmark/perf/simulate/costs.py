@@ -23,7 +23,8 @@ _SIZES = {
     "vgg13": 284.9, "wrn_16_2": 101.1, "wrn_40_1": 83.3, "wrn_40_2": 327.6,
 }  # fmt: skip
 _ALIKE = {"shufflenet_v2": "shufflenet_v1"}
-#: a student's step in units of KD's (docs/performance.md); 1 for all others, each of whose views is counted
+#: a student's step in units of KD's, with AVX-512 (docs/performance.md: without); 1 for all others, whose views are
+#: counted
 _METHODS = {"at": 1.09, "fitnet": 1.07, "simkd": 1.08, "ofd": 1.14, "vid": 1.35, "nst": 1.37, "reviewkd": 3.1}
 _BATCH = 64
 
