@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import models
 from benchmark import datasets
 from benchmark.config import Data, Recipe, RunConfig
 from benchmark.datasets.base import DataSet
+from benchmark.execution import child
 from benchmark.plan import suite
 from benchmark.train.messages import CohortJob, LaneJob, TeacherFile
 from tests.postgres import postgresql, postgresql_server
@@ -26,6 +28,8 @@ from tests.postgres import postgresql, postgresql_server
 __all__ = ["postgresql", "postgresql_server"]
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# the tests use every core already, also those of the processes that they start
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
@@ -87,6 +91,31 @@ def _digits_are_rendered_once(pytestconfig: pytest.Config, tmp_path_factory: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(datasets.registry._entries, "digits", shared)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_are_copies() -> Iterator[None]:
+    """Processes that a command in this process starts to train are copies of one that has imported what they need.
+
+    Those of a command in a process of its own begin anew, as everywhere; so do all where CUDA must not be copied.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    copies = multiprocessing.get_context("forkserver")
+    copies.set_forkserver_preload(["torch._dynamo", "benchmark.execution.engines.local", "benchmark.execution.parallel"])
+    start = child.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "CONTEXT", copies)
+        patch.setattr(child, "start", lambda work, *given: start(_with_environment, dict(os.environ), work, *given))
+        yield
+
+
+def _with_environment(variables: dict[str, str], work: Callable[..., None], *given: Any) -> None:
+    """Do the work of a process that was started under other variables than the one that it is a copy of."""
+    os.environ.clear()
+    os.environ.update(variables)
+    work(*given)
 
 
 @pytest.fixture(scope="session")
