@@ -70,8 +70,8 @@ perf: install  ## time the released training loop against ours, side by side
 	@$(BIN)/python -m benchmark.perf $(ARGS)
 
 test: install  ## run the tests (offline; ten minutes on two slow cores)
-	@$(BIN)/python -m compileall -q benchmark distillers models reports studies tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m compileall -q benchmark distillers models reports studies
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 fuzz: install  ## give N fuzzed inputs (SEED) to everything that reads what people write: no traceback, no write outside
 	@$(BIN)/python -m tests.fuzz --inputs $(or $(N),10000) --seed $(or $(SEED),0) $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -31,6 +32,13 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 # the tests use every core already, also those of the processes that they start
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+gc.disable()  # until all tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look through it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -98,7 +98,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
     """The contracts of the examples in a copy of the project that has their files: its output, and what passed."""
     copy = tmp_path_factory.mktemp("copy")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, copy / package)  # with what is compiled
     shutil.copy(ROOT / "pyproject.toml", copy)
     for path, code in BLOCKS.items():
         assert not (copy / path).exists(), f"{path} is a file of the project: give the example another name"
