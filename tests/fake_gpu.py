@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from benchmark.train import lane, random_stream, step
 from benchmark.train.cuda_graphs import Branches
@@ -90,8 +89,15 @@ class _Watch(TorchDispatchMode):
         return self.may_make_constants and args[0].fake_device.type == "cuda"
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """Tensors of an operation's arguments or results: torch's own walk over trees takes a tenth of a test."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for one in tree:
+            yield from _tensors(one)
+    elif isinstance(tree, dict):
+        yield from _tensors(list(tree.values()))
 
 
 def _devices(tree: Any) -> set[str]:
