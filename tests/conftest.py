@@ -111,7 +111,8 @@ def _workers_are_copies() -> Iterator[None]:
         yield
         return
     copies = multiprocessing.get_context("forkserver")
-    copies.set_forkserver_preload(["torch._dynamo", "benchmark.execution.engines.local", "benchmark.execution.parallel"])
+    imported = ["torch._dynamo", "benchmark.execution.engines.local", "benchmark.execution.parallel"]
+    copies.set_forkserver_preload(imported)
     start = child.start
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child, "CONTEXT", copies)
