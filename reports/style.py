@@ -57,3 +57,9 @@ def look(method: str) -> Look:
         rest = len(COLOURS) - len(_FAMILIES)
         place = len(_FAMILIES) + hashlib.sha256(family.encode()).digest()[0] % rest
     return Look(COLOURS[place], MARKERS[place], "-" if base else "--", base is not None)
+
+
+def numbered(place: int, is_form: bool) -> Look:
+    """The look of the method at a place of a panel that has a legend of its own: any colour is as good there."""
+    place %= len(COLOURS)
+    return Look(COLOURS[place], MARKERS[place], "-" if is_form else "--", is_form)

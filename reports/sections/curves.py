@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import distillers
 from benchmark.analysis import stats
 from benchmark.analysis.methods import pair_title, title_of
 from benchmark.analysis.scores import scores
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 #: panels of one figure, so that each can be read in print
 PANELS = 4
+#: methods that can be told apart in one panel
+TOGETHER = 10
+#: columns and rows of a figure that shows more methods of a pair, and methods of a panel in it
+COLUMNS, ROWS, APIECE = 3, 4, 5
 #: a training of fewer epochs is shown whole
 SHORT = 9
 
@@ -49,31 +54,60 @@ def by_epoch(frame: pd.DataFrame, points: pd.DataFrame, plan: Plan, pair: int, m
 
 
 def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Drawing]:
-    """Draw the figures, up to four pairs each; pairs without a curve are left out."""
+    """Draw the figures: up to four pairs each, or one that has many methods; pairs without a curve have none."""
     lines = {
-        number: {
+        pair_title(pair.name): {
             method: line for method in plan.methods if not (line := by_epoch(frame, points, plan, number, method)).empty
         }
-        for number in range(len(plan.pairs))
+        for number, pair in enumerate(plan.pairs)
     }
-    shown = [number for number in lines if lines[number]]
-    made = []
-    for start in range(0, len(shown), PANELS):
-        part = shown[start : start + PANELS]
-        titles = [pair_title(plan.pairs[number].name) for number in part]
-        seeds = sorted({int(line["num_seeds"].max()) for number in part for line in lines[number].values()})
-        told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        few = seeds[0] < stats.MIN_SEEDS
-        caption = (
-            f"Test accuracy over the epochs: mean over {told} seed{'s' if seeds[-1] > 1 else ''}, with one standard"
-            " deviation on either side."
-            + (f" {FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no band." if few else "")
-            + " Scale-decoupled methods are solid, the others dashed. The axis begins where the lowest method"
-            " stands after a third of the training; a training of fewer than 9 epochs is shown whole."
-        )
-        name = "curves" if len(shown) <= PANELS else f"curves_{start // PANELS + 1}"
-        made.append(Drawing(name, figure([lines[number] for number in part], titles), caption))
-    return made
+    made: list[tuple[Figure, str]] = []
+    few = [title for title in lines if 0 < len(lines[title]) <= TOGETHER]
+    for start in range(0, len(few), PANELS):
+        titles = few[start : start + PANELS]
+        shown = [lines[title] for title in titles]
+        made.append((figure(shown, titles), _caption(shown, "Scale-decoupled methods are solid, the others dashed.")))
+    for title in lines:
+        panels = families(list(lines[title])) if len(lines[title]) > TOGETHER else []
+        how = "A method is dashed, the forms of it solid; every panel has the same axes and the student alone."
+        for start in range(0, len(panels), COLUMNS * ROWS):
+            part = families_figure(lines[title], panels[start : start + COLUMNS * ROWS])
+            made.append((part, f"{title}. {_caption([lines[title]], how)}"))
+    names = ["curves"] if len(made) == 1 else [f"curves_{place}" for place in range(1, len(made) + 1)]
+    return [Drawing(name, drawn, caption) for name, (drawn, caption) in zip(names, made, strict=True)]
+
+
+def _caption(panels: Sequence[dict[str, pd.DataFrame]], how: str) -> str:
+    seeds = sorted({int(line["num_seeds"].max()) for lines in panels for line in lines.values()})
+    told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return (
+        f"Test accuracy over the epochs: mean over {told} seed{'s' if seeds[-1] > 1 else ''}, with one standard"
+        " deviation on either side."
+        + (f" {FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds: no band." if seeds[0] < stats.MIN_SEEDS else "")
+        + f" {how} The axis begins where the lowest method stands after a third of the training; a training of fewer"
+        " than 9 epochs is shown whole."
+    )
+
+
+def families(methods: Sequence[str]) -> list[list[str]]:
+    """Put methods into panels: one with the forms that are measured against it; those without a form together."""
+    by_root: dict[str, list[str]] = {}
+    for method in methods:
+        if method != "vanilla":
+            by_root.setdefault(_root(method), []).append(method)
+    alone = [family[0] for family in by_root.values() if len(family) == 1]
+    together = [family for family in by_root.values() if len(family) > 1]
+    return [family[at : at + APIECE] for family in [*together, alone] for at in range(0, len(family), APIECE)]
+
+
+def _root(method: str) -> str:
+    """The method that all forms of a method are made of: `kd` of `sdd_ls_kd`."""
+    base = _base(method)
+    return method if base is None else _root(base)
+
+
+def _base(method: str) -> str | None:
+    return distillers.registry.get(method).base if method in distillers.registry else None
 
 
 def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> Figure:
@@ -86,7 +120,7 @@ def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> 
         handles: dict[str, Line2D] = {}
         for axes, lines, title in zip(grid.flat, panels, titles, strict=False):
             for method, line in lines.items():
-                drawn = _line(axes, method, line)
+                drawn = _line(axes, line, style.look(method))
                 handles.setdefault(_label(method, line), drawn)
             axes.set(xlabel="epoch", ylabel="test top-1 accuracy (%)", title=title)
             _look_at_the_end(axes, lines)
@@ -96,6 +130,33 @@ def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> 
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         made.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=5)
+    return made
+
+
+def families_figure(lines: dict[str, pd.DataFrame], panels: Sequence[Sequence[str]]) -> Figure:
+    """Draw a small panel per family of methods of one pair, with the student alone in each."""
+    rows = -(-len(panels) // COLUMNS)
+    with style.style():
+        made = style.canvas(style.WIDTH, 0.5 + 1.8 * rows)
+        grid = made.subplots(rows, COLUMNS, squeeze=False, sharex=True, sharey=True)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(panels):
+                axes.set_visible(False)
+                continue
+            shown = [method for method in ("vanilla", *panels[place]) if method in lines]
+            handles = []
+            for number, method in enumerate(shown):
+                is_form = _base(method) is not None
+                look = style.look(method) if method == "vanilla" else style.numbered(number - 1, is_form)
+                handles.append(_line(axes, lines[method], look))
+            labels = [_label(method, lines[method]) for method in shown]
+            axes.legend(handles, labels, loc="lower right", fontsize=6)
+            axes.set(xlabel="epoch", ylabel="test top-1 (%)")
+            axes.xaxis.label.set_visible(place + COLUMNS >= len(panels))
+            axes.yaxis.label.set_visible(place % COLUMNS == 0)
+            axes.tick_params(labelbottom=place + COLUMNS >= len(panels))
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        _look_at_the_end(grid.flat[0], lines)
     return made
 
 
@@ -139,8 +200,7 @@ def _label(method: str, line: pd.DataFrame) -> str:
     return f"{title_of(method)} {FEW_SEEDS}" if few else title_of(method)
 
 
-def _line(axes: Axes, method: str, line: pd.DataFrame) -> Line2D:
-    look = style.look(method)
+def _line(axes: Axes, line: pd.DataFrame, look: style.Look) -> Line2D:
     at, mean = line.index.to_numpy(), line["mean"].to_numpy()
     every = max(1, len(at) // 8)
     (drawn,) = axes.plot(at, mean, **{**look.options(), "markersize": 3.5}, markevery=every)

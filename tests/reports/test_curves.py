@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
+from benchmark.analysis.methods import title_of
 from benchmark.tracking import Tracked
-from reports.sections.curves import by_epoch, curves
+from reports.sections.curves import by_epoch, curves, families
 from tests.reports.frames import METHODS, PAIR, check_drawn, context, drawings, plan, runs
 
 
@@ -60,6 +62,26 @@ def test_many_pairs_are_several_figures() -> None:
     assert list(found) == ["curves_1", "curves_2"]
     for figure in found.values():
         check_drawn(figure)
+
+
+def test_many_methods_of_a_pair_have_a_panel_per_family() -> None:
+    assert families(["vanilla", "at", "kd", "sdd_ls_kd", "sdd_kd", "rkd"]) == [
+        ["kd", "sdd_ls_kd", "sdd_kd"],
+        ["at", "rkd"],
+    ]
+    methods = (*METHODS, "ls_kd", "sdd_ls_kd", "dkd", "sdd_dkd", "at", "cc", "pkt", "rkd", "sp", "vid")
+    tracked = [run for method in methods for run in runs(method, [74.0, 74.5, 75.0])]
+    found = drawings(curves(context(tracked, plan(methods), epochs=points(tracked))))
+    shown: list[str] = []
+    for figure in found.values():
+        check_drawn(figure)
+        for axes in filter(Axes.get_visible, figure.axes):
+            legend = axes.get_legend()
+            assert legend is not None
+            first, *others = (text.get_text() for text in legend.get_texts())
+            assert first == title_of("vanilla")
+            shown += others
+    assert sorted(shown) == sorted(title_of(method) for method in methods if method != "vanilla")
 
 
 def test_nothing_to_draw() -> None:
