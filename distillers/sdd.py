@@ -108,19 +108,15 @@ DECOUPLING = Modifier(
 def register_with_sdd(method: type[LogitDistiller], released: Mapping[str, Any] | None = None) -> None:
     """Register a distiller class `x` and its scale-decoupled form `sdd_x`.
 
-    The first group of `x` holds its hyperparameters, warm-up included: scale decoupling adds no warm-up. `released` are
-    the values that SDD's released code gives them; under the paper's convention they are the method's own, with
-    warm-up over 30 epochs where the group has the field `warmup_epochs`. Raises ValueError when a name is taken.
+    The first group of `x`, if it has one, holds its hyperparameters, warm-up included: scale decoupling adds none.
+    `released` are the values that SDD's released code gives them; under the paper's convention they are the method's
+    own, with warm-up over 30 epochs where the group has the field `warmup_epochs`. Raises ValueError when a name is
+    taken.
     """
-    group, parameters = next(iter(method.groups.items()))
-    warmup = {"warmup_epochs": PAPER_WARMUP_EPOCHS} if "warmup_epochs" in parameters.model_fields else {}
+    code: dict[str, Mapping[str, Any]] = {}
+    paper: dict[str, Mapping[str, Any]] = {"sdd": PAPER}
+    for group, parameters in list(method.groups.items())[:1]:
+        code[group] = released or {}
+        paper[group] = {"warmup_epochs": PAPER_WARMUP_EPOCHS} if "warmup_epochs" in parameters.model_fields else {}
     register(method)
-    register(
-        DECOUPLING.of(
-            method,
-            {
-                "code": {group: released or {}},
-                "paper": {group: warmup, "sdd": PAPER},
-            },
-        )
-    )
+    register(DECOUPLING.of(method, {"code": code, "paper": paper}))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import distillers
 from benchmark.datasets import views
 from distillers import Distiller, Outputs, registry
-from distillers.base import LogitDistiller, Parameters, Positive, Views
+from distillers.base import LogitDistiller, Positive, Views
 from distillers.sample_loss import SampleLoss, sample_loss
 from distillers.sdd import ScaleDecoupled, register_with_sdd
 from tests.distillers.batches import ON_LOGITS, random_batch
@@ -130,10 +129,9 @@ def test_parameters_make_the_same_distiller(name: str, convention: str) -> None:
 
 
 class OnTwoViews(LogitDistiller):
-    """Cross-entropy on the weak view, distillation on the strong one; no warm-up."""
+    """Cross-entropy on the weak view, distillation on the strong one; no hyperparameter, so no warm-up either."""
 
     name, title = "on_two_views", "On two views"
-    groups: ClassVar[Mapping[str, type[Parameters]]] = {"on_two_views": Parameters}
     views = ("weak", "strong")
 
     def terms(
@@ -172,7 +170,7 @@ def test_a_view_may_serve_one_term_only(on_two_views: None, name: str) -> None:
 
 
 def test_a_view_that_is_not_used_is_named() -> None:
-    distiller = OnOneOfTwo(on_two_views=Parameters())
+    distiller = OnOneOfTwo()
     student, teacher, target = random_batch(distiller)
     total(distiller.losses(student, teacher, target, 1)).backward()
     with pytest.raises(AssertionError, match="on_two_views: the loss has no gradient for the view 'strong'"):
@@ -181,7 +179,7 @@ def test_a_view_that_is_not_used_is_named() -> None:
 
 def test_a_method_may_have_no_warm_up(on_two_views: None) -> None:
     found = distillers.create("sdd_on_two_views", convention="paper").parameters()
-    assert found == {"on_two_views": {}, "sdd": distillers.create("sdd_kd", convention="paper").parameters()["sdd"]}
+    assert found == {"sdd": distillers.create("sdd_kd", convention="paper").parameters()["sdd"]}
 
 
 @pytest.fixture
