@@ -17,6 +17,7 @@ from benchmark.perf.apart import apart
 from benchmark.perf.base import Setting, SideBySide, counted, measurement, timed
 from benchmark.perf.measure import Samples, Task
 from benchmark.perf.workload import PAIRS, Cohort, run_config
+from benchmark.plan.fit import fit_of
 from benchmark.train.batches import Batch
 from benchmark.train.heads import Request
 from benchmark.train.lane import Lane
@@ -56,13 +57,13 @@ class Memory(NamedTuple):
 
 @measurement("Every method relative to KD", quick_s=25, full_s=300)
 def methods(setting: Setting) -> Iterator[SideBySide]:
-    """Ours against ours: KD ("reference") against every other registered method ("ours"), resnet32x4 → resnet8x4. Time:
-    a student's own step (forward, loss, backward of student and side modules, clipping, SGD, metrics) on teacher
-    outputs that are computed already, which is what it adds to a cohort; every method takes turns with KD. Memory:
-    weights, gradients, momentum and buffers of student and side modules, and the tensors kept for its backward pass; a
-    row where that is 5% or more from KD's, with how many such students a GiB holds between steps (a CPU steps one at a
-    time) and in their steps (a GPU, all at once). Last, a step of KD with a teacher pass of its own against a step of
-    all methods on one. Quick: a batch of 8."""
+    """Ours against ours: KD ("reference") against every other registered method that fits the pair ("ours"), resnet32x4
+    → resnet8x4. Time: a student's own step (forward, loss, backward of student and side modules, clipping, SGD,
+    metrics) on teacher outputs that are computed already, which is what it adds to a cohort; every method takes turns
+    with KD. Memory: weights, gradients, momentum and buffers of student and side modules, and the tensors kept for its
+    backward pass; a row where that is 5% or more from KD's, with how many such students a GiB holds between steps (a
+    CPU steps one at a time) and in their steps (a GPU, all at once). Last, a step of KD with a teacher pass of its own
+    against a step of all methods on one. Quick: a batch of 8."""
     setting = replace(setting, batch_size=setting.choose(min(8, setting.batch_size), setting.batch_size))
     memory_of = memory(setting)
     kd = memory_of["kd"]
@@ -89,8 +90,9 @@ def methods(setting: Setting) -> Iterator[SideBySide]:
 
 
 def in_order() -> list[str]:
-    """Every registered method, those that look at logits only first, then by name."""
-    return sorted(distillers.names(), key=lambda name: (distillers.registry.get(name).sees != "logits", name))
+    """Every registered method that fits the pair, those that look at logits only first, then by name."""
+    fit = [name for name in distillers.names() if not fit_of(run_config(PAIR, name)).misfit]
+    return sorted(fit, key=lambda name: (distillers.registry.get(name).sees != "logits", name))
 
 
 def tasks(setting: Setting) -> dict[str, Task]:

@@ -21,9 +21,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "in_order", lambda: NAMES)
 
 
-def test_every_registered_method_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_registered_method_that_fits_the_pair_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert sorted(module.in_order()) == distillers.names()
+    monkeypatch.setattr(module, "PAIR", Pair("resnet8", "mobilenet_v2"))
+    monkeypatch.setattr(distillers, "names", lambda: ["ofd", "sp", "sdd_kd"])
+    assert module.in_order() == ["sdd_kd", "sp"]
 
 
 def test_a_students_own_step_trains_it_alone() -> None:
