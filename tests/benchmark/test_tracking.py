@@ -38,7 +38,7 @@ def make_experiment(runs: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.usefixtures("runs_folder")  # what makes a store is imported
+@pytest.mark.usefixtures("runs_folder", "new_stores_are_made")  # what makes a store is imported
 def test_processes_that_start_together_make_one_sound_database(tmp_path: Path) -> None:
     processes = [start_process(make_experiment, tmp_path / "new") for _ in range(3)]
     assert [exit_code(process) for process in processes] == [0, 0, 0]
