@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.analysis.decision import Decision, Outcome
@@ -12,15 +13,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def by_seed(frame: pd.DataFrame, parameters: Mapping[str, Any]) -> pd.Series[float]:
-    """Validation accuracy by seed, in percent, of the completed trial with these parameters; empty without one."""
+def by_seed(frame: pd.DataFrame, parameters: Sequence[str]) -> defaultdict[tuple[Any, ...], pd.Series[float]]:
+    """Validation accuracy by seed, in percent, of completed trials, by the values of `parameters`; empty without one.
+
+    Of several trials with the same values, the first.
+    """
     import pandas as pd  # takes a second to import: only what has trials waits for it
 
     done = completed(frame, "values", *parameters)
-    for name, value in parameters.items():
-        done = done[done[name] == value]
-    values = next((value for value in done["values"] if isinstance(value, Mapping)), {})
-    return pd.Series({int(seed): float(value) for seed, value in values.items()}, dtype=float)
+    found: defaultdict[tuple[Any, ...], pd.Series[float]] = defaultdict(lambda: pd.Series(dtype=float))
+    for *levels, values in zip(*(done[name] for name in (*parameters, "values")), strict=True):
+        if isinstance(values, Mapping) and tuple(levels) not in found:
+            by_number = {int(seed): float(value) for seed, value in values.items()}
+            found[tuple(levels)] = pd.Series(by_number, dtype=float)
+    return found
 
 
 def by_outcome(decided: Iterable[tuple[str, Decision]]) -> str:

@@ -95,6 +95,8 @@ def seeds_to_detect(effect: float, std: float, alpha: float, most: int) -> int |
 
 def paired_difference(a: pd.Series[float], b: pd.Series[float]) -> PairedDifference | None:
     """Mean of a - b over the seeds that both have (index: repetition), or None when they share none."""
+    if a.empty or b.empty:
+        return None
     both = pd.concat({"a": a, "b": b}, axis=1, join="inner").dropna()
     differences = (both["a"] - both["b"]).tolist()
     num = len(differences)

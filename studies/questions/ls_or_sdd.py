@@ -16,6 +16,7 @@ add up. The panel's heading has the interaction, (both − LS) − (SDD − neit
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -104,16 +105,15 @@ def _heading(base: str, interaction: Decision) -> str:
 
 def _decided(frame: pd.DataFrame) -> dict[str, list[Decision]]:
     """Decide the differences of both base losses as one family; those of `DIFFERENCES` for each."""
-    asked = [question for base in BASES for question in _questions(frame, base)]
+    values = paired.by_seed(frame, ("base", "ls", "sdd"))
+    asked = [question for base in BASES for question in _questions(values, base)]
     decided = decide(asked)
     num = len(DIFFERENCES)
     return {base: decided[place * num :][:num] for place, base in enumerate(BASES)}
 
 
-def _questions(frame: pd.DataFrame, base: str) -> list[Question]:
-    neither, sdd, ls, both = (
-        paired.by_seed(frame, {"base": base, **levels}) for levels in every({"ls": LEVELS, "sdd": LEVELS})
-    )
+def _questions(values: Mapping[tuple[Any, ...], pd.Series[float]], base: str) -> list[Question]:
+    neither, sdd, ls, both = (values[base, *levels] for levels in itertools.product(LEVELS, LEVELS))
     return [
         Question(stats.paired_difference(a, b))
         for a, b in ((ls, neither), (sdd, neither), (both, neither), (both + neither, ls + sdd))

@@ -94,9 +94,10 @@ class SDDOverMethods(Study):
         return found
 
     def draw(self, frame: pd.DataFrame, title: str, lines: Sequence[PublishedLine]) -> Figure:
+        values_of = paired.by_seed(frame, ("method", "form"))
         rows = []
         for method in methods():
-            values = paired.by_seed(frame, {"method": method, "form": "alone"})
+            values = values_of[method, "alone"]
             rows.append(title_of(method) + (f" ({values.mean():.1f})" if len(values) else ""))
         return figures.differences(
             frame, rows, _decided(frame), ylabel="method (and its validation top-1, %)", title=title
@@ -106,7 +107,7 @@ class SDDOverMethods(Study):
 def _decided(frame: pd.DataFrame) -> dict[str, list[Decision]]:
     """Decide the differences of all methods as one family; a list in the order of `methods` for each in words."""
     known = methods()
-    values = {(name, form): paired.by_seed(frame, {"method": name, "form": form}) for name in known for form in FORMS}
+    values = paired.by_seed(frame, ("method", "form"))
     asked = [
         Question(stats.paired_difference(values[name, first], values[name, second]))
         for first, second in DIFFERENCES.values()

@@ -35,10 +35,14 @@ def trials(rows: Sequence[tuple[Mapping[str, Any], Sequence[float]]]) -> pd.Data
 
 def test_values_of_a_trial_by_seed() -> None:
     frame = trials([({"form": "alone", "method": "kd"}, (70.0, 71.0)), ({"form": "mean", "method": "kd"}, (72.0,))])
-    assert paired.by_seed(frame, {"method": "kd", "form": "alone"}).to_dict() == {1: 70.0, 2: 71.0}
-    assert paired.by_seed(frame, {"method": "dkd", "form": "alone"}).empty
-    assert paired.by_seed(frame.assign(state="FAIL"), {"method": "kd"}).empty
-    assert paired.by_seed(frame.drop(columns="values"), {"method": "kd"}).empty
+    found = paired.by_seed(frame, ("method", "form"))
+    assert found["kd", "alone"].to_dict() == {1: 70.0, 2: 71.0}
+    assert found["kd", "mean"].to_dict() == {1: 72.0}
+    assert found["dkd", "alone"].empty
+    assert paired.by_seed(frame, ("method",))["kd",].to_dict() == {1: 70.0, 2: 71.0}
+    assert paired.by_seed(frame.assign(state="FAIL"), ("method",))["kd",].empty
+    assert paired.by_seed(frame.drop(columns="values"), ("method",))["kd",].empty
+    assert paired.by_seed(frame.drop(columns="method"), ("method",))["kd",].empty
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from matplotlib.text import Text
 
 def shown(figure: Figure) -> list[Text]:
     """Every text that is seen: tick labels outside of an axis are there, and not drawn."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    FigureCanvasAgg(figure)  # measures texts as in a PNG
+    figure.draw_without_rendering()  # type: ignore[no-untyped-call]
     hidden: set[int] = set()
     insets = [inset for axes in figure.axes for inset in axes.child_axes]
     for axes in (*figure.axes, *insets):
