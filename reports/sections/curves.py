@@ -150,7 +150,7 @@ def families_figure(lines: dict[str, pd.DataFrame], panels: Sequence[Sequence[st
                 look = style.look(method) if method == "vanilla" else style.numbered(number - 1, is_form)
                 handles.append(_line(axes, lines[method], look))
             labels = [_label(method, lines[method]) for method in shown]
-            axes.legend(handles, labels, loc="lower right", fontsize=6)
+            axes.legend(handles, labels, loc="best", fontsize=6)
             axes.set(xlabel="epoch", ylabel="test top-1 (%)")
             axes.xaxis.label.set_visible(place + COLUMNS >= len(panels))
             axes.yaxis.label.set_visible(place % COLUMNS == 0)
