@@ -7,6 +7,7 @@ import json
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from benchmark.perf.base import Measurement, Setting, SideBySide, counted, throu
 from benchmark.perf.measure import Samples
 from benchmark.perf.measurements import memory
 from benchmark.perf.report import Result
+from tests.processes import exit_code, heard, pipe, start
 
 NAMES = ["losses", "head", "teacher", "step", "cohort", "methods", "cache", "counts", "augmentation", "loader",
          "epoch", "processes", "memory"]  # fmt: skip
@@ -168,8 +170,16 @@ def test_seconds_are_shown_with_three_digits(seconds: float, text: str) -> None:
     assert report.shown(base.Side(seconds, seconds), "s") == text
 
 
-def test_peak_memory_sees_what_was_touched() -> None:
+def touch(channel: Connection) -> None:
+    """Say how much 64 MiB add to the peak, in a process whose peak is what it holds."""
     before = memory.resident_peak()
-    kept = torch.ones(before // 4 + 2**24)  # as many bytes as the process ever had, and 64 MiB
-    assert memory.resident_peak() - before > 2**25
+    kept = torch.ones(2**24)
+    channel.send(memory.resident_peak() - before)
     del kept
+
+
+def test_peak_memory_sees_what_was_touched() -> None:
+    ours, theirs = pipe()
+    process = start(touch, theirs)
+    assert 2**25 < heard(ours) < 2**28
+    assert exit_code(process) == 0
