@@ -1,7 +1,8 @@
-"""What a command imports and how long it computes, in a process of its own."""
+"""What commands import and how long they compute, in a process of their own."""
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -11,10 +12,14 @@ from dataclasses import dataclass
 #: what takes a second or more to import, or brings what does
 HEAVY = {"torch", "torchvision", "mlflow", "pandas", "scipy", "matplotlib", "optuna", "sklearn", "numpy"}
 _PROBE = """
-import runpy, sys
-module, *sys.argv[1:] = sys.argv[1:]
+import json, runpy, sys
 try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    for module, *words in json.loads(sys.argv[1]):
+        sys.argv[1:] = words
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit:
+            pass
 finally:
     print("imported", *sorted({heavy} & sys.modules.keys()), file=sys.stderr)
 """
@@ -22,7 +27,7 @@ finally:
 
 @dataclass(frozen=True)
 class Footprint:
-    """A command that has ended."""
+    """Commands that have ended."""
 
     heavy: set[str]
     cpu_s: float
@@ -32,7 +37,12 @@ class Footprint:
 
 def of(words: Sequence[str]) -> Footprint:
     """Run `python -m <words>` to its end."""
-    done, seconds = _run(_PROBE.format(heavy=HEAVY), *words)
+    return of_all([words])
+
+
+def of_all(commands: Sequence[Sequence[str]]) -> Footprint:
+    """Run commands to their ends, one after the other in one process."""
+    done, seconds = _run(_PROBE.format(heavy=HEAVY), json.dumps([list(words) for words in commands]))
     imported = next(line for line in done.stderr.splitlines() if line.partition(" ")[0] == "imported")
     return Footprint(set(imported.split()[1:]), seconds, done.stdout, done.stderr)
 

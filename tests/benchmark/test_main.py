@@ -92,26 +92,27 @@ def test_prepare_fills_view_caches_and_goes_on(
         return replace(digits, name="few", train=train, digest="few")
 
     monkeypatch.setitem(datasets.registry._entries, "few", few)
+    places = ("--runs", str(tmp_path), "--threads", "1")
     with pytest.raises(UserError, match="no teacher of few is stored"):
-        command("prepare", "few", "--cache", "--runs", str(tmp_path))
+        command("prepare", "few", "--cache", *places)
     weights, about = teacher_store.load_weights(teacher_file), {"device": "a CPU", "origin": "trained"}
     teacher_store.store(tmp_path / "teachers", few(tmp_path), "resnet8", weights, test_top1=10.0, **about)
-    first, again = (command("prepare", "few", "--cache", "--runs", str(tmp_path)) for _ in range(2))
+    first, again = (command("prepare", "few", "--cache", *places) for _ in range(2))
     assert "resnet8: 0 of 2,000 views are stored" in first
     assert "resnet8: 2,000 views computed" in first
     assert "resnet8: 2,000 of 2,000 views are stored" in again
     assert "resnet8: 0 views computed" in again
     with pytest.raises(UserError, match=r"--cache resnet80: .*resnet8"):
-        command("prepare", "few", "--cache", "resnet80", "--runs", str(tmp_path))
+        command("prepare", "few", "--cache", "resnet80", *places)
     with pytest.raises(UserError, match=r"takes 0\.000656 GB .*--cache-gb allows 0\.0001"):
-        command("prepare", "few", "--cache", "--cache-gb", "0.0001", "--runs", str(tmp_path))
+        command("prepare", "few", "--cache", "--cache-gb", "0.0001", *places)
 
     def read_only(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(prepare, "open_caches", read_only)
     with pytest.raises(UserError, match=r"--cache: the view cache .*Permission denied.*: make it writable"):
-        command("prepare", "few", "--cache", "--runs", str(tmp_path))
+        command("prepare", "few", "--cache", *places)
 
 
 def test_teachers_are_imported_and_listed(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from benchmark.analysis import stats
@@ -13,8 +12,8 @@ from benchmark.analysis.decision import LEVEL, Decision, Outcome, Question, comb
 
 
 def question(differences: Sequence[float], published: float | None = None) -> Question:
-    a = pd.Series(differences, dtype=float)
-    return Question(stats.paired_difference(a, a * 0), published)
+    values = tuple(map(float, differences))
+    return Question(stats.PairedDifference(values, *stats.mean_std(values), None) if values else None, published)
 
 
 def alone(differences: Sequence[float], published: float | None = None) -> Decision:

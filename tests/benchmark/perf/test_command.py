@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import json
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -15,11 +18,12 @@ from rich.console import Console
 
 import benchmark.perf.__main__ as module
 from benchmark import command_line, machine
-from benchmark.perf import base, measurements, report
+from benchmark.perf import base, measurements, report, workload
 from benchmark.perf.base import Measurement, Setting, SideBySide, counted, throughput, timed
 from benchmark.perf.measure import Samples
 from benchmark.perf.measurements import memory
 from benchmark.perf.report import Result
+from tests.processes import exit_code, heard, pipe, start
 
 NAMES = ["losses", "head", "teacher", "step", "cohort", "methods", "cache", "counts", "augmentation", "loader",
          "epoch", "processes", "memory"]  # fmt: skip
@@ -92,7 +96,9 @@ def test_every_measurement_is_registered_in_the_order_of_the_table_and_defined()
 
 
 @pytest.mark.processes
-def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:
+def test_the_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = functools.cache(workload.random_teacher)  # one for all three methods and both loops
+    monkeypatch.setattr(workload, "random_teacher", lambda *given: copy.deepcopy(made(*given)))
     code, text = command("--quick", "--only", "counts", "--threads", "1", "--device", "cpu", "--out", str(tmp_path))
     assert code == 0
     files = {path.suffix: path for path in tmp_path.iterdir()}
@@ -168,8 +174,16 @@ def test_seconds_are_shown_with_three_digits(seconds: float, text: str) -> None:
     assert report.shown(base.Side(seconds, seconds), "s") == text
 
 
-def test_peak_memory_sees_what_was_touched() -> None:
+def touch(channel: Connection) -> None:
+    """Say how much 64 MiB add to the peak, in a process whose peak is what it holds."""
     before = memory.resident_peak()
-    kept = torch.ones(before // 4 + 2**24)  # as many bytes as the process ever had, and 64 MiB
-    assert memory.resident_peak() - before > 2**25
+    kept = torch.ones(2**24)
+    channel.send(memory.resident_peak() - before)
     del kept
+
+
+def test_peak_memory_sees_what_was_touched() -> None:
+    ours, theirs = pipe()
+    process = start(touch, theirs)
+    assert 2**25 < heard(ours) < 2**28
+    assert exit_code(process) == 0

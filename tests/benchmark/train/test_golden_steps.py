@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ NAMES = {"TEMPERATURE": "temperature", "T": "temperature", "LOSS.CE_WEIGHT": "ce
          "LOSS.KD_WEIGHT": "weight", "ALPHA": "alpha", "BETA": "beta", "WARMUP": "warmup_epochs"}  # fmt: skip
 
 
+@cache
 def filled(name: str, seed: int) -> models.Network:
-    """A network with the golden file's weights, drawn in the order of its state."""
+    """A network with the golden file's weights, drawn in the order of its state; it is never trained."""
     network = models.create(name, NUM_CLASSES, SIDE).double()
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -41,7 +43,28 @@ def filled(name: str, seed: int) -> models.Network:
                 value.copy_(1 + 0.1 * noise.abs())
             else:
                 value.copy_((1 if key.endswith("weight") else 0) + 0.1 * noise)
+    return network.eval()
+
+
+@cache
+def teacher_of(name: str) -> models.Network:
+    """A teacher, which looks at every batch once."""
+    network = filled(name, STEPS["seed"] + 1)
+    network.forward_features = cache(network.forward_features)  # type: ignore[method-assign]
     return network
+
+
+@cache
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Images and targets of both iterations, the same for every case."""
+    rng = torch.Generator().manual_seed(STEPS["seed"] + 3)
+    return [
+        (
+            torch.randn(BATCH, 3, SIDE, SIDE, generator=rng, dtype=torch.float64),
+            torch.randint(NUM_CLASSES, (BATCH,), generator=rng),
+        )
+        for _ in range(2)
+    ]
 
 
 def parameters(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -69,13 +92,10 @@ def test_two_iterations(case: dict[str, Any]) -> None:
         recipe=Recipe(**recipe, milestones=(), batch_size=BATCH),
         repetition=1,
     )
-    teacher = filled(case["teacher"], STEPS["seed"] + 1).eval()
+    teacher = teacher_of(case["teacher"])
     lane = Lane(config, NUM_CLASSES, SIDE, torch.device("cpu"))
     lane.network.double().load_state_dict(filled(case["student"], STEPS["seed"] + 2).state_dict())
-    rng = torch.Generator().manual_seed(STEPS["seed"] + 3)
-    for losses in case["losses"]:
-        x_BCHW = torch.randn(BATCH, 3, SIDE, SIDE, generator=rng, dtype=torch.float64)
-        target_B = torch.randint(NUM_CLASSES, (BATCH,), generator=rng)
+    for losses, (x_BCHW, target_B) in zip(case["losses"], batches(), strict=True):
         with torch.no_grad():
             shown = network_outputs(teacher, x_BCHW, lane.requests)
         lane.start_epoch(case["epoch"])

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from benchmark.datasets import image_files
 from benchmark.datasets.base import DataSet
 from benchmark.datasets.image_files import decode
 from benchmark.errors import UserError
+from benchmark.execution import child
 from benchmark.execution.engines import local
 from benchmark.execution.engines.local import LocalEngine
 from benchmark.train import checkpoint, loop, pace
@@ -452,7 +453,14 @@ def test_a_worker_that_dies_is_reported_and_replaced(tmp_path: Path) -> None:
     assert epochs[:2] == [1, 2]
 
 
+@pytest.fixture
+def _workers_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start workers as a command does: the environment of a copy is not seen from outside, and it has imported."""
+    monkeypatch.setattr(child, "CONTEXT", get_context("spawn"))
+
+
 @pytest.mark.processes
+@pytest.mark.usefixtures("_workers_begin_anew")
 def test_every_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no GPU: what a worker is started with is looked at, and it is killed before it trains."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -465,6 +473,7 @@ def test_every_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.
             for one in found:
                 if one.startswith(b"CUDA_VISIBLE_DEVICES="):
                     return one.decode().partition("=")[2]
+            time.sleep(0.001)
         return "all"
 
     jobs = [make_job(tmp_path / name, {"vanilla": make_config()}, device="cuda") for name in ("a", "b", "c")]
@@ -486,6 +495,7 @@ def test_every_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("_workers_begin_anew")
 def test_a_worker_that_has_nothing_to_save_yet_is_ended_at_once(tmp_path: Path) -> None:
     """It imports for seconds before it hears of anything."""
     job = make_job(tmp_path, {"vanilla": make_config()})
