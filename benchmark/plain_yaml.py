@@ -6,6 +6,8 @@ than 30 levels, and more than 100,000 values once every alias stands for its own
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,11 @@ def parse(text: str) -> Any:
     """
     if len(text) > MAX_BYTES:
         raise UserError(f"not valid YAML: more than {MAX_BYTES:,} characters")
+    return copy.deepcopy(_parsed(text))
+
+
+@functools.lru_cache(maxsize=64)  # a command reads its suite and the published numbers more than once
+def _parsed(text: str) -> Any:
     try:
         loader = _Loader(text)
         try:

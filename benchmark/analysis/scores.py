@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import distillers
@@ -40,18 +43,23 @@ def scores(frame: pd.DataFrame, pair: Pair, method: str, column: str = "last") -
     """Read a figure of a method's finished runs on a pair, one per seed; non-finite values count as missing."""
     if not len(frame) or column not in frame:
         return Scores(pd.Series(dtype=float), ())
-    mine = (frame["status"] == "FINISHED") & (frame["student"] == pair.student) & (frame["method"] == method)
+    asked = {"status": "FINISHED", "student": pair.student, "method": method}
     if distillers.registry.get(method).needs_teacher:
-        mine &= frame["teacher"] == pair.teacher
-    # these columns only: a frame has fifty more, which would be copied at every call
-    return as_scores(frame.loc[mine, ["repetition", "run_id", column]], column)
+        asked["teacher"] = pair.teacher
+    # no masks of pandas, and these columns only: a report calls this a thousand times, for a few runs each
+    matches = [frame[name].to_numpy(object) == value for name, value in asked.items()]
+    rows = np.flatnonzero(np.logical_and.reduce(matches))
+    return _collected(*(frame[name].array.take(rows).tolist() for name in (column, "repetition", "run_id")))
 
 
 def as_scores(runs: pd.DataFrame, column: str = "last") -> Scores:
     """Collect a figure of runs that differ only in their seed."""
+    return _collected(runs[column], runs["repetition"], runs["run_id"])
+
+
+def _collected(values: Iterable[Any], repetitions: Iterable[Any], run_ids: Iterable[Any]) -> Scores:
     kept: dict[int, tuple[float, str]] = {}
-    # plain Python: a report calls this a thousand times, with a few runs each
-    for value, repetition, run_id in zip(runs[column], runs["repetition"], runs["run_id"], strict=True):
+    for value, repetition, run_id in zip(values, repetitions, run_ids, strict=True):
         number = finite(value)
         if number is not None:  # when a run was trained twice, the newer comes first
             kept.setdefault(int(repetition), (number, str(run_id)))

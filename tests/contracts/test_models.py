@@ -58,8 +58,9 @@ def test_head_classifies_the_mean_of_the_map_and_any_leading_axes(name: str) -> 
 def test_weights_survive_safetensors_and_follow_the_seed(name: str) -> None:
     network, x_BCHW = make(name)
     again, _ = make(name)
+    same = again.state_dict()
     for key, tensor in network.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[key]), f"{key} does not follow the seed"
+        assert torch.equal(tensor, same[key]), f"{key} does not follow the seed"
 
     network(x_BCHW)
     again.load_state_dict(load(save(network.state_dict())), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,12 @@ SMALL: dict[str, Any] = {
     "methods": {"kd": {}, "sdd_kd": {}},
     "pairs": [{"teacher": "resnet8", "student": "resnet8_half"}],
 }
+#: the same, to be trained
+SHORT = {
+    **SMALL,
+    "data": {"name": "digits", "num_train": 80, "num_test": 40},
+    "recipe": {"epochs": 2, "batch_size": 32, "milestones": [1]},
+}
 
 
 @pytest.fixture
@@ -50,9 +57,9 @@ def ground(tmp_path: Path) -> Ground:
     return ground_in(tmp_path)
 
 
-def ground_in(folder: Path, *assignments: str) -> Ground:
+def ground_in(folder: Path, *assignments: str, fields: Mapping[str, Any] = SMALL) -> Ground:
     path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL))
+    path.write_text(yaml.safe_dump(dict(fields)))
     return Ground(suite.load(str(path)), None, "resnet8:resnet8_half", assignments, "cpu")
 
 
@@ -228,10 +235,12 @@ def refused(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def ended(tmp_path_factory: pytest.TempPathFactory, _tracking_store: Path) -> tuple[Path, str]:
     """A study of four trials, confirmed by two seeds, all trained in this process."""
     folder = tmp_path_factory.mktemp("study")
-    ground_in(folder)
+    ground_in(folder, fields=SHORT)
+    (folder / "runs").mkdir()
+    shutil.copy(_tracking_store, folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SDDTerms, "seeds", 1)
         patch.setattr("studies.chance._ONE_IN_100", 0.0)  # so short a training is hardly above chance
@@ -282,11 +291,12 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
 @pytest.mark.processes
 @pytest.mark.xdist_group("study")
 def test_a_study_goes_on_after_its_deadline_with_the_same_values(
-    ended: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: tuple[Path, str], tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock on which every look takes a second."""
     monkeypatch.setattr(SDDTerms, "seeds", 1)
-    ground_in(tmp_path)
+    monkeypatch.setattr(tables, "figures", lambda *_: {})  # drawn and asked for where the study was not interrupted
+    ground_in(tmp_path, fields=SHORT)
 
     def sit(seconds: float) -> tuple[int, str]:
         looks = itertools.count(1)
@@ -300,7 +310,7 @@ def test_a_study_goes_on_after_its_deadline_with_the_same_values(
     assert "Out of time, and everything saved. The same command goes on: " in text
     codes = [code]
     while codes[-1] == command_line.EXIT_DEADLINE and len(codes) < 30:
-        code, text = sit(40)
+        code, text = sit(25)
         codes.append(code)
     assert codes[-1] == 0, text
     assert len(codes) > 3
