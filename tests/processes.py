@@ -15,9 +15,9 @@ _CONTEXT = multiprocessing.get_context("spawn" if torch.cuda.is_available() else
 TIMEOUT_S = 60
 
 
-def start(work: Callable[..., object], *arguments: Any, may_have_children: bool = False) -> BaseProcess:
+def start(work: Callable[..., object], *arguments: Any) -> BaseProcess:
     """Start a process that calls a function of a module and ends."""
-    process = _CONTEXT.Process(target=work, args=arguments, daemon=not may_have_children)
+    process = _CONTEXT.Process(target=work, args=arguments, daemon=True)
     process.start()
     return process
 

@@ -10,11 +10,12 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from benchmark.commands import status, train
 from benchmark.errors import UserError
 from benchmark.execution.deadline import Deadline
 from tests import footprint
-from tests.processes import exit_code, start
 
 SMALL: dict[str, Any] = {
     "title": "small",
@@ -70,6 +70,11 @@ def run(suite: Path, runs: Path, *more: str, engine: str = "inline", text: io.St
     text = text or io.StringIO()
     code = module.main(arguments(suite, runs, engine, *more), logs.LoggedConsole(file=text, width=140))
     return Printed(code, text.getvalue())
+
+
+def start(suite: Path, runs: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmark.run", *arguments(suite, runs, "local")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def tracked(runs: Path) -> list[tracking.Tracked]:
@@ -224,38 +229,21 @@ def test_a_dry_run_and_status_write_nothing(done: tuple[Path, Path, Printed], tm
     assert not list((tmp_path / "runs").rglob("checkpoint"))
 
 
-class Deadly(io.StringIO):
-    """Kills the process that writes to it once it shows that a student trains and that is on record."""
-
-    def __init__(self, runs: Path, worker: Path) -> None:
-        super().__init__()
-        self.runs, self.worker = runs, worker
-
-    def write(self, text: str) -> int:
-        if "resnet8 -> resnet8_half" in text and "epoch" in text:
-            while not _students_running(self.runs):  # what is shown is recorded a little later
-                time.sleep(0.005)
-            (worker,) = multiprocessing.active_children()
-            self.worker.write_text(str(worker.pid))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().write(text)
-
-
-def train_until_killed(suite: Path, runs: Path, worker: Path) -> None:
-    # a copy of this process starts its worker by the server that this one has started
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
-    run(suite, runs, engine="local", text=Deadly(runs, worker))
-
-
 def test_kill_9_and_the_same_command_ends_with_the_same_numbers(
     done: tuple[Path, Path, Printed], tmp_path: Path
 ) -> None:
     suite, runs, _ = done
-    forkserver.ensure_running()
-    process = start(train_until_killed, suite, tmp_path / "runs", tmp_path / "worker", may_have_children=True)
-    assert exit_code(process) == -signal.SIGKILL
-    worker = int((tmp_path / "worker").read_text())
-    while _is_alive(worker):  # it ends with its parent
+    process = start(suite, tmp_path / "runs")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "resnet8 -> resnet8_half" in line and "epoch" in line:
+            break
+    while not _students_running(tmp_path / "runs"):  # what is shown is recorded a little later
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while _children_left(process.pid):  # workers end with their parent
         time.sleep(0.05)
     assert "RUNNING" in {one.status for one in tracked(tmp_path / "runs")}
     printed = run(suite, tmp_path / "runs")
@@ -280,11 +268,14 @@ def _students_running(runs: Path) -> int:
         return int(connection.execute(query).fetchone()[0])
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return False
+def _children_left(parent: int) -> bool:
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"parent_pid={parent}" in process.read_bytes().decode(errors="replace"):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def test_a_cache_is_filled_by_one_run_and_read_by_the_next(tmp_path: Path) -> None:
