@@ -72,6 +72,13 @@ SMALL_SUITE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _threads_are_put_back() -> Iterator[None]:
+    """The next test computes with one thread again: other tests use every core, and a copy of several waits forever."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _digits_are_rendered_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands in this process share one set of images; a worker that they start finds it in its cache.

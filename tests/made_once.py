@@ -1,4 +1,4 @@
-"""What commands in the test process make that is the same each time, and what they leave behind."""
+"""What commands in the test process make again and again, and what is the same each time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,10 +76,3 @@ def curves_are_drawn_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "training_curves", shown)
         yield
-
-
-@pytest.fixture(autouse=True)
-def threads_are_put_back() -> Iterator[None]:
-    """The next test computes with one thread again: other tests use every core, and a copy of several waits forever."""
-    yield
-    torch.set_num_threads(1)

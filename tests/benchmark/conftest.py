@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.made_once import curves_are_drawn_once, new_stores_are_copies, new_stores_are_made, threads_are_put_back
+from tests.made_once import curves_are_drawn_once, new_stores_are_copies, new_stores_are_made
 
-__all__ = ["curves_are_drawn_once", "new_stores_are_copies", "new_stores_are_made", "threads_are_put_back"]
+__all__ = ["curves_are_drawn_once", "new_stores_are_copies", "new_stores_are_made"]
