@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark.config import Data
 from benchmark.datasets.base import DataSet
 from benchmark.train import loop, step
 from benchmark.train.cuda_graphs import EAGER_STEPS, Inputs, ReplayedStep
@@ -101,6 +102,8 @@ def test_forgotten_graphs_are_captured_anew() -> None:
 
 
 METHODS = ("vanilla", "kd", "sdd_dkd", "sdd_mlkd")
+#: five batches of eight
+FEW = Data(name="digits", num_train=40, num_test=20)
 
 
 def trained(folder: Path, teacher: TeacherFile, data: DataSet) -> dict[str, dict[str, Tensor]]:
@@ -126,8 +129,7 @@ def test_a_network_with_dropout_is_trained_eagerly_and_says_so(
     tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "capture_for", lambda _: _launching)
-    data = make_config().data.model_copy(update={"num_train": 160})
-    config = make_config(student="torchvision/mobilenet_v2", data=data, recipe={"epochs": 1})
+    config = make_config(student="torchvision/mobilenet_v2", data=FEW, recipe={"epochs": 1, "batch_size": 8})
     events: list[Event] = []
     loop.train_cohort(make_job(tmp_path, {"a": config}), events.append, data=digits)
     assert [e.text.split(": ")[1:] for e in events if isinstance(e, Note)] == [
@@ -146,10 +148,13 @@ def test_a_lane_that_leaves_takes_its_graph_along(
 ) -> None:
     capture = Recorder()
     monkeypatch.setattr(step, "capture_for", lambda _: capture)
-    data = make_config().data.model_copy(update={"num_train": 160})
-    bad = make_config(recipe={"lr": 1e30, "clip_norm": None}, data=data)
+    recipe = {"batch_size": 8}
+    bad, good = (
+        make_config(recipe={"lr": 1e30, "clip_norm": None, **recipe}, data=FEW),
+        make_config(recipe=recipe, data=FEW),
+    )
     events: list[Event] = []
-    loop.train_cohort(make_job(tmp_path, {"bad": bad, "good": make_config(data=data)}), events.append, data=digits)
+    loop.train_cohort(make_job(tmp_path, {"bad": bad, "good": good}), events.append, data=digits)
     assert [e.signature for e in events if isinstance(e, LaneFailed)] == ["bad"]
     assert [e.signature for e in events if isinstance(e, LaneFinished)] == ["good"]
     assert capture.captures == 2
@@ -158,8 +163,8 @@ def test_a_lane_that_leaves_takes_its_graph_along(
 def test_a_dropped_lane_takes_its_graph_along_and_the_others_are_as_without_it(
     tmp_path: Path, teacher_file: TeacherFile, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = make_config().data.model_copy(update={"num_train": 160})
-    configs = {method: make_config(method, data=data, recipe={"epochs": 3}) for method in METHODS}
+    recipe = {"epochs": 3, "batch_size": 8}
+    configs = {method: make_config(method, data=FEW, recipe=recipe) for method in METHODS}
 
     def run(name: str, *methods: str) -> tuple[list[Event], dict[str, dict[str, Tensor]]]:
         job = make_job(tmp_path / name, {method: configs[method] for method in methods}, teacher_file)

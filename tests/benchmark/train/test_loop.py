@@ -110,8 +110,8 @@ def test_a_lane_without_a_teacher_is_the_same_beside_any_other(
 def test_dropout_draws_from_the_lanes_own_stream(tmp_path: Path, digits: DataSet) -> None:
     # torchvision's mobilenet_v2 has dropout in its classifier
     student = "torchvision/mobilenet_v2"
-    change = {"student": student, "recipe": {"epochs": 1, "batch_size": 16}}
-    small = {"data": make_config().data.model_copy(update={"num_train": 32})}
+    change = {"student": student, "recipe": {"epochs": 1, "batch_size": 8}}
+    small = {"data": Data(name="digits", num_train=16, num_test=10)}
     one, other = (
         make_config(**change, **small),
         make_config(**{**change, "student": "torchvision/mobilenet_v2"}, **small),
@@ -222,7 +222,7 @@ def test_methods_of_every_kind_end_with_the_same_bits_in_many_sittings(
     tmp_path: Path, teacher_file: TeacherFile, digits: DataSet
 ) -> None:
     """In company, alone, and in other company than before."""
-    chosen = configs(*KINDS)
+    chosen = configs(*KINDS, data=Data(name="digits", num_train=20, num_test=20), recipe={"batch_size": 8})
     whole = make_job(tmp_path / "whole", chosen, teacher_file)
     expected = histories(run(whole, digits))
     assert expected.keys() == chosen.keys()
