@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+#: they read every file once
+pytestmark = pytest.mark.xdist_group("architecture")
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("benchmark", "distillers", "models", "reports", "studies")
@@ -55,15 +59,31 @@ def modules() -> dict[str, Path]:
 
 
 @cache
+def import_statements(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """The import statements of a file, at its top or later."""
+    return tuple(
+        node for node in statements(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything below a node that is not in an expression, where no statement is."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield child
+            yield from statements(child)
+
+
+@cache
 def imports() -> dict[str, frozenset[str]]:
     """The modules of ours that each module imports, at its top or later."""
     found = {}
     for name, path in modules().items():
         wanted = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in import_statements(path):
             if isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
+            else:
                 assert node.level == 0, f"{path}: imports are absolute"
                 wanted |= {f"{node.module}.{alias.name}" for alias in node.names}
         found[name] = frozenset(module for one in wanted if (module := _module(one)) and module != name)
@@ -108,7 +128,7 @@ def test_imports_only_go_down() -> None:
 def test_the_foundation_imports_only_the_standard_library() -> None:
     """So that `distillers` and `models`, which nothing of the harness may reach, can use it."""
     for name in ("benchmark.errors", "benchmark.registry"):
-        for node in ast.walk(ast.parse(modules()[name].read_text())):
+        for node in import_statements(modules()[name]):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {one.partition(".")[0] for one in names} <= {*_standard_library(), "benchmark"}
@@ -144,7 +164,7 @@ def test_one_importer(outsider: str) -> None:
     homes = {"mlflow": {"benchmark/tracking.py"}, "optuna": {"studies"}}
     found = set()
     for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in import_statements(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(one.partition(".")[0] == outsider for one in names):

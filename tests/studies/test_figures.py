@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from studies import figures, questions
 from studies.base import PublishedLine
 from tests.studies.synthetic import as_frame, synthetic
-from tests.studies.texts import texts_of, unreadable
+from tests.studies.texts import shown, texts_of, unreadable
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 STATES = {1: TrialState.FAIL, 5: TrialState.PRUNED, 6: TrialState.PRUNED}
@@ -201,8 +201,9 @@ def test_what_trials_are_seen_against_is_a_line_in_every_panel_of_ours() -> None
         figure = figures.with_marks(definition.figure(frame, TITLE), MARKS)
         assert marked(figure, 60.0) == [(panel, f"{direction} -") for panel in panels], name
         assert marked(figure, 10.0) == []
-        assert not unreadable(figure)
-        assert "KD, same split and seeds" in texts_of(figure)
+        texts = shown(figure)
+        assert not unreadable(figure, texts)
+        assert "KD, same split and seeds" in [text.get_text() for text in texts]
         low, high = figure.axes[0].get_xlim() if direction == "across" else figure.axes[0].get_ylim()
         assert low < 60.0 < high
         near = figures.with_marks(definition.figure(frame, TITLE), [MARKS[1]._replace(is_needed=True)])

@@ -36,9 +36,9 @@ def texts_of(figure: Figure) -> list[str]:
     return [text.get_text() for text in shown(figure)]
 
 
-def unreadable(figure: Figure) -> list[str]:
-    """What leaves the figure, and what stands on another text."""
-    texts = shown(figure)
+def unreadable(figure: Figure, texts: list[Text] | None = None) -> list[str]:
+    """What leaves the figure, and what stands on another text; `texts` if they are known to be those shown."""
+    texts = shown(figure) if texts is None else texts
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
     width, height = figure.bbox.width, figure.bbox.height
     found = [
