@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
 from yaml.events import AliasEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from yaml.resolver import Resolver
 
 from benchmark.errors import UserError, one_line
 
@@ -34,8 +30,8 @@ _KINDS = {
 }
 
 
-class _Bounded(Composer, SafeConstructor, Resolver):
-    """PyYAML's safe loader, bounded before it makes anything; what a text holds is told by a parser."""
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, bounded before it makes anything."""
 
     # a broken date raises an error of its own, and no setting is a date; `=` is text
     yaml_implicit_resolvers = {
@@ -43,18 +39,15 @@ class _Bounded(Composer, SafeConstructor, Resolver):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    #: of the parser
-    check_event: Callable[..., bool]
-    peek_event: Callable[..., Any]
-
-    def _begin(self) -> None:
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
         self._depth = 0
         #: number of values below a node, with every alias counted as its own copy, by the node's id
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         """Compose a node and its children; refuse what is too deep, too much, or holds itself."""
-        is_alias, place = self.check_event(AliasEvent), self.peek_event().start_mark
+        is_alias, place = self.check_event(AliasEvent), self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _refusal(f"more than {MAX_DEPTH} levels of nesting", place)
@@ -103,25 +96,6 @@ class _Bounded(Composer, SafeConstructor, Resolver):
         return super().construct_mapping(node, deep)
 
 
-class _Loader(_Bounded, yaml.SafeLoader):
-    def __init__(self, text: str) -> None:
-        yaml.SafeLoader.__init__(self, text)
-        self._begin()
-
-
-#: the parser in C, where PyYAML was built with it
-_InC: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-
-
-class _QuickLoader(_Bounded, _InC):  # type: ignore[misc]
-    """The same with the parser in C, which is several times as fast, and differs in its words and at the edges."""
-
-    def __init__(self, text: str) -> None:
-        _InC.__init__(self, text)
-        Composer.__init__(self)
-        self._begin()
-
-
 def _refusal(problem: str, place: Any) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place)
 
@@ -135,18 +109,6 @@ def parse(text: str) -> Any:
     if len(text) > MAX_BYTES:
         raise UserError(f"not valid YAML: more than {MAX_BYTES:,} characters")
     return copy.deepcopy(_parsed(text))
-
-
-def parse_ours(text: str) -> Any:
-    """Read a document that comes with the package, quickly. Raises UserError as `parse`."""
-    try:
-        loader = _QuickLoader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.YAMLError:
-        return parse(text)  # says why
 
 
 @functools.lru_cache(maxsize=64)  # a command reads its suite and the published numbers more than once

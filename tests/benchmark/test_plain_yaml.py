@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import plain_yaml
-from benchmark.analysis import published
 from benchmark.errors import UserError
-
-PUBLISHED = Path(published.__file__).parent
 
 
 def test_settings_are_read_as_they_stand() -> None:
@@ -74,16 +71,3 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=message):
             plain_yaml.read(tmp_path / name)
-
-
-@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.yaml")), ids=lambda path: path.stem)
-def test_files_of_ours_are_read_quickly_as_the_same(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert repr(plain_yaml.parse_ours(text)) == repr(plain_yaml.parse(text))
-
-
-def test_a_broken_file_of_ours_says_why() -> None:
-    with pytest.raises(UserError, match=r"line 2, column 2: expected ',' or ']'"):
-        plain_yaml.parse_ours("a: [1\nb: 2")
-    with pytest.raises(UserError, match="line 2, column 1: the key a appears twice"):
-        plain_yaml.parse_ours("a: 1\na: 2")

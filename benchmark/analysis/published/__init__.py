@@ -8,7 +8,7 @@ An entry's `kind` is `table`, of pairs x methods (the default), `series`, over o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, TypeVar
@@ -104,10 +104,10 @@ def runs(name: str) -> PublishedRuns:
     return _get("collection of runs", name, _of(PublishedRuns))
 
 
-def parse_file(paper: str, text: str, parse_yaml: Callable[[str], Any] = plain_yaml.parse) -> dict[str, Published]:
+def parse_file(paper: str, text: str) -> dict[str, Published]:
     """Parse the YAML of one paper: its entries by id. Raises UserError, in one line, that names the entry and row."""
     try:
-        content = parse_yaml(text)
+        content = plain_yaml.parse(text)
     except UserError as error:
         raise UserError(f"published numbers {paper}: {error}") from error
     if not isinstance(content, dict):
@@ -147,7 +147,7 @@ def _read(titles: tuple[tuple[str, str], ...]) -> dict[str, Published]:
     for file in (resources.files("benchmark.analysis") / "published").iterdir():
         if file.name.endswith(".yaml"):
             paper = file.name.removesuffix(".yaml")
-            found |= parse_file(paper, file.read_text(encoding="utf-8"), plain_yaml.parse_ours)
+            found |= parse_file(paper, file.read_text(encoding="utf-8"))
     return dict(sorted(found.items()))
 
 
