@@ -23,10 +23,17 @@ from benchmark.datasets.base import DataSet
 from benchmark.execution import child
 from benchmark.plan import suite
 from benchmark.train.messages import CohortJob, LaneJob, TeacherFile
+from tests.made_once import curves_are_drawn_once, new_stores_are_copies, new_stores_are_made
 from tests.postgres import postgresql, postgresql_server
 
 #: fixtures of files of their own
-__all__ = ["postgresql", "postgresql_server"]
+__all__ = [
+    "curves_are_drawn_once",
+    "new_stores_are_copies",
+    "new_stores_are_made",
+    "postgresql",
+    "postgresql_server",
+]
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 # the tests use every core already, also those of the processes that they start
