@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +29,7 @@ def new_stores_are_copies() -> Iterator[None]:
     @functools.wraps(initialize)
     def copied(engine: Any) -> None:
         nonlocal first
-        if engine.dialect.name != "sqlite" or not utils._is_empty_database(engine):
+        if engine.dialect.name != "sqlite" or sqlalchemy.inspect(engine).get_table_names():
             initialize(engine)
             return
         if not first:

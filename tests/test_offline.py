@@ -16,7 +16,7 @@ from rich.console import Console
 
 import models
 from benchmark import __main__ as looking
-from benchmark import run, study
+from benchmark import datasets, run, study
 from benchmark.errors import UserError
 from benchmark.perf import __main__ as perf
 from reports import __main__ as reports
@@ -73,6 +73,7 @@ def test_a_suite_is_trained_and_reported_without_a_connection(tmp_path: Path, ru
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SUITE))
     clean = {name: value for name, value in os.environ.items() if not name.startswith(TELLING)}
     clean["BENCH_OFFLINE"] = "1"
+    datasets.create("digits", tmp_path, cache=runs_folder / "cache", render=True)  # it need not render them
     words = [str(tmp_path / name) for name in ("tiny.yaml", runs_folder.name, "noted.json")]
     done = subprocess.run([sys.executable, "-c", COMMAND, *words], env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -28,7 +28,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmark import __main__ as looking
-from benchmark import command_line, logs, results, tracking
+from benchmark import command_line, datasets, logs, results, tracking
 from benchmark import run as module
 from benchmark.commands import status, train
 from benchmark.errors import UserError
@@ -73,6 +73,7 @@ def run(suite: Path, runs: Path, *more: str, engine: str = "inline", text: io.St
 
 
 def start(suite: Path, runs: Path) -> subprocess.Popen[str]:
+    datasets.create("digits", runs, cache=runs / "cache", render=True)  # it need not render them
     command = [sys.executable, "-m", "benchmark.run", *arguments(suite, runs, "local")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

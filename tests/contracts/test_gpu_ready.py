@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -26,6 +27,7 @@ from benchmark.train.step import CohortStep, named, unnamed
 from benchmark.train.teacher import BatchTeacher
 from distillers.base import Convention, LogitDistiller, Parameters, Views, register
 from distillers.regions import Weights
+from models.base import Stages
 from tests.conftest import make_config
 from tests.fake_gpu import CUDA, FakeGpu, WaitsForTheDevice, fake_gpu
 
@@ -138,11 +140,51 @@ def is_number(value: Any) -> bool:
 CASES = cases()
 
 
-def test_a_step_of_a_method_reads_nothing_and_stays_on_the_device(digits: DataSet) -> None:
+class Plain3(models.Network):
+    """A student of three convolutions: the methods are what is looked at."""
+
+    min_image_size = 4
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        widths = (3, 8, 16, 32)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(into, out, 3, stride=1 + (into > 3), padding=1, bias=False)
+            for into, out in itertools.pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        self.classifier = nn.Linear(widths[-1], num_classes)
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        return self.forward_stages(x_BCHW).maps[-1]
+
+    def forward_stages(self, x_BCHW: Tensor) -> Stages:
+        x, pre_activations = x_BCHW, []
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            pre_activations.append(norm(convolution(x)))
+            x = pre_activations[-1].relu()
+        return Stages(tuple(one.relu() for one in pre_activations), tuple(pre_activations), x)
+
+    def norms_before_activation(self) -> tuple[nn.BatchNorm2d, ...]:
+        return tuple(norm for norm in self.norms if isinstance(norm, nn.BatchNorm2d))
+
+    def classify(self, pooled_D: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(pooled_D)
+        return logits
+
+
+@pytest.fixture
+def plain3() -> Iterator[str]:
+    models.registry.add("plain3", Plain3)
+    yield "plain3"
+    models.registry.remove("plain3")
+
+
+def test_a_step_of_a_method_reads_nothing_and_stays_on_the_device(digits: DataSet, plain3: str) -> None:
     """All in one cohort: what is wrong with a method does not keep the others from their steps."""
     failed: dict[str, Exception] = {}
     configs = [
-        make_config(method, parameters=parameters, recipe={"batch_size": BATCH})
+        make_config(method, student=plain3, parameters=parameters, recipe={"batch_size": BATCH})
         for method, parameters in CASES.values()
     ]
     with fake_gpu() as gpu:
@@ -162,7 +204,7 @@ def test_in_bf16_too(digits: DataSet) -> None:
         cohort = Cohort(gpu, digits, [make_config("sdd_mlkd", precision="bf16")], precision="bf16")
         seen: list[torch.dtype] = []
         for module in cohort.lanes[0].network.modules():
-            if isinstance(module, torch.nn.Conv2d):
+            if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
         cohort.train()
         assert set(seen) == {torch.bfloat16}
