@@ -178,7 +178,7 @@ def add_choices(parser: argparse.ArgumentParser, suite: str | None = "digits", w
     parser.add_argument("--pairs", type=words, default=[], metavar="T:S,...", help="teacher:student pairs")
     parser.add_argument("--methods", type=words, default=[], metavar="M,...", help=_METHODS)
     parser.add_argument("--seeds", type=seeds, metavar="N", help="repetitions per method")
-    parser.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
+    parser.add_argument("--profile", metavar="NAME", help="another form of the suite, e.g. smoke, a small one")
     add_assignments(parser)
     parser.add_argument(
         "--amp",

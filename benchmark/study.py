@@ -21,7 +21,7 @@ def parser() -> command_line.Parser:
     made.add_argument("study", nargs="?", help="a study's name (default: list all studies)")
     made.add_argument("--suite", default="digits", help="a suite's name or a path to its .yaml (default: digits)")
     made.add_argument("--pair", metavar="T:S", help="teacher:student (default: the suite's first)")
-    made.add_argument("--profile", metavar="NAME", help="a smaller form of the suite, e.g. smoke")
+    made.add_argument("--profile", metavar="NAME", help="another form of the suite, e.g. smoke, a small one")
     command_line.add_assignments(made)
     made.add_argument(
         "--trials",
