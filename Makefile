@@ -69,7 +69,7 @@ server: install  ## serve a tracking server for several machines: STORE=postgres
 perf: install  ## time the released training loop against ours, side by side
 	@$(BIN)/python -m benchmark.perf $(ARGS)
 
-test: install  ## run the tests (offline; ten minutes on two slow cores)
+test: install  ## run the tests (offline; six minutes on two slow cores)
 	@$(BIN)/python -m compileall -q benchmark distillers models reports studies
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
