@@ -49,14 +49,19 @@ def look(method: str) -> Look:
     """Choose the look of a method from its name alone: the same in every figure of every report."""
     if method == "vanilla":
         return Look(ALONE, "X", ":", True)
-    base = distillers.registry.get(method).base if method in distillers.registry else None
+    base = base_of(method)
     family = base or method
     if family in _FAMILIES:
         place = _FAMILIES.index(family)
     else:  # families that are added later share the rest
         rest = len(COLOURS) - len(_FAMILIES)
         place = len(_FAMILIES) + hashlib.sha256(family.encode()).digest()[0] % rest
-    return Look(COLOURS[place], MARKERS[place], "-" if base else "--", base is not None)
+    return numbered(place, base is not None)
+
+
+def base_of(method: str) -> str | None:
+    """The method that a method's gain is over; None for one without, and for one that is not registered here."""
+    return distillers.registry.get(method).base if method in distillers.registry else None
 
 
 def numbered(place: int, is_form: bool) -> Look:

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import distillers
 from benchmark.analysis import stats
 from benchmark.analysis.methods import pair_title, title_of
 from benchmark.analysis.scores import scores
@@ -102,12 +101,8 @@ def families(methods: Sequence[str]) -> list[list[str]]:
 
 def _root(method: str) -> str:
     """The method that all forms of a method are made of: `kd` of `sdd_ls_kd`."""
-    base = _base(method)
+    base = style.base_of(method)
     return method if base is None else _root(base)
-
-
-def _base(method: str) -> str | None:
-    return distillers.registry.get(method).base if method in distillers.registry else None
 
 
 def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> Figure:
@@ -146,7 +141,7 @@ def families_figure(lines: dict[str, pd.DataFrame], panels: Sequence[Sequence[st
             shown = [method for method in ("vanilla", *panels[place]) if method in lines]
             handles = []
             for number, method in enumerate(shown):
-                is_form = _base(method) is not None
+                is_form = style.base_of(method) is not None
                 look = style.look(method) if method == "vanilla" else style.numbered(number - 1, is_form)
                 handles.append(_line(axes, lines[method], look))
             labels = [_label(method, lines[method]) for method in shown]
