@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,12 +234,10 @@ def refused(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory, _tracking_store: Path) -> tuple[Path, str]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A study of four trials, confirmed by two seeds, all trained in this process."""
     folder = tmp_path_factory.mktemp("study")
     ground_in(folder, fields=SHORT)
-    (folder / "runs").mkdir()
-    shutil.copy(_tracking_store, folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SDDTerms, "seeds", 1)
         patch.setattr("studies.chance._ONE_IN_100", 0.0)  # so short a training is hardly above chance
@@ -291,7 +288,7 @@ def test_every_trial_and_its_runs_know_each_other(ended: tuple[Path, str], monke
 @pytest.mark.processes
 @pytest.mark.xdist_group("study")
 def test_a_study_goes_on_after_its_deadline_with_the_same_values(
-    ended: tuple[Path, str], tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ended: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock on which every look takes a second."""
     monkeypatch.setattr(SDDTerms, "seeds", 1)
