@@ -39,9 +39,9 @@ class Outcome(Enum):
     DOES_NOT_HOLD = "does not hold here"
     OPEN = "open"
 
-    def word(self, is_published: bool) -> str:
-        """The word for the outcome; `is_published`: whether a published gain stands beside it."""
-        return _OF_PUBLISHED[self] if is_published else self.value
+    def word(self, has_published_gain: bool) -> str:
+        """The word for the outcome; `has_published_gain`: whether one stands beside it."""
+        return _OF_PUBLISHED[self] if has_published_gain else self.value
 
 
 _OF_PUBLISHED = {Outcome.HOLDS: "reproduced", Outcome.DOES_NOT_HOLD: "not reproduced", Outcome.OPEN: "open"}
@@ -74,7 +74,12 @@ class Decision:
     @property
     def word(self) -> str:
         """The outcome in a word or two."""
-        return self.outcome.word(self.published is not None)
+        return self.outcome.word(self.has_published_gain)
+
+    @property
+    def has_published_gain(self) -> bool:
+        """Whether the published difference is a gain: a published loss is no claim that could be reproduced."""
+        return self.published is not None and self.published > 0
 
     @property
     def detectable(self) -> float | None:
@@ -151,9 +156,11 @@ def _judge(
     if adjusted_p <= LEVEL:  # the same as an interval without 0, free of rounding at its end
         above = difference.mean > 0
         return (Outcome.HOLDS, "interval above 0") if above else (Outcome.DOES_NOT_HOLD, "interval below 0")
-    if published is not None and published > 0 and interval[1] < published:
+    if published is None or published <= 0:  # a published loss is no gain that could be excluded
+        return Outcome.OPEN, "interval includes 0"
+    if interval[1] < published:
         return Outcome.DOES_NOT_HOLD, "includes 0, excludes the published gain"
-    return Outcome.OPEN, "interval includes 0" + (", and the published gain" if published is not None else "")
+    return Outcome.OPEN, "interval includes 0, and the published gain"
 
 
 def combined(decisions: Sequence[Decision]) -> Outcome:

@@ -39,11 +39,16 @@ class Gain:
 
 
 def comparisons(plan: Plan) -> Iterator[Comparison]:
-    """Yield the comparisons that a plan makes, pair by pair: SD-X against X, and X against the student alone."""
+    """Yield the comparisons that a plan makes, pair by pair: SD-X against X, and X against the student alone.
+
+    Without those of a method that cannot run on the pair.
+    """
+    refused = {(one.pair, one.method) for one in plan.refused}
     for pair in plan.pairs:
-        for method in plan.methods:
+        runnable = [method for method in plan.methods if (pair.name, method) not in refused]
+        for method in runnable:
             base = base_of(method)
-            if base is not None and base in plan.methods:
+            if base is not None and base in runnable:
                 yield Comparison(pair, method, base)
 
 
@@ -74,13 +79,16 @@ def is_whole(plan: Plan) -> bool:
 
 
 def published_gain(plan: Plan, one: Comparison) -> float | None:
-    """Gain computed from a pair's published cells, which is not always the gain that is printed."""
-    tables = plan.suite.tables_of(one.pair)
-    values = [published.lookup(tables, one.pair.name, name) for name in (one.method, one.base)]
-    # the difference between two sources is a gain of neither
-    if values[0] is None or values[1] is None or values[0].table != values[1].table:
-        return None
-    return values[0].value - values[1].value
+    """Gain computed from two published cells, which is not always the gain that is printed.
+
+    Both are of one table, the first on the plan's data set that has them: the difference between two sources is a gain
+    of neither.
+    """
+    for table in map(published.load, plan.suite.tables_of(one.pair)):
+        value, of_base = (table.value(one.pair.name, name) for name in (one.method, one.base))
+        if table.data == plan.data.name and value is not None and of_base is not None:
+            return value - of_base
+    return None
 
 
 @dataclass(frozen=True)

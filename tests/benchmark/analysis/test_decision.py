@@ -34,7 +34,10 @@ def alone(differences: Sequence[float], published: float | None = None) -> Decis
         ([-0.1, 0.0, 0.1], 0.24, "open", "interval includes 0, and the published gain"),
         ([-0.1, 0.0, 0.1], None, "open", "interval includes 0"),
         # a published loss is no gain that could be excluded
-        ([-0.1, 0.0, 0.1], -0.5, "open", "interval includes 0, and the published gain"),
+        ([-0.1, 0.0, 0.1], -0.5, "open", "interval includes 0"),
+        # nor one that could be reproduced
+        ([1.0, 1.1, 1.0], -0.5, "holds here", "interval above 0"),
+        ([-1.0, -1.1, -1.0], -0.5, "does not hold here", "interval below 0"),
         ([1.0, 1.1], 0.1, "open", "2 of at least 3 seeds"),
         ([], 0.1, "open", "no shared seed"),
         ([1.0, 1.0, 1.0], None, "open", "every seed gave the same difference: no spread to judge by"),
