@@ -210,6 +210,17 @@ class RunConfig(Frozen):
         return epoch % self.eval_every == 0 or epoch == self.recipe.epochs
 
 
+def numerics_of(method: str) -> str:
+    """What of the code decides a method's numbers, `2.3`: the versions of harness and method.
+
+    Followed by the first digits of the checksum of the plugin that the method is from. Runs of different ones are not
+    compared with each other.
+    """
+    origin = origin_of("distiller", method)
+    versions = [str(NUMERICS_VERSION), str(distillers.registry.get(method).numerics_version)]
+    return ".".join([*versions, *([] if origin is None else [origin.sha256[:12]])])
+
+
 def _digest(fields: dict[str, Any]) -> str:
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

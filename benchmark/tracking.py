@@ -45,7 +45,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from benchmark import databases, files, known_runs, process, saved_views
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, numerics_of
 from benchmark.datasets.base import DataSet
 from benchmark.errors import ServiceError, UserError
 from benchmark.saved_views import SavedView
@@ -529,6 +529,7 @@ class Tracker:
         everything = {
             "role": role,
             "signature": signature,
+            "numerics": numerics_of(config.method),
             "method": config.method,
             "student": config.student,
             "seed": str(config.repetition),

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
+import distillers
 from benchmark import results
 from benchmark.analysis import published, stats
+from benchmark.analysis.gains import is_comparable
 from benchmark.analysis.methods import base_of, pair_title, title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE, finite, rounded, spread, two_decimals
-from benchmark.analysis.published import PublishedSeries
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, finite, rounded, spread, two_decimals
 from benchmark.analysis.published.entry import Level
 from benchmark.analysis.scores import Scores, as_scores
 from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
+from benchmark.config import numerics_of
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from benchmark.tracking import Tracked
@@ -128,7 +130,7 @@ def ablations(context: Context) -> list[Block]:
     for factor, part in PARTS.items():
         mine = [one for one in found if one.factor == factor]
         if mine:
-            blocks.append(Listing(f"ablation_{factor}", table(factor, mine)))
+            blocks.append(Listing(f"ablation_{factor}", table(context, factor, mine)))
             blocks.append(Drawing(f"ablation_{factor}_figure", figure(factor, mine), _caption(part)))
         else:
             absent.append(factor)
@@ -156,9 +158,20 @@ def find_all(context: Context) -> list[Ablation]:
 
 
 def tracked_frame(tracked: Iterable[Tracked]) -> pd.DataFrame:
-    """Tabulate the student runs that saw the test set as `results.frame` does, with their parameters."""
-    runs = [run for run in tracked if run.tags.get("role") == "student" and run.params.get("tuning") != "True"]
+    """Tabulate the student runs that saw the test set as `results.frame` does, with their parameters.
+
+    Without those of another version of the method or the harness: parameters do not tell them apart, numbers do.
+    """
+    students = (run for run in tracked if run.tags.get("role") == "student" and run.params.get("tuning") != "True")
+    runs = [run for run in students if _is_of_this_version(run)]
     return results.with_parameters(results.frame(runs), runs)
+
+
+def _is_of_this_version(run: Tracked) -> bool:
+    if run.tags["method"] not in distillers.registry:  # of a plugin that is not loaded
+        return False
+    now = numerics_of(run.tags["method"])
+    return run.tags.get("numerics", now) == now
 
 
 def find(plan: Plan, frame: pd.DataFrame) -> list[Ablation]:
@@ -274,21 +287,22 @@ def level_text(level: Level) -> str:
     return level if isinstance(level, str) else f"{level:g}"
 
 
-def published_points(factor: Factor, pair: Pair) -> tuple[PublishedSeries, dict[Level, float]]:
-    """The paper's series for a part, and its points for this pair; empty when it prints none."""
+def published_points(plan: Plan, dataset: str, factor: Factor, pair: Pair) -> dict[Level, float]:
+    """The paper's points for a part of SD-KD on a pair; empty where it prints none, and where nothing is comparable."""
     series = published.ablation(PARTS[factor].series)
-    return series, dict(series.points(pair.name))
+    is_same = is_comparable(plan, dataset) and plan.data.name == series.data
+    return dict(series.points(pair.name)) if is_same else {}
 
 
-def table(factor: Factor, found: Sequence[Ablation]) -> Table:
-    """Tabulate our accuracies by level, next to the paper's for the same pair."""
+def table(context: Context, factor: Factor, found: Sequence[Ablation]) -> Table:
+    """Tabulate our accuracies by level, next to the paper's for the same pair where they are comparable."""
     part = PARTS[factor]
     series = published.ablation(part.series)
     sections = []
     few = False
     for one in found:
-        _, printed = published_points(factor, one.pair)
-        printed = printed if one.method == "sdd_kd" else {}
+        is_papers = one.method == "sdd_kd"
+        printed = published_points(context.plan, context.dataset, factor, one.pair) if is_papers else {}
         rows = []
         for level, of_level in one.levels.items():
             few |= len(of_level.values) < stats.MIN_SEEDS
@@ -314,7 +328,7 @@ def table(factor: Factor, found: Sequence[Ablation]) -> Table:
         sections.append(Section(f"{pair_title(one.pair.name)}, {title_of(one.method)}", one.setting, tuple(rows)))
     notes = [
         "last: test top-1 in percent after the last epoch, mean ± standard deviation (n - 1).",
-        f"published: {series.source}; {series.selection}.",
+        f"published: {series.source}; {series.selection}; {MISSING} for other data, a part of it, or changed settings.",
         *series.notes,
     ]
     if factor == "beta":

@@ -21,7 +21,7 @@ from benchmark.analysis.decision import (
     decide,
     interval_note,
 )
-from benchmark.analysis.gains import Gain, is_comparable
+from benchmark.analysis.gains import Gain
 from benchmark.analysis.methods import pair_title, title_of
 from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, p_text, rounded, signed, two_decimals
 from benchmark.analysis.published.entry import Level
@@ -31,7 +31,7 @@ from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from benchmark.train.teacher_store import Manifest
 from reports.base import Block, Context, Listing, Text, section
-from reports.sections.ablations import PARTS, Ablation, Factor, find_all, level_text
+from reports.sections.ablations import PARTS, Ablation, Factor, find_all, level_text, published_points
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Claim:
     def word(self) -> str:
         """The outcome in a word or two."""
         decisions = [one.decision for one in self.evidence]
-        return self.outcome.word(bool(decisions) and all(one.published is not None for one in decisions))
+        return self.outcome.word(bool(decisions) and all(one.has_published_gain for one in decisions))
 
 
 @section("Differences and claims")
@@ -228,8 +228,7 @@ def _questions(plan: Plan, one: Ablation, dataset: str) -> Iterator[tuple[str, Q
     """Yield the difference of the claimed best to every other published choice: label, question, runs."""
     best = claimed_best(one.factor, one.pair)
     series = published.ablation(PARTS[one.factor].series)
-    comparable = is_comparable(plan, dataset) and plan.data.name == series.data
-    printed = dict(series.points(one.pair.name)) if comparable else {}
+    printed = published_points(plan, dataset, one.factor, one.pair)
     rivals: list[Level] = ["consistent", "complementary"] if one.factor == "terms" else list(series.levels)
     for rival in rivals:
         if rival == best:

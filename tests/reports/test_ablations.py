@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,9 @@ import pytest
 
 from benchmark import run
 from benchmark.commands import train
+from benchmark.config import numerics_of
+from benchmark.plan import suite
+from benchmark.plan.resolve import make_plan
 from benchmark.tracking import Tracked, flat
 from reports.sections.ablations import PARTS, Factor, ablations, find, missing, tracked_frame
 from tests.reports.frames import PAIR, check_drawn, commands, context, drawings, plan, rows, runs, tables, words
@@ -17,9 +21,10 @@ from tests.reports.frames import PAIR, check_drawn, commands, context, drawings,
 SDD: dict[str, Any] = {"sdd.beta": 2.0, "sdd.consistent": 1.0, "sdd.scales": [1, 2, 4], "kd.temperature": 4.0}
 
 
-def varied(value: float, num: int = 3, **changes: Any) -> list[Tracked]:
+def varied(value: float, num: int = 3, pair: str = PAIR, **changes: Any) -> list[Tracked]:
     params = {**SDD, **{f"sdd.{key}": one for key, one in changes.items()}}
-    return runs("sdd_kd", [value + 0.1 * n for n in range(num)], params=params, name=f"sdd{sorted(changes.items())}")
+    lasts = [value + 0.1 * n for n in range(num)]
+    return runs("sdd_kd", lasts, pair=pair, params=params, name=f"sdd{pair}{sorted(changes.items())}")
 
 
 def everything(num: int = 3) -> list[Tracked]:
@@ -70,6 +75,27 @@ def test_tables_have_the_frames_values_and_the_papers() -> None:
     scales = {row["level"]: row["published"] for row in rows(tables(blocks)["ablation_scales"])}
     assert scales == {"{1}": 74.07, "{1, 2}": 75.1, "{1, 4}": 75.84, "{1, 2, 4}": 76.3}
     assert not words(blocks)
+
+
+def test_points_of_other_images_stand_beside_nothing() -> None:
+    """Pairs of Tables 6 to 8 are also pairs of the suite cub, and a small profile has other images too."""
+    of_cub = make_plan(suite.load("cub"), pairs=[PAIR], methods=["kd", "sdd_kd"])
+    for made, dataset in ((of_cub, "cub200"), (plan(profile="smoke"), "cifar100[500 images]")):
+        small = {"data.num_train": made.data.num_train, "data.num_test": made.data.num_test}
+        tracked = [replace(run, params={**run.params, **{key: str(value) for key, value in small.items()}})
+                   for run in everything()]  # fmt: skip
+        blocks = ablations(replace(context(made=made, others=tracked), dataset=dataset))
+        assert len(tables(blocks)) == 3
+        assert {row["published"] for table in tables(blocks).values() for row in rows(table)} == {None}
+
+
+def test_runs_of_another_version_of_the_method_are_not_mixed_in() -> None:
+    now = numerics_of("sdd_kd")
+    same = [replace(run, tags={**run.tags, "numerics": now}) for run in varied(75.0, beta=4.0)]
+    older = [replace(run, tags={**run.tags, "numerics": f"{now}0"}) for run in varied(70.0, beta=8.0)]
+    assert list(levels([*varied(76.0), *same, *older])["beta"]) == [2.0, 4.0]
+    foreign = [replace(run, tags={**run.tags, "method": "sdd_mine"}) for run in varied(70.0, beta=8.0)]
+    assert list(levels([*varied(76.0), *same, *foreign])["beta"]) == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("num", [0, 1, 2, 3])
