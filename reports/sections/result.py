@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -131,15 +130,17 @@ def outcomes(gains: Sequence[Gain], claims: Sequence[Claim]) -> Table:
         (
             _statement(mine[0]),
             [(one.decision.outcome, one.decision.word) for one in mine],
-            stats.mean_std([one.decision.difference.mean for one in mine if one.decision.difference])[0],
-            _mean([one.decision.published for one in mine]),
+            *_means([one.decision for one in mine]),
             tuple(run_id for one in mine for run_id in one.run_ids),
         )
         for mine in by_label.values()
     ]
     # the paper's own claims first
     lines.sort(key=lambda line: not line[0].startswith("SD-"))
-    for text, same in groupby(claims, key=lambda claim: claim.text):
+    by_text: dict[str, list[Claim]] = {}
+    for claim in claims:
+        by_text.setdefault(claim.text, []).append(claim)
+    for text, same in by_text.items():
         lines.append((text, [(claim.outcome, claim.word) for claim in same], None, None, ()))
     rows = []
     for text, found, mean, published, run_ids in lines:
@@ -166,7 +167,8 @@ def outcomes(gains: Sequence[Gain], claims: Sequence[Claim]) -> Table:
     columns = [Column("Claim", "left"), Column("outcome", "left"), Column("mean gain"), Column("published")]
     if not has_published:
         columns, rows = columns[:3], [Row(row.cells[:3], row.fields) for row in rows]
-    over = "" if len(pairs) == 1 else f" Counted over {len(pairs)} pairs, gains averaged over them."
+    of_which = "those with a published gain, where there are any" if has_published else "them"
+    over = "" if len(pairs) == 1 else f" Counted over {len(pairs)} pairs, gains averaged over {of_which}."
     return Table.of_rows("Claims", f"By the rule.{over}", columns, rows, (IN_SHORT,))
 
 
@@ -176,9 +178,14 @@ def _statement(gain: Gain) -> str:
     return f"{title_of(gain.comparison.method)} is better than {over}"
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return stats.mean_std(known)[0] if known else None
+def _means(decisions: Sequence[Decision]) -> tuple[float | None, float | None]:
+    """The mean of the measured gains, and that of the published ones on the same pairs where any is published."""
+    measured = [(one.difference.mean, one.published) for one in decisions if one.difference is not None]
+    with_published = [(mean, published) for mean, published in measured if published is not None]
+    if not with_published:
+        return stats.mean_std([mean for mean, _ in measured])[0], None
+    means, published = zip(*with_published, strict=True)
+    return stats.mean_std(means)[0], stats.mean_std(published)[0]
 
 
 def next_step(context: Context) -> list[Block]:
@@ -190,19 +197,22 @@ def next_step(context: Context) -> list[Block]:
     if not open_ones:
         return [Text("Every planned run is finished, and every difference is decided.")]
     total, num_open = len(context.gains), len(open_ones)
+    verb = "is" if num_open == 1 else "are"
     if context.plan.seeds < stats.MIN_SEEDS:
         text = (
-            f"{num_open} of {total} differences are open: none is decided below {stats.MIN_SEEDS} seeds. This adds"
+            f"{num_open} of {total} differences {verb} open: none is decided below {stats.MIN_SEEDS} seeds. This adds"
             " them:"
         )
         return [Command(text, _with_seeds(context, open_ones, stats.MIN_SEEDS))]
     needed = sorted(one.decision.seeds for one in open_ones if one.decision.seeds is not None)
     if not needed:
-        return [Text(f"{num_open} of {total} differences are open, and more than {MAX_SEEDS} seeds would be needed.")]
+        beyond = f"more than {MAX_SEEDS} seeds would be needed"
+        reasons = dict.fromkeys(one.decision.because if one.decision.interval is None else beyond for one in open_ones)
+        return [Text(f"{num_open} of {total} differences {verb} open: {'; '.join(reasons)}.")]
     num_seeds = needed[len(needed) // 2]
     closed = [one for one in open_ones if one.decision.seeds is not None and one.decision.seeds <= num_seeds]
     text = (
-        f"{num_open} of {total} differences {'is' if num_open == 1 else 'are'} open. If the measured differences and"
+        f"{num_open} of {total} differences {verb} open. If the measured differences and"
         f" spreads are the true ones, {num_seeds} seeds decide {_named(closed)} in 8 of 10 repeats. This adds them;"
         " finished runs are not trained again:"
     )

@@ -26,6 +26,7 @@ from tests.reports.frames import (
     tables,
     words,
 )
+from tests.reports.test_ablations import varied
 
 ALONE, KD = [71.0, 71.5, 71.2], [74.0, 74.9, 74.1]
 #: better and worse than KD by the seed
@@ -72,6 +73,27 @@ def test_the_claims_and_the_figure_are_of_the_same_decisions() -> None:
     assert labels == ["KD − student", "SD-KD − KD"]
 
 
+def test_mean_gains_are_over_the_pairs_that_have_a_published_one() -> None:
+    alike = "resnet32x4:resnet8x4"  # no table prints both KD and SD-KD of it
+    tracked = [*runs("kd", KD), *runs("sdd_kd", [76.0, 76.8, 76.2])]
+    tracked += [*runs("kd", KD, pair=alike), *runs("sdd_kd", [80.0, 80.8, 80.2], pair=alike)]
+    made = context(tracked, plan(methods=("kd", "sdd_kd"), pairs=[PAIR, alike]))
+    table = tables(result(made))["outcomes"]
+    assert shown(table)["SD-KD is better than KD"]["mean gain"] == "+2.00"
+    assert shown(table)["SD-KD is better than KD"]["published"] == "+2.23"
+    assert "averaged over those with a published gain" in table.subtitle
+
+
+def test_a_claim_about_a_part_stands_in_one_row() -> None:
+    pairs = [PAIR, "vgg13:vgg8", "wrn_40_2:shufflenet_v1"]  # unlike, like, unlike
+    others = [one for pair in pairs for part in ([1, 2], [1, 2, 4]) for one in varied(76.0, pair=pair, scales=part)]
+    made = context([*runs("kd", KD), *runs("sdd_kd", [76.0, 76.8, 76.2])], plan(pairs=pairs), others)
+    claims = [row["claim"] for row in rows(tables(result(made))["outcomes"])]
+    assert len(claims) == len(set(claims))
+    found = shown(tables(result(made))["outcomes"])
+    assert found["scales {1, 2, 4} are the best for unlike networks"]["outcome"] == "2 open"
+
+
 def test_many_pairs_are_a_table() -> None:
     names = [PAIR, "wrn_40_2:shufflenet_v1", "resnet50:vgg8"]
     lasts = {"kd": KD, "sdd_kd": [76.0, 76.8, 76.2]}
@@ -110,3 +132,10 @@ def test_what_is_missing_comes_before_more_seeds() -> None:
     assert "--seeds 3" in commands(next_step(few))
     same = finished([*runs("kd", KD), *runs("sdd_kd", KD)], methods=("kd", "sdd_kd"), seeds=3)
     assert not commands(next_step(same)), "no number of seeds can be told without a spread"
+    why = "1 of 1 differences is open: every seed gave the same difference: no spread to judge by."
+    assert words(next_step(same)) == why
+    alike = "resnet32x4:resnet8x4"  # without a published gain that could be excluded
+    lasts = {"kd": KD, "sdd_kd": [KD[0] + 1, KD[1] + 0.001, KD[2] - 1]}
+    tracked = [one for method, values in lasts.items() for one in runs(method, values, pair=alike)]
+    close = finished(tracked, methods=("kd", "sdd_kd"), pairs=[alike], seeds=3)
+    assert words(next_step(close)) == "1 of 1 differences is open: more than 100 seeds would be needed."
