@@ -243,8 +243,8 @@ class Execution:
         if isinstance(event, Note):
             self.view.say(f"{job.name}: {event.text}")
         elif isinstance(event, Started):
-            for lane in job.lanes:
-                self._delivery.put(partial(self._record.started, self._runs.taken[lane.signature], job, event))
+            for entry in self._unfinished(job):  # a cohort that goes on after its worker died has lanes that ended
+                self._delivery.put(partial(self._record.started, entry, job, event))
         elif isinstance(event, EpochDone):
             for signature, row in event.rows.items():
                 entry = self._runs.taken[signature]

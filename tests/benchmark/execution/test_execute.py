@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from benchmark.plan.resolve import Plan, PlannedRun, make_plan
 from benchmark.tracking import Tracked, Tracker
 from benchmark.train import checkpoint, pace, teacher_store
 from benchmark.train.lane import create_network, weights_of
-from benchmark.train.messages import CohortJob, Event
+from benchmark.train.messages import CohortJob, EngineEvent, Event, LaneFinished, Started
 
 SMALL: dict[str, Any] = {
     "title": "small",
@@ -214,6 +214,33 @@ def test_a_run_that_several_ask_for_fails_for_all(
     assert states(survey) == ["failed", "failed"]
     assert survey.entries[1].reason.startswith("the loss was not finite at epoch 1")
     assert len(HandInHand.trained) == 1
+
+
+class DiesAfterALane(HandInHand):
+    """The engine whose worker dies once a lane has ended: the cohort starts again for the rest, as Ray's does."""
+
+    def events(self) -> Iterator[tuple[CohortJob, EngineEvent]]:
+        started: Started | None = None
+        for job, event in super().events():
+            yield job, event
+            if isinstance(event, Started):
+                started = event
+            elif isinstance(event, LaneFinished) and started is not None:
+                yield job, started
+                started = None
+
+
+def test_a_run_that_ended_stays_ended_when_its_cohort_starts_again(
+    tmp_path: Path, digits: DataSet, hand_in_hand: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(engines.registry._entries, "local", DiesAfterALane)
+    monkeypatch.setitem(SMALL, "recipe", {"epochs": 1, "batch_size": 32})
+    study = Study(tmp_path, digits)
+    survey = study.survey({0: 2, 1: 8})
+    study.train(survey)
+    assert states(survey) == ["finished", "finished"]
+    assert len(HandInHand.trained) == 1
+    assert [study.tracked(entry.run_id).status for entry in survey.entries] == ["FINISHED", "FINISHED"]
 
 
 def plan_of(folder: Path) -> Plan:
