@@ -267,7 +267,7 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
         "gain": rounded(gain.mean) if gain else None,
         "gain_low": rounded(low),
         "gain_high": rounded(high),
-        "gain_confidence": rounded(decision.confidence) if decision else None,
+        "gain_confidence": decision.confidence if decision else None,
         "gain_outcome": decision.word if decision else None,
         "gain_num_seeds": gain.num_seeds if gain else 0,
         "gain_correlation": rounded(gain.correlation) if gain else None,

@@ -46,8 +46,9 @@ def bracketed(interval: stats.Interval | None) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share as a percentage, to a tenth where it is not whole."""
-    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+    """Write a share as a percentage, to a tenth where it is not whole; finer where it would come out as 100%."""
+    decimals = max(1, math.ceil(-math.log10(100 * (1 - share)))) if share < 1 else 1
+    return f"{100 * share:.{decimals}f}".removesuffix(".0") + "%"
 
 
 def p_text(p: float | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from benchmark.analysis import stats
 from benchmark.analysis.methods import title_of
 from benchmark.analysis.numbers import signed, two_decimals
-from benchmark.analysis.table import Section, Table, Value
+from benchmark.analysis.table import FEW_SEEDS, Section, Table, Value
 
 #: pairs that one line can name
 _MAX_PAIRS = 4
@@ -16,7 +17,7 @@ _MAX_PAIRS = 4
 def result_of(table: Table) -> str:
     """Put the result in one line: on each pair, the method with the highest mean after the last epoch.
 
-    Empty while fewer than two methods of every pair have a result.
+    Of the methods with all their seeds, as in reports; empty while every pair has fewer than two of them.
     """
     best = {section.title: fields for section in table.sections if (fields := _highest(section)) is not None}
     if not best:
@@ -33,7 +34,8 @@ def result_of(table: Table) -> str:
 
 def _highest(section: Section) -> Mapping[str, Value] | None:
     rows = [row.fields for row in section.rows if row.fields.get("last_mean") is not None]
-    return max(rows, key=lambda fields: _number(fields, "last_mean") or 0.0) if len(rows) > 1 else None
+    complete = [fields for fields in rows if fields["num_finished"] == fields["num_planned"]]
+    return max(complete, key=lambda fields: _number(fields, "last_mean") or 0.0) if len(complete) > 1 else None
 
 
 def _number(fields: Mapping[str, Value], name: str) -> float | None:
@@ -46,6 +48,7 @@ def _described(fields: Mapping[str, Value]) -> str:
     std, gain = _number(fields, "last_std"), _number(fields, "gain")
     text = f"{title_of(str(fields['method']))} {two_decimals(_number(fields, 'last_mean'))}"
     text += "" if std is None else f" ± {two_decimals(std)}"
+    text += f" {FEW_SEEDS}" if (_number(fields, "num_finished") or 0) < stats.MIN_SEEDS else ""
     if gain is None:
         return text
     low, high = _number(fields, "gain_low"), _number(fields, "gain_high")

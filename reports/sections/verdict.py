@@ -158,7 +158,7 @@ def _difference_row(gain: Gain, has_published: bool) -> Row:
         std=rounded(difference.std if difference else None),
         low=rounded(low),
         high=rounded(high),
-        confidence=rounded(decision.confidence),
+        confidence=decision.confidence,
         published=rounded(decision.published),
         p=decision.p,
         p_adjusted=decision.adjusted_p,

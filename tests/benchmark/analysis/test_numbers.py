@@ -26,7 +26,15 @@ def test_a_spread_has_a_standard_deviation_from_two_values_and_a_mark_below_thre
 
 
 def test_a_percentage_has_a_tenth_only_where_it_needs_one() -> None:
-    assert [numbers.percent(share) for share in (0.95, 0.975, 0.99375)] == ["95%", "97.5%", "99.4%"]
+    assert [numbers.percent(share) for share in (0.95, 0.975, 0.99375, 1)] == ["95%", "97.5%", "99.4%", "100%"]
+
+
+@pytest.mark.parametrize("tested", [101, 300, 2000, 10_000])
+def test_a_confidence_is_never_100_percent(tested: int) -> None:
+    """One difference decided of very many that were tested."""
+    text = numbers.percent(1 - 0.05 / tested)
+    assert text.startswith("99.9")
+    assert float(text.removesuffix("%")) == pytest.approx(100 - 5 / tested, abs=2.5 / tested)
 
 
 @pytest.mark.parametrize(("p", "text"), [(None, MISSING), (0.0004, "< 0.001"), (0.0495, "0.050"), (1.0, "1.000")])
