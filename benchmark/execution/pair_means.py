@@ -79,13 +79,17 @@ def name_of(plan: Plan, method: str) -> str:
 
 
 def _with_settings_of(variant: Variant, children: Sequence[Tracked]) -> list[Tracked]:
-    """The finished runs that differ from the variant in nothing but the seed, each seed once."""
-    found: dict[str, Tracked] = {}
-    for run in children:
+    """The finished runs that differ from the variant in nothing but the seed, each seed once.
+
+    Of several teachers, as two runs folders on one server may train them, the one with the most seeds; the earliest of
+    equals.
+    """
+    by_teacher: defaultdict[str | None, dict[str, Tracked]] = defaultdict(dict)
+    for run in sorted(children, key=lambda run: run.start_time):
         if not run.tags.get("seed", "").isdigit():  # of another origin
             continue
+        teacher = run.tags.get("teacher_checksum")
         config = variant.config.model_copy(update={"repetition": int(run.tags["seed"])})
-        is_same = run.signature == config.signature(variant.data_digest, run.tags.get("teacher_checksum"))
-        if is_same and _METRIC in run.metrics:
-            found.setdefault(run.signature, run)
-    return list(found.values())
+        if run.signature == config.signature(variant.data_digest, teacher) and _METRIC in run.metrics:
+            by_teacher[teacher].setdefault(run.signature, run)
+    return [*max(by_teacher.values(), key=len, default={}).values()]

@@ -116,6 +116,24 @@ def test_a_run_that_another_command_finished_counts(commands: Commands, digits: 
     assert commands.shown()["n/kd"] == 1
 
 
+def test_means_are_over_one_teacher(commands: Commands, digits: DataSet) -> None:
+    """Two runs folders on one server train a teacher each: three seeds are not six of one spread."""
+    entry = commands.run("kd", seeds=1).entries[0]
+    other, tracker = "d" * 64, commands.tracker
+    lasts = {2: 20.0, 3: 30.0}
+    for seed, last in lasts.items():
+        config = entry.config.model_copy(update={"repetition": seed})
+        run_id = tracker.start(
+            tracker.experiment("small", {}), config, config.signature(digits.digest, other), digits, role="student",
+            name=f"kd seed {seed}", parent=entry.parent_id, tags={"teacher": "resnet8", "teacher_checksum": other},
+        )  # fmt: skip
+        tracker.summarise(run_id, {"final/last": last})
+        tracker.end(run_id, "FINISHED")
+    two = commands.run("kd", seeds=2)
+    # two of each: those that were there first
+    assert commands.shown() == pair_means.figures("kd", accuracies(two, "kd"))
+
+
 def test_pairs_that_were_deleted_are_left_alone(commands: Commands) -> None:
     survey = commands.run("kd", seeds=1)
     commands.tracker.client.delete_run(str(survey.entries[0].parent_id))
