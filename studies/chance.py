@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
-#: standard errors above chance that one guess in a hundred passes
-_ONE_IN_100 = 2.33
+#: share of guesses that pass the level
+_PASSED = 0.01
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,17 @@ class Chance:
         """Expected accuracy, percent."""
         return 100 / self.num_classes
 
-    @property
-    def level(self) -> float:
-        """Accuracy that only one guess in a hundred passes on so many images, percent."""
+    def level(self, num_guesses: int = 1) -> float:
+        """Accuracy that the best of so many guesses passes once in a hundred times, percent; by the normal law."""
         share = 1 / self.num_classes
-        return self.percent + _ONE_IN_100 * 100 * math.sqrt(share * (1 - share) / max(1, self.num_images))
+        errors = NormalDist().inv_cdf((1 - _PASSED) ** (1 / max(1, num_guesses)))
+        return self.percent + errors * 100 * math.sqrt(share * (1 - share) / max(1, self.num_images))
 
-    def covers(self, value: float) -> bool:
-        """Whether an accuracy in percent cannot be told from guessing."""
-        return value <= self.level
+    def covers(self, value: float, num_guesses: int = 1) -> bool:
+        """Whether an accuracy in percent, the best of so many, cannot be told from guessing."""
+        return value <= self.level(num_guesses)
 
-    @property
-    def words(self) -> str:
+    def words(self, num_guesses: int = 1) -> str:
         """Chance and its level, for a sentence."""
-        return f"{self.percent:.2f}%, on {self.num_images:,} images up to {self.level:.2f}%"
+        best = "" if num_guesses <= 1 else f" the best of {num_guesses}"
+        return f"{self.percent:.2f}%, on {self.num_images:,} images{best} up to {self.level(num_guesses):.2f}%"

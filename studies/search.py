@@ -277,9 +277,14 @@ class Search:
 
     @property
     def is_at_chance(self) -> bool:
-        """Whether trials are complete and none of them can be told from guessing."""
+        """Whether trials are complete and the best cannot be told from the best of as many guesses."""
         best, chance = self.best(), self.chance
-        return best is not None and chance is not None and chance.covers(best.value or 0.0)
+        return best is not None and chance is not None and chance.covers(best.value or 0.0, self.num_complete)
+
+    @property
+    def num_complete(self) -> int:
+        """Number of trials that have a value."""
+        return sum(trial.state == TrialState.COMPLETE for trial in self.trials())
 
     @property
     def chance(self) -> Chance | None:

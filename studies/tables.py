@@ -34,9 +34,10 @@ def remarks(search: Search) -> list[str]:
         seeds = f"{plain.num_seeds} seed{'s' if plain.num_seeds > 1 else ''}"
         found.append(f"{plain.title} trained and measured as the trials are: {value} ({seeds}).")
     if search.is_at_chance and search.chance is not None and not search.num_left():
+        level = search.chance.words(search.num_complete)
         found.append(
-            f"No winner: no trial is above chance ({search.chance.words} may be guessing), so there is nothing to"
-            " confirm. Train for longer or on more images."
+            f"No winner: no trial is above chance ({level} may be guessing), so there is nothing to confirm. Train for"
+            " longer or on more images."
         )
     if search.best() is not None and (reason := drawing.why_no_importance(search.study)) is not None:
         found.append(f"Importance of the parameters is not computed: {reason}.")

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -70,10 +71,13 @@ def test_trials_at_chance_level_have_no_winner(tmp_path: Path) -> None:
     assert search.winner() == Choice("sdd_kd", {"sdd.beta": 0})  # on how many images is not known yet
     search.remember(Chance(num_classes=10, num_images=100))
     assert search.chance is not None
-    assert (search.chance.percent, round(search.chance.level, 2)) == (10.0, 16.99)
+    assert (search.chance.percent, round(search.chance.level(), 2)) == (10.0, 16.98)
     assert search.is_at_chance
     assert search.winner() is None
-    assert any(line.startswith("No winner: no trial is above chance (10.00%, on 100") for line in remarks(search))
+    assert any(
+        line.startswith("No winner: no trial is above chance (10.00%, on 100 images the best of 9")
+        for line in remarks(search)
+    )
     assert not any(cell.bold for row in leaderboard(search).sections[0].rows for cell in row.cells)
     search.remember(Chance(num_classes=10, num_images=10_000))
     assert not search.is_at_chance
@@ -81,6 +85,13 @@ def test_trials_at_chance_level_have_no_winner(tmp_path: Path) -> None:
     search.remember(Reference("kd", "KD", 11.5, None, 1))
     search.close()
     assert opened(tmp_path).reference == Reference("kd", "KD", 11.5, None, 1)
+
+
+def test_the_best_of_many_guesses_is_above_chance_once_in_a_hundred_times() -> None:
+    chance = Chance(num_classes=10, num_images=1000)
+    guessed = np.random.default_rng(0).binomial(1000, 0.1, size=(4000, 40)).max(axis=1) / 10
+    for level, low, high in ((chance.level(40), 0.003, 0.03), (chance.level(), 0.25, 0.4)):
+        assert low < np.mean(guessed > level) < high
 
 
 def opened(folder: Path, study: Study | None = None, **options: Any) -> Search:

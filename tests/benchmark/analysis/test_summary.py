@@ -12,9 +12,7 @@ from tests.benchmark.analysis.test_table import plan, runs
 PAIRS = ("resnet32x4:resnet8x4", "resnet32x4:shufflenet_v1")
 
 
-def tabulated(
-    values: dict[tuple[str, str], list[float]], pairs: tuple[str, ...] = PAIRS[:1], seeds: int = 3
-) -> Table:
+def tabulated(values: dict[tuple[str, str], list[float]], pairs: tuple[str, ...] = PAIRS[:1], seeds: int = 3) -> Table:
     made = plan(("vanilla", "kd", "sdd_kd"), pairs=pairs, seeds=seeds)
     rows = [one for (student, method), last in values.items() for one in runs(method, last, student=student)]
     return comparison(made, pd.DataFrame(rows, columns=list(RUN_COLUMNS)), {})
