@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from benchmark.errors import UserError, among
 from benchmark.tracking import Tracked, flat
 from reports.base import Context, Listing, Text
 from reports.build import Report, checkout, linker, newest
-from reports.document import Link, Part
+from reports.document import Part
 from reports.gather import readable
 
 #: (teacher, student, method); the teacher is "" where there is none
@@ -29,15 +29,23 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: its name, its results by key, and the links to its runs."""
+    """One side of a comparison: its name, its results by key, and the tracked runs that they are of."""
 
     name: str
     about: str
     #: finished runs: one row per repetition
     runs: Mapping[Key, pd.DataFrame]
-    link: Link
-    timestamp: int
+    tracked: Sequence[Tracked]
     problems: tuple[str, ...]
+
+    @property
+    def teachers(self) -> dict[str, set[str]]:
+        """Checksums of the weights of every teacher that the runs have, by the teacher's name."""
+        found: dict[str, set[str]] = {}
+        for (teacher, *_), runs in self.runs.items():
+            if teacher:
+                found.setdefault(teacher, set()).update(runs["teacher_checksum"].dropna())
+        return found
 
 
 def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Context]) -> Report:
@@ -47,20 +55,17 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         UserError: when a name is neither a suite nor a commit that has runs.
     """
     if _is_suite(a) and _is_suite(b):
-        contexts = [context_of(name) for name in (a, b)]
-        sides = [_suite_side(context) for context in contexts]
-        paired = contexts[0].data_digest == contexts[1].data_digest != ""
+        context, other = context_of(a), context_of(b)
+        sides = [_suite_side(one) for one in (context, other)]
+        paired = context.data_digest == other.data_digest != ""
         title = f"{sides[0].name} and {sides[1].name}"
     else:
         context = context_of(suite_name)
         sides = [_commit_side(context, name) for name in (a, b)]
         paired = True
         title = f"{context.plan.name}: commits {sides[0].name} and {sides[1].name}"
+    tracked = [run for side in sides for run in side.tracked]
     table = _table(sides[0], sides[1], paired)
-
-    def link(run_ids: tuple[str, ...]) -> str | None:
-        return sides[0].link(run_ids) or sides[1].link(run_ids)
-
     text = Text(f"A is {sides[0].about}. B is {sides[1].about}.")
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", f"compare-{sides[0].name}-{sides[1].name}")
     return Report(
@@ -72,8 +77,8 @@ def compared(a: str, b: str, suite_name: str, context_of: Callable[[str], Contex
         parts=(Part("compare", "Side by side", [text, Listing("compare", table)]),),
         for_papers=(),
         empty=(),
-        link=link,
-        timestamp=max(side.timestamp for side in sides),
+        link=linker(replace(context, tracked=tracked)),
+        timestamp=newest(tracked),
         problems=tuple(dict.fromkeys(problem for side in sides for problem in side.problems)),
         faults=(),
     )
@@ -86,7 +91,7 @@ def _is_suite(name: str) -> bool:
 def _suite_side(context: Context) -> Side:
     frame = context.frame
     about = f"suite {context.plan.name} on {context.dataset}, {len(frame)} runs"
-    return Side(context.plan.slug, about, _by_key(frame), linker(context), newest(context.tracked), context.problems)
+    return Side(context.plan.slug, about, _by_key(frame), context.tracked, context.problems)
 
 
 def _commit_side(context: Context, commit: str) -> Side:
@@ -101,12 +106,13 @@ def _commit_side(context: Context, commit: str) -> Side:
             known = sorted(
                 tracker.values("git_commit", query=f"tags.data_digest = '{context.data_digest}' and {of_suite}")
             )
-    fits = [full for full in known if full.startswith(commit)]
+    fits = [full for full in known if full.startswith(commit)] if len(commit) >= 4 else []
+    if len(fits) > 1:
+        raise UserError(f"--compare {commit}: {len(fits)} commits begin so: {', '.join(full[:12] for full in fits)}")
     mine: list[Tracked] = []
-    if tracker is not None and len(commit) >= 4:
+    if tracker is not None and fits:
         with tracker.named_errors():
-            queries = [f"{of_suite} and tags.git_commit = '{full}'" for full in fits]
-            found = [run for query in queries for run in tracker.runs_on(context.data_digest, query)]
+            found = tracker.runs_on(context.data_digest, f"{of_suite} and tags.git_commit = '{fits[0]}'")
         mine = [run for run in readable(found, []) if "study" not in run.tags]
     if not mine:
         raise UserError(
@@ -124,9 +130,23 @@ def _commit_side(context: Context, commit: str) -> Side:
         for run in mine
         if run.status == "FINISHED" and _agrees(run, settings.get((_key(run), int(run.tags["seed"]))))
     ]
-    frame = pd.DataFrame(rows, columns=["teacher", "student", "method", "repetition", "status", "run_id", "last"])
+    frame = _under_one_teacher(pd.DataFrame(rows, columns=_COLUMNS))
     about = f"commit {fits[0][:12]}, {len(frame)} runs of {context.plan.name}"
-    return Side(fits[0][:12], about, _by_key(frame), linker(replace(context, tracked=mine)), newest(mine), ())
+    return Side(fits[0][:12], about, _by_key(frame), mine, ())
+
+
+_COLUMNS = ["teacher", "student", "method", "repetition", "status", "run_id", "last", "teacher_checksum"]
+
+
+def _under_one_teacher(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs under the weights of each teacher that most of them have, and those without a teacher."""
+    most = {
+        teacher: runs["teacher_checksum"].value_counts().index[0]
+        for teacher, runs in frame.groupby("teacher")
+        if runs["teacher_checksum"].notna().any()
+    }
+    wanted = frame["teacher"].map(most)
+    return frame[wanted.isna() | (frame["teacher_checksum"] == wanted)]
 
 
 def _key(run: Tracked) -> Key:
@@ -140,7 +160,8 @@ def _agrees(run: Tracked, settings: Mapping[str, object] | None) -> bool:
 
 
 def _row(run: Tracked) -> tuple[object, ...]:
-    return *_key(run), int(run.tags["seed"]), run.status, run.run_id, run.metrics.get("final/last", math.nan)
+    last, checksum = run.metrics.get("final/last", math.nan), run.tags.get("teacher_checksum")
+    return *_key(run), int(run.tags["seed"]), run.status, run.run_id, last, checksum
 
 
 def _by_key(frame: pd.DataFrame) -> dict[Key, pd.DataFrame]:
@@ -175,11 +196,16 @@ def _table(a: Side, b: Side, paired: bool) -> Table:
         else "of means, on different images: without an interval."
     )
     header = f"B − A [{confidence_text(made)}]" if paired else "B − A"
+    others = [name for name, weights in a.teachers.items() if name in b.teachers and weights != b.teachers[name]]
     columns = (Column("Method", "left"), Column("A"), Column("n"), Column("B"), Column("n"), Column(header))
     notes = (
         f"A: {a.about}. B: {b.about}.",
         "Mean ± standard deviation of the accuracy after the last epoch.",
         f"Difference: {how}",
+        *(
+            f"A and B were taught by different weights of {name}: differences are also the teachers'."
+            for name in others
+        ),
         f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} shared seeds. {MISSING} no finished run.",
     )
     return Table("Side by side.", "Top-1 accuracy on the test set in percent.", columns, sections, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -54,6 +55,40 @@ def test_two_commits(tmp_path: Path) -> None:
     text = pdf_text.text(path.read_bytes())
     assert "50.00 ± 0.00" in text
     assert f"commit {OLD[:12]}, 3 runs of digits" in text
+
+
+def test_commits_that_begin_alike_are_not_pooled(tmp_path: Path) -> None:
+    plan = plan_of("digits")
+    runs = [*synthetic.tracked(plan, commit="abcd" + "1" * 36), *synthetic.tracked(plan, commit="abcd" + "2" * 36)]
+    with pytest.raises(UserError, match="--compare abcd: 2 commits begin so: abcd11111111, abcd22222222"):
+        compared("abcd", "abcd1", "digits", lambda name: context_of(name, runs, tmp_path))
+
+
+def test_teachers_that_differ_are_told_and_never_pooled(tmp_path: Path) -> None:
+    plan = plan_of("digits")
+    kd = [run for run in synthetic.tracked(plan, commit=OLD) if run.tags["method"] == "kd"]
+    anew = [replace(run, tags={**run.tags, "teacher_checksum": "d" * 64}) for run in kd[:2]]
+    runs = [*synthetic.tracked(plan, commit=NEW), *anew, kd[2]]  # the third seed had another teacher
+    report = compared(OLD[:7], NEW[:7], "digits", lambda name: context_of(name, runs, tmp_path))
+    rows = {row.fields["method"]: row for section in table_of(report).sections for row in section.rows}
+    assert rows["kd"].fields["n_a"] == 2
+    (note,) = [note for note in table_of(report).notes if "different weights" in note]
+    assert note.startswith("A and B were taught by different weights of resnet8x2")
+    same = compared(NEW[:7], NEW[:7], "digits", lambda name: context_of(name, runs, tmp_path))
+    assert not [note for note in table_of(same).notes if "different weights" in note]
+
+
+def test_a_difference_links_to_the_runs_of_both_sides(tmp_path: Path) -> None:
+    plan = plan_of("digits")
+    runs = [*synthetic.tracked(plan, commit=NEW), *synthetic.tracked(plan, metrics={"final/last": 50.0}, commit=OLD)]
+    runs = [replace(run, run_id=f"{run.run_id}{run.tags['git_commit'][0]}") for run in runs]
+    report = compared(
+        OLD[:7], NEW[:7], "digits", lambda name: replace(context_of(name, runs, tmp_path), server="http://here")
+    )
+    (row,) = [row for section in table_of(report).sections for row in section.rows if row.fields["method"] == "kd"]
+    address = report.link(row.cells[-1].run_ids)
+    assert address is not None
+    assert sum(run_id in address for run_id in row.cells[-1].run_ids) == 6
 
 
 def test_two_suites(tmp_path: Path) -> None:
