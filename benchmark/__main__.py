@@ -36,7 +36,8 @@ def parser() -> command_line.Parser:
         nargs="?",
         const="all",
         metavar="TEACHER",
-        help="store a teacher's outputs for every view of the training set (default: of all stored teachers)",
+        help="store a teacher's outputs for every view of the training set: its model, or the beginning of its"
+        " checksum (default: of all stored teachers)",
     )
     command_line.add_cache_limit(making)
     making.add_argument("--device", default="auto", help="device that runs the teacher of --cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from rich.console import Console
@@ -16,6 +17,7 @@ from benchmark.plan.resolve import data_config, parse_assignments
 from benchmark.train import teacher_store
 from benchmark.train.heads import STORED_SCALES, Request
 from benchmark.train.teacher import STORED_VIEW, BatchTeacher
+from benchmark.train.teacher_store import Manifest
 from benchmark.train.view_cache import open_caches
 
 
@@ -43,21 +45,16 @@ def _fill_view_caches(chosen: str, options: Options, data: datasets.DataSet, con
     Raises:
         UserError: when no such teacher is stored, or its cache does not fit.
     """
-    everything = teacher_store.manifests(options.teachers)
-    stored = {
-        manifest.model: (folder, manifest) for folder, manifest in everything if manifest.data_digest == data.digest
-    }
-    if chosen != "all" and chosen not in stored:
-        raise UserError(f"--cache {chosen}: no such teacher of {data.name} is stored{among(chosen, stored)}")
+    stored = [one for one in teacher_store.manifests(options.teachers) if one[1].data_digest == data.digest]
     if not stored:
         raise UserError(f"--cache: no teacher of {data.name} is stored under {options.teachers}; a run trains them")
+    wanted_teachers = _chosen(chosen, [manifest for _, manifest in stored], data.name)
     device = torch.device(options.device)
     machine.set_numerics(device, options.threads)
     machine.keep_freed_memory()
     precision: Precision = "bf16" if machine.has_fast_bf16(options.device) else "fp32"
-    for model in [chosen] if chosen != "all" else stored:
-        folder, manifest = stored[model]
-        file = manifest.file(folder)
+    for folder, manifest in (one for one in stored if one[1] in wanted_teachers):
+        model, file = manifest.model, manifest.file(folder)
         # the scales of the papers: the outputs that any method needs follow from the cells stored for them
         wanted = [Request(STORED_VIEW, STORED_SCALES, "map")]
         network = teacher_store.load_network(file, data)
@@ -75,3 +72,29 @@ def _fill_view_caches(chosen: str, options: Options, data: datasets.DataSet, con
             task = progress.add_task(model, total=cached.num_rows)
             cached.fill(lambda count, task=task: progress.advance(task, count))  # type: ignore[misc]
         console.print(f"{model}: {cached.num_stored() - before:,} views computed; all are in {cached.caches[0].folder}")
+
+
+def _chosen(chosen: str, stored: Sequence[Manifest], data: str) -> list[Manifest]:
+    """Choose the teachers that a model's name, the beginning of a checksum, or `all` means.
+
+    Raises:
+        UserError: when none is meant, or a model has several: which one later runs ask for depends on their settings.
+    """
+    by_checksum = [one for one in stored if len(chosen) >= 4 and one.checksum.startswith(chosen)]
+    found = by_checksum or [one for one in stored if chosen in (one.model, "all")]
+    if not found:
+        known = sorted({one.model for one in stored})
+        raise UserError(f"--cache {chosen}: no such teacher of {data} is stored{among(chosen, known)}")
+    for manifest in found:
+        same = [one for one in found if one.model == manifest.model]
+        if len(same) > 1:
+            listed = ", ".join(f"{one.checksum[:12]} ({one.test_top1:.2f}%, {_origin(one)})" for one in same)
+            raise UserError(
+                f"--cache {chosen}: {len(same)} teachers {manifest.model} of {data} are stored; name one by its"
+                f" checksum: {listed}"
+            )
+    return found
+
+
+def _origin(manifest: Manifest) -> str:
+    return "imported" if manifest.epochs is None else f"{manifest.epochs} epochs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ EXPECTED = "<network>_vanilla/ckpt_epoch_240.pth, or torchvision's <network>-<8 
 TOLERANCE = 0.2
 
 
-def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> list[Manifest]:
+def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.device) -> Iterator[Manifest]:
     """Import the weights of a folder; each is loaded strictly, evaluated on the test set and stored as safetensors.
+
+    Yields each manifest when it is stored. A folder that others use too, such as that of torch's hub, may hold weights
+    that do not fit: the rest is imported first.
 
     | file | model |
     | --- | --- |
@@ -36,17 +40,34 @@ def import_folder(source: Path, teachers: Path, data: DataSet, device: torch.dev
     | `torchvision-<network>.pth` or `.safetensors` | `torchvision/<network>` |
 
     Raises:
-        UserError: when nothing is recognised, or weights are damaged or do not fit.
+        UserError: when nothing is recognised, when two files are of one network, and at the end for weights that are
+            damaged or do not fit.
     """
-    found = {path: _model_of(path) for path in sorted(source.glob("*/*.pth"))}
-    found |= {path: _torchvisions(path) for path in sorted(source.glob("*")) if not path.is_dir()}
-    recognised = {path: model for path, model in found.items() if model is not None}
-    if not recognised:
+    found = [(path, _model_of(path)) for path in sorted(source.glob("*/ckpt_epoch_240.pth"))]
+    found += [(path, _torchvisions(path)) for path in sorted(source.glob("*")) if not path.is_dir()]
+    by_model: dict[str, list[Path]] = {}
+    for path, model in found:
+        if model is not None:
+            by_model.setdefault(model, []).append(path)
+    if not by_model:
         raise UserError(
             f"no published checkpoint under {source}: expected {EXPECTED}; networks are those of"
             " `python -m benchmark list models`"
         )
-    return [_import(path, model, teachers, data, device) for path, model in recognised.items()]
+    for model, paths in by_model.items():
+        if len(paths) > 1:
+            raise UserError(
+                f"{' and '.join(path.name for path in paths)} are both weights of {model}, which has one teacher: move"
+                f" the others out of {source}"
+            )
+    refused = []
+    for model, (path,) in by_model.items():
+        try:
+            yield _import(path, model, teachers, data, device)
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError("; ".join(refused))
 
 
 def beside_torchvisions(manifest: Manifest) -> str:

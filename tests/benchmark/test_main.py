@@ -104,6 +104,20 @@ def test_prepare_fills_view_caches_and_goes_on(
     assert "resnet8: 0 views computed" in again
     with pytest.raises(UserError, match=r"--cache resnet80: .*resnet8"):
         command("prepare", "few", "--cache", "resnet80", *places)
+    # a teacher of other settings, such as a profile's, has the same images
+    other = {name: value + 1 for name, value in weights.items()}
+    teacher_store.store(
+        tmp_path / "teachers", few(tmp_path), "resnet8", other, signature="s", epochs=2, test_top1=20.0, **about
+    )
+    for chosen in ("resnet8", "all"):
+        with pytest.raises(
+            UserError, match=r"2 teachers resnet8 of few are stored; name one by its checksum: \w{12} \("
+        ):
+            command("prepare", "few", "--cache", chosen, *places)
+    listed = {manifest.epochs: manifest for _, manifest in teacher_store.manifests(tmp_path / "teachers")}
+    assert "resnet8: 0 of 2,000 views" in command("prepare", "few", "--cache", listed[2].checksum[:12], *places)
+    assert "2,000 of 2,000 views" in command("prepare", "few", "--cache", listed[None].checksum[:12], *places)
+    listed[2].file(tmp_path / "teachers" / "few").path.with_suffix(".json").unlink()
     with pytest.raises(UserError, match=r"takes 0\.000656 GB .*--cache-gb allows 0\.0001"):
         command("prepare", "few", "--cache", "--cache-gb", "0.0001", *places)
 

@@ -31,7 +31,8 @@ def published(folder: Path, name: str, classes: int = 10, seed: int = 3) -> torc
 def test_published_checkpoint_folders_are_imported(tmp_path: Path, digits: DataSet) -> None:
     network = published(tmp_path / "cifar_teachers", "resnet8_vanilla")
     (tmp_path / "cifar_teachers" / "something_else").mkdir()
-    manifests = import_folder(tmp_path / "cifar_teachers", tmp_path / "store", digits, CPU)
+    torch.save({"model": {}}, tmp_path / "cifar_teachers" / "resnet8_vanilla" / "ckpt_epoch_80.pth")
+    manifests = [*import_folder(tmp_path / "cifar_teachers", tmp_path / "store", digits, CPU)]
     assert [manifest.model for manifest in manifests] == ["resnet8"]
     found = teacher_store.find(tmp_path / "store", digits, "resnet8", "any recipe")
     assert found is not None
@@ -43,17 +44,17 @@ def test_published_checkpoint_folders_are_imported(tmp_path: Path, digits: DataS
 def test_checkpoints_that_do_not_fit_or_are_damaged_are_refused(tmp_path: Path, digits: DataSet) -> None:
     published(tmp_path / "a", "resnet8_vanilla", classes=100)
     with pytest.raises(UserError, match=r"do not fit resnet8 with 10 classes.*fc.weight"):
-        import_folder(tmp_path / "a", tmp_path / "store", digits, CPU)
+        list(import_folder(tmp_path / "a", tmp_path / "store", digits, CPU))
     published(tmp_path / "b", "resnet8_vanilla")
     path = tmp_path / "b" / "resnet8_vanilla" / "ckpt_epoch_240.pth"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"ckpt_epoch_240.pth cannot be read"):
-        import_folder(tmp_path / "b", tmp_path / "store", digits, CPU)
+        list(import_folder(tmp_path / "b", tmp_path / "store", digits, CPU))
     torch.save({"optimizer": 1}, path)
     with pytest.raises(UserError, match='holds no weights under the key "model"'):
-        import_folder(tmp_path / "b", tmp_path / "store", digits, CPU)
+        list(import_folder(tmp_path / "b", tmp_path / "store", digits, CPU))
     with pytest.raises(UserError, match="no published checkpoint under"):
-        import_folder(tmp_path / "nothing", tmp_path / "store", digits, CPU)
+        list(import_folder(tmp_path / "nothing", tmp_path / "store", digits, CPU))
     assert not (tmp_path / "store").exists()
 
 
@@ -96,8 +97,27 @@ def test_hostile_checkpoints_are_refused(
     else:
         torch.save(content, path)
     with pytest.raises(UserError, match=message):
-        import_folder(tmp_path / "published", tmp_path / "store", digits, CPU)
+        list(import_folder(tmp_path / "published", tmp_path / "store", digits, CPU))
     assert [one.name for one in tmp_path.iterdir()] == ["published"]
+
+
+def test_one_network_has_one_file(tmp_path: Path, digits: DataSet) -> None:
+    """Torch's hub may hold both weights of resnet50; SDD's tables use one of them."""
+    for name in ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"):
+        (tmp_path / name).write_bytes(b"weights")
+    said = r"resnet50-0676ba61.pth and resnet50-11ad3fa6.pth are both weights of torchvision/resnet50"
+    with pytest.raises(UserError, match=said):
+        list(import_folder(tmp_path, tmp_path / "store", digits, CPU))
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_does_not_fit_keeps_nothing_else_away(tmp_path: Path, digits: DataSet) -> None:
+    published(tmp_path / "a", "resnet20_vanilla")  # of a resnet8
+    published(tmp_path / "a", "resnet8_vanilla")
+    imported = []
+    with pytest.raises(UserError, match="do not fit resnet20"):
+        imported.extend(import_folder(tmp_path / "a", tmp_path / "store", digits, CPU))
+    assert [manifest.model for manifest in imported] == ["resnet8"]
 
 
 def torchvisions(folder: Path, digits: DataSet, ending: str) -> Path:
@@ -126,7 +146,7 @@ def test_torchvisions_files_are_imported(tmp_path: Path, digits: DataSet, ending
     if ending == "pth":
         path.rename(path.with_name("shufflenet_v2_x0_5-01234567.pth"))
         with pytest.raises(UserError, match=r"shufflenet_v2_x0_5-01234567\.pth is damaged: its sha256 begins with"):
-            import_folder(tmp_path / "hub", tmp_path / "store", few, CPU)
+            list(import_folder(tmp_path / "hub", tmp_path / "store", few, CPU))
 
 
 @pytest.mark.parametrize(
