@@ -11,7 +11,9 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import TypeVar
 
 from benchmark import machine
 from benchmark.perf.base import Setting
@@ -19,6 +21,7 @@ from benchmark.perf.measure import Task
 
 #: makes tasks by name; picklable
 Make = Callable[[], Mapping[str, Task]]
+T = TypeVar("T")
 
 _pools: dict[str, ProcessPoolExecutor] = {}
 #: tasks that this process holds, when it is one of the two
@@ -46,7 +49,16 @@ def apart(setting: Setting, sides: Mapping[str, Make]) -> Iterator[dict[str, Tas
     finally:
         if setting.device.type == "cpu":
             for side in sides:
-                _pools[side].submit(drop).result()
+                _ask(side, drop)
+
+
+def _ask(side: str, function: Callable[[], T]) -> T | None:
+    """Call a function in a side's process; None when it has died: the next measurement starts another."""
+    try:
+        return _pools[side].submit(function).result()
+    except BrokenProcessPool:
+        _pools.pop(side).shutdown()
+        return None
 
 
 def worker(*, keep_memory: bool) -> ProcessPoolExecutor:
@@ -78,7 +90,7 @@ def drop() -> None:
 
 def cpu_seconds() -> float:
     """CPU seconds of the processes that are running."""
-    return sum(pool.submit(time.process_time).result() for pool in _pools.values())
+    return sum(_ask(side, time.process_time) or 0.0 for side in [*_pools])
 
 
 def close() -> None:

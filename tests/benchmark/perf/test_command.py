@@ -6,9 +6,11 @@ import copy
 import functools
 import io
 import json
+import os
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,9 +20,9 @@ from rich.console import Console
 
 import benchmark.perf.__main__ as module
 from benchmark import command_line, machine
-from benchmark.perf import base, measurements, report, workload
+from benchmark.perf import apart, base, measurements, report, workload
 from benchmark.perf.base import Measurement, Setting, SideBySide, counted, throughput, timed
-from benchmark.perf.measure import Samples
+from benchmark.perf.measure import Samples, Task
 from benchmark.perf.measurements import memory
 from benchmark.perf.report import Result
 from tests.processes import exit_code, heard, pipe, start
@@ -128,6 +130,32 @@ def test_the_command_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest
             assert 100 < row["ours"]["median"] < row["reference"]["median"] < 2000, label
     table = files[".md"].read_text()
     assert "| resnet32x4 → resnet8x4, SD-KD, host reads | 7 | 0 | **none left** |" in table
+
+
+def dies() -> dict[str, Task]:
+    """The task of a side whose process is killed, as for want of memory."""
+    return {"": partial(os._exit, 1)}
+
+
+@pytest.mark.processes
+def test_a_process_that_dies_takes_its_measurement_with_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(setting: Setting) -> Iterator[SideBySide]:
+        yield counted("before", "operators", 4, 2)
+        with apart.apart(setting, {"ours": dies}) as tasks:
+            tasks["ours"]()
+
+    for name in ("dying", "dying_too"):
+        one = Measurement(name, name, "Counts.", 1, 1, measure)
+        monkeypatch.setitem(base.registry._entries, name, one)
+    code, text = command("--quick", "--only", "dying,dying_too", "--threads", "1", "--device", "cpu",
+                         "--out", str(tmp_path))  # fmt: skip
+    assert code == 1
+    assert "ended early: BrokenProcessPool" in text
+    content = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert all(one["failure"].startswith("BrokenProcessPool") for one in content["measurements"])
+    assert [[row["label"] for row in one["rows"]] for one in content["measurements"]] == [["before"], ["before"]]
 
 
 @pytest.fixture
