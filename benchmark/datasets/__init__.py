@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import Data
-from benchmark.datasets.base import CHOOSES_IMAGES, DataSet, registry
+from benchmark.datasets.base import CHOOSES_IMAGES, DataSet, Known, registry
 from benchmark.errors import UserError, among, shown, unprintable
 from benchmark.registry import import_modules
 
@@ -19,7 +19,7 @@ import_modules(__name__, list(__path__))
 #: options that say where images are kept and how they are read; they do not change the images
 PLACES = ("cache", "memory_gb", "num_workers")
 
-__all__ = ["DataSet", "checked_options", "choices", "create", "load", "names", "options", "registry"]
+__all__ = ["DataSet", "checked_options", "choices", "create", "known", "load", "names", "options", "registry"]
 
 
 def create(name: str, root: Path, **options: Any) -> DataSet:
@@ -49,6 +49,16 @@ def choices(name: str) -> tuple[str, ...]:
     """List the options that say which images a data set holds, e.g. `path` of `folder`."""
     hints = get_type_hints(registry.get(name), include_extras=True)
     return tuple(key for key, hint in hints.items() if CHOOSES_IMAGES in getattr(hint, "__metadata__", ()))
+
+
+def known(config: Data) -> Known:
+    """What is known of a run's images before they are read."""
+    factory = registry.get(config.name)
+    stated = getattr(get_type_hints(factory, include_extras=True).get("return"), "__metadata__", ())
+    found = next((one for one in stated if isinstance(one, Known)), Known())
+    if "image_size" in (accepted := inspect.signature(factory).parameters):
+        found = found._replace(image_size=config.options.get("image_size", accepted["image_size"].default))
+    return found
 
 
 def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

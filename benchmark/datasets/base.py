@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -22,6 +22,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: marks an option that selects a data set's images, `path: Annotated[Path, CHOOSES_IMAGES]`: a command that sets it
 #: chooses images as it chooses pairs, which does not change the suite
 CHOOSES_IMAGES = "chooses images"
+
+
+class Known(NamedTuple):
+    """What is known of a data set before it is read: `def cub200(...) -> Annotated[DataSet, Known(224, 200)]`.
+
+    With it a plan says which methods cannot run on a pair, and counts what they add. An option `image_size` goes first.
+    """
+
+    #: side of the images that networks see, in pixels
+    image_size: int | None = None
+    #: of the whole data set
+    num_classes: int | None = None
 
 
 #: memory for decoded images, and processes that decode them

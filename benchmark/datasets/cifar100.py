@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from benchmark.datasets.base import Augmentation, DataSet, MemoryImages, digest_of, registry
+from benchmark.datasets.base import Augmentation, DataSet, Known, MemoryImages, digest_of, registry
 from benchmark.datasets.download import Archive, check
 from benchmark.datasets.mapped import Content, mapped
 
@@ -29,7 +29,7 @@ MD5 = {
 
 
 @registry.register("cifar100")
-def cifar100(root: Path, cache: str | Path | None = None, download: bool = False) -> DataSet:
+def cifar100(root: Path, cache: str | Path | None = None, download: bool = False) -> Annotated[DataSet, Known(32, 100)]:
     """Load CIFAR-100 from `<root>/cifar-100-python`, or from its archive placed under `root`.
 
     The pickles are read once into the folder `cache` (default: `cache` under `root`), and memory-mapped from there.

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, Gigabytes, NumWorkers, registry
+from benchmark.datasets.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    DataSet,
+    Gigabytes,
+    Known,
+    NumWorkers,
+    registry,
+)
 from benchmark.datasets.download import Archive
 from benchmark.datasets.image_files import digest_of_splits, images_from_files
 from benchmark.errors import UserError, shown
@@ -34,7 +44,7 @@ def cub200(
     cache: str | Path | None = None,
     memory_gb: Gigabytes | None = None,
     num_workers: NumWorkers | None = None,
-) -> DataSet:
+) -> Annotated[DataSet, Known(224, NUM_CLASSES)]:
     """Load CUB-200-2011 from `<root>/CUB_200_2011`, `<root>/cub200/CUB_200_2011` or its archive under `root`.
 
     Images are decoded once into the folder `cache` (default `<root>/cache`) when they fit into `memory_gb`.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark.datasets.base import Augmentation, DataSet, MemoryImages, digest_of, registry
+from benchmark.datasets.base import Augmentation, DataSet, Known, MemoryImages, digest_of, registry
 from benchmark.datasets.mapped import Content, mapped
 
 SIDE = 16
@@ -28,7 +29,7 @@ NOISE_STD = 0.1
 
 
 @registry.register("digits")
-def digits(root: Path, cache: str | Path | None = None, render: bool = False) -> DataSet:
+def digits(root: Path, cache: str | Path | None = None, render: bool = False) -> Annotated[DataSet, Known(SIDE, 10)]:
     """Load the embedded data set: 4,000 train and 2,000 test renders, 10 classes, 16 x 16. `root` is not used.
 
     With `render`, the images are rendered once into the folder `cache`, from where every process maps them. Without

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.datasets import imagenet_archives, resized_crops
-from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, NumWorkers, registry
+from benchmark.datasets.base import IMAGENET_MEAN, IMAGENET_STD, Augmentation, DataSet, Known, NumWorkers, registry
 from benchmark.datasets.folder import SUFFIXES
 from benchmark.datasets.image_files import DECODER
 from benchmark.datasets.resized_crops import CropFiles
@@ -31,7 +32,9 @@ _WNID = re.compile(r"n\d{8}", re.ASCII)
 
 
 @registry.register("imagenet")
-def imagenet(root: Path, render: bool = False, num_workers: NumWorkers | None = None) -> DataSet:
+def imagenet(
+    root: Path, render: bool = False, num_workers: NumWorkers | None = None
+) -> Annotated[DataSet, Known(224, NUM_CLASSES)]:
     """Load ImageNet from `<root>/imagenet`, or from `root` itself; with `render`, archives there are unpacked first.
 
     Raises:

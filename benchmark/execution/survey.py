@@ -10,10 +10,11 @@ from typing import Literal
 
 from benchmark import files
 from benchmark.config import RunConfig
-from benchmark.datasets.base import DataSet
+from benchmark.datasets.base import DataSet, Known
 from benchmark.errors import UserError
 from benchmark.execution.hold import Hold, claims_of, leased_elsewhere
 from benchmark.execution.options import Options
+from benchmark.plan.fit import fit_of
 from benchmark.plan.resolve import Plan, PlannedRun
 from benchmark.tracking import Role, Tracked, Tracker
 from benchmark.train import checkpoint, teacher_store
@@ -104,6 +105,7 @@ class Survey:
         #: owners of the leases that other processes hold, as they were at the last look
         self._leased: Mapping[str, str] = {}
         _check_sizes(plan, data)
+        _check_fits(plan, data)
 
     def look(self) -> None:
         """Find the state of every run and teacher.
@@ -285,4 +287,15 @@ def _check_sizes(plan: Plan, data: DataSet) -> None:
             raise UserError(
                 f"ranks: the last batch of {count} train images has {last}, fewer than the {config.ranks} ranks that"
                 " share it; add --set recipe.drop_last=true"
+            )
+
+
+def _check_fits(plan: Plan, data: DataSet) -> None:
+    """Raise UserError for a method that cannot run on its pair at the size of these images, before a teacher trains."""
+    seen = Known(data.image_size, data.num_classes)
+    for run in plan.runs:
+        if misfit := fit_of(run.config, seen).misfit:
+            raise UserError(
+                f"{run.config.method} cannot run on {run.pair.name} with images of {data.image_size} x"
+                f" {data.image_size}: {misfit}; leave it out with --methods"
             )
