@@ -90,6 +90,8 @@ class Ranks:
 
     def gathered(self, x: Tensor) -> Tensor:
         """Stack a tensor of every rank, on the CPU: (R, ...)."""
+        if not self.are_several:
+            return x.cpu()[None]
         parts = [torch.empty_like(x, device="cpu") for _ in range(self.size)]
         with _together():
             distributed.all_gather(parts, x.cpu())
@@ -99,17 +101,27 @@ class Ranks:
     def average(self, parameters: Iterable[nn.Parameter], statistics: Iterable[Tensor], num_images: int) -> None:
         """Average gradients and statistics over the ranks in place, each rank weighted by its images.
 
-        Where every rank's loss is the mean over its images, the gradients become those of the mean over all images.
+        Where every rank's loss is the mean over its images, the gradients become those of the mean over all images. A
+        parameter that only some ranks' losses depend on has a gradient of 0 from the others; one of none keeps none.
         """
         if not self.are_several:
             return
-        averaged = [p.grad for p in parameters if p.grad is not None] + list(statistics)
-        flat = torch.cat([*(x.reshape(-1) for x in averaged), averaged[0].new_ones(1)]) * num_images
+        trained = list(parameters)
+        missing = [number for number, p in enumerate(trained) if p.grad is None]
+        averaged = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        found = averaged[0].new_ones(len(trained) + 1)
+        if missing:
+            found[missing] = 0
+        averaged += [*statistics, found]
+        flat = torch.cat([x.reshape(-1) for x in averaged]) * num_images
         with _together():
             distributed.all_reduce(flat)
         flat /= flat[-1].clone()
-        parts = torch.split(flat[:-1], [x.numel() for x in averaged])
+        parts = torch.split(flat, [x.numel() for x in averaged])
         torch._foreach_copy_(averaged, [part.view_as(x) for part, x in zip(parts, averaged, strict=True)])
+        for number in missing:
+            if found[number] > 0:
+                trained[number].grad = averaged[number]
 
 
 #: a process that trains by itself

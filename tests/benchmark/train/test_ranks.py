@@ -120,6 +120,30 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: 
         torch.testing.assert_close(value.detach(), theirs[name], rtol=0, atol=tolerance, msg=name)
 
 
+def average_in_rank(rank: int, port: int, folder: Path) -> None:
+    """Average gradients of which the second rank lacks one, and nobody has the last."""
+    store = TCPStore("127.0.0.1", port, NUM_RANKS, is_master=False)
+    with connected(rank, NUM_RANKS, store) as ranks:
+        parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+        parameters[0].grad = torch.full((2,), 1.0 + rank)
+        if rank == 0:
+            parameters[1].grad = torch.full((2,), 8.0)
+        ranks.average(parameters, [], 1 if rank == 0 else 3)
+        torch.save([p.grad for p in parameters], folder / f"{rank}.pt")
+
+
+def test_a_loss_that_leaves_a_parameter_out_on_one_rank_is_averaged(tmp_path: Path) -> None:
+    """As SemCKD's does on a share that is smaller than its layers are wide."""
+    store = TCPStore("127.0.0.1", 0, NUM_RANKS, is_master=True, wait_for_workers=False)
+    processes = [start(average_in_rank, rank, store.port, tmp_path) for rank in range(NUM_RANKS)]
+    assert [exit_code(process) for process in processes] == [0] * NUM_RANKS
+    for rank in range(NUM_RANKS):
+        both, one, none = torch.load(tmp_path / f"{rank}.pt")
+        assert both.tolist() == [(1 * 1 + 3 * 2) / 4] * 2
+        assert one.tolist() == [8 / 4] * 2
+        assert none is None
+
+
 @pytest.mark.parametrize(("count", "size"), [(64, 2), (33, 4), (3, 3), (1281167, 7)])
 def test_shares_have_no_gaps_and_no_repeats(count: int, size: int) -> None:
     shares = [Ranks(rank, size).share(count) for rank in range(size)]
