@@ -141,12 +141,14 @@ class Distiller(ABC):
     grids: Grids = "map"
     #: what it looks at in both networks beside logits and regions
     sees: ClassVar[Sees] = "logits"
-    #: whether a term compares the images of a batch with each other: it then sees what one of several ranks has of it
-    couples_batch: ClassVar[bool] = False
+    #: whether a loss changes with the epoch beyond a warm-up, so that without one it would be another
+    needs_epoch: ClassVar[bool] = False
     #: whether side modules remember images from step to step, of which each of several ranks would see a part only
     remembers_images: ClassVar[bool] = False
     #: whether the student is tested by `tested_logits`, with its side modules, instead of by its own head
     is_tested_with_modules: ClassVar[bool] = False
+    #: whether a term compares the images of a batch with each other: it then sees what one of several ranks has of it
+    couples_batch: bool = False
     #: views of the batch that student and teacher see, in the order of the student's forwards: `weak`, and any other
     #: that `python -m benchmark list views` names
     views: tuple[str, ...] = ("weak",)

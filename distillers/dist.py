@@ -47,7 +47,7 @@ class DISTDistiller(LogitDistiller):
 
     name = "dist"
     title = "DIST"
-    couples_batch: ClassVar[bool] = True
+    couples_batch = True
     groups: ClassVar[Mapping[str, type[Parameters]]] = {"dist": DIST}
     conventions: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "paper": {"dist": {"squared_temperature": False}}

@@ -20,7 +20,8 @@ class Regressor(nn.Module):
         """Take (channels, side) of both maps.
 
         The convolution is 1 x 1 for equal sides, 3 x 3 with stride 2 for twice the side, transposed 4 x 4 with stride 2
-        for half of it, and 3 x 3 without padding for a side that is 2 larger. Raises UnfitPair for other sides.
+        for half of it, and for any other larger side as wide as the difference and one, without padding. Raises
+        UnfitPair for other smaller sides.
         """
         super().__init__()
         (in_channels, s_side), (out_channels, t_side) = student, teacher

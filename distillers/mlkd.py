@@ -83,7 +83,7 @@ class MLKDDistiller(LogitDistiller):
     name = "mlkd"
     title = "MLKD"
     numerics_version = 2
-    couples_batch: ClassVar[bool] = True
+    couples_batch = True
     groups: ClassVar[Mapping[str, type[Parameters]]] = {"mlkd": MLKD}
     conventions: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "paper": {"mlkd": {"masks": "select", "weak_logits_at": (), "strong_relations": True}}

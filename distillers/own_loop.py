@@ -35,7 +35,7 @@ class Loss:
     regions: it takes `(feature map, head)`, where the head is the `nn.Linear` that follows the average pool, a network
     of `distillers.adapt`, or any function from (..., D) to (..., K). A method of several views takes a dictionary of
     either by view, `{"weak": ..., "strong": ...}`. The cross-entropy with `target`, class indices (B,), is included.
-    `epoch` counts from 1 and serves the warm-up; without it there is none.
+    `epoch` counts from 1 and serves the warm-up; without it there is none. A method whose loss changes later needs it.
     """
 
     def __init__(self, distiller: Distiller) -> None:
@@ -60,7 +60,8 @@ class Loss:
     ) -> dict[str, Tensor]:
         """Compute the named scalars whose sum is the loss, such as `ce` and `kd`.
 
-        Raises UserError that names what is missing, such as the feature map of a scale-decoupled form.
+        Raises UserError that names what is missing, such as the feature map of a scale-decoupled form, and for an epoch
+        below 1.
         """
         seen = self._outputs("student", student)
         shown: Views = {}
@@ -122,7 +123,11 @@ class Loss:
 
     def _epoch(self, epoch: int | None) -> int:
         if epoch is not None:
+            if epoch < 1:
+                raise UserError(f"epoch counts from 1: {epoch} is before the first one")
             return epoch
+        if self.distiller.needs_epoch:
+            raise UserError(f"{self.distiller.name} changes its loss in the course of training: give epoch=1, 2, ...")
         lasts = [getattr(values, "warmup_epochs", 0) for values in self.distiller.values.values()]
         if max(lasts, default=0) and not self._has_warned:
             self._has_warned = True

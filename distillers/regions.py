@@ -85,7 +85,7 @@ def with_regions(
 def complementary_regions(
     teacher: Outputs, target_B: Tensor, scales: tuple[int, ...], rule: Complementary, global_from: GlobalFrom
 ) -> Tensor:
-    """Mask of the regions where the teacher's prediction disagrees with that for the whole image, (B, R) of bool.
+    """Mask of the complementary regions, (B, R) of bool, by the teacher's predictions for region and whole image.
 
     `label`: exactly one of the two is the target (SDD's code); `prediction`: the two differ (SDD's paper). The whole
     image is the 1 x 1 region (`cell`) or the network's own logits (`logits`, and always when 1 is not

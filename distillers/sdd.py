@@ -58,9 +58,9 @@ PAPER_WARMUP_EPOCHS = 30
 class ScaleDecoupled(LogitDistiller):
     """Take a distiller's per-sample terms per region: (1 / R) sum_r w_r loss(student_r, teacher_r), or without 1 / R.
 
-    w_r is `sdd.beta` where the teacher's prediction for region r disagrees with its prediction for the whole image,
-    else `sdd.consistent`, which is 1. Cross-entropy and terms over the batch stay on the whole image. With scales (1,)
-    it is the base method. Wei, Luo, Luo, CVPR 2024.
+    w_r is `sdd.beta` where exactly one of the teacher's predictions for region r and for the whole image is the label
+    (released code), or where the two differ (paper), else `sdd.consistent`, which is 1. Cross-entropy and terms over
+    the batch stay on the whole image. With scales (1,) it is the base method. Wei, Luo, Luo, CVPR 2024.
     """
 
     def __init__(self, **values: Parameters) -> None:
@@ -68,6 +68,7 @@ class ScaleDecoupled(LogitDistiller):
         self.sdd = cast(SDD, values["sdd"])
         if self.sdd.scales != (1,):
             self.scales, self.grids = self.sdd.scales, self.sdd.grids
+            self.couples_batch |= self.sdd.weights == "mean"
 
     def complementary(self, teacher: Outputs, target_B: Tensor) -> Tensor:
         """Mask of the complementary regions, (B, R) of bool."""

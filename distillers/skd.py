@@ -73,7 +73,7 @@ class SKDDistiller(LogitDistiller):
 
     name = "skd"
     title = "SKD"
-    couples_batch: ClassVar[bool] = True
+    couples_batch = True
     groups: ClassVar[Mapping[str, type[Parameters]]] = {"skd": SKD}
 
     def __init__(self, **values: Parameters) -> None:

@@ -56,6 +56,7 @@ class SLDDistiller(LogitDistiller):
     title = "SLD"
     groups: ClassVar[Mapping[str, type[Parameters]]] = {"sld": SLD}
     views = ("weak", "strong")
+    needs_epoch: ClassVar[bool] = True
 
     def __init__(self, **values: Parameters) -> None:
         super().__init__(**values)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from distillers.base import Extras, Facts, Outputs, Positive
+from distillers.base import Extras, Facts, Outputs
 from distillers.feature_loss import FeatureLoss, feature_loss, features_of, same_side, stage_shapes
 from distillers.network import Network
 
@@ -49,7 +50,7 @@ class VID(FeatureLoss):
     """
 
     #: initial variance of every channel
-    variance: Positive = 5.0
+    variance: Annotated[float, Field(ge=1e-4, le=500)] = 5.0
     #: the variances are trained, as in the paper and the code that printed its numbers; the toolbox mdistiller's stay
     trained_variance: bool = True
 

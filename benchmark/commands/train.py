@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-import distillers
 from benchmark import command_line, datasets, files, logs, machine, process, results, tracking
 from benchmark.analysis import measured
 from benchmark.analysis.comparison import comparison
@@ -129,7 +128,7 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
 def shared(plan: Plan) -> str:
     """Say what several processes share, and which methods compare the images of a process's share only."""
     text = f"{plan.suite.ranks} processes train every network, each on an equal share of every minibatch"
-    if coupled := [name for name in plan.methods if distillers.registry.get(name).couples_batch]:
+    if coupled := {run.config.method: None for run in plan.runs if run.config.distiller().couples_batch}:
         text += f"; {', '.join(coupled)}: terms that compare images see those of one share"
     return f"{text}."
 

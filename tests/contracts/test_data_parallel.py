@@ -62,6 +62,14 @@ class Losses:
         ).sum()
 
 
+def test_the_control_of_mean_weights_compares_images() -> None:
+    """As much loss and no region singled out: the weight is that of a process's share."""
+    of = distillers.create("sdd_kd", sdd={"weights": "mean"})
+    assert of.couples_batch
+    assert not distillers.create("sdd_kd").couples_batch
+    assert not distillers.create("sdd_kd", sdd={"weights": "mean", "scales": (1,)}).couples_batch
+
+
 @pytest.mark.parametrize("name", distillers.names())
 def test_a_method_says_whether_it_compares_or_remembers_images(name: str, teacher: Network) -> None:
     method, losses = distillers.registry.get(name), Losses(name, teacher)

@@ -162,6 +162,19 @@ def test_a_model_without_a_map_is_refused_with_the_reason(model: nn.Module, reas
         distillers.adapt(model, image_size=16)
 
 
+def test_an_epoch_that_decides_the_loss_is_asked_for() -> None:
+    """Without it SLD would be in its second phase from the first step on."""
+    views = {"weak": logits(), "strong": logits(2)}
+    loss = distillers.loss("sld", own_after=2)
+    with pytest.raises(UserError, match="sld changes its loss in the course of training: give epoch=1, 2"):
+        loss(views, views, TARGET)
+    assert distillers.registry.get("sdd_sld").needs_epoch
+    assert loss.terms(views, views, TARGET, epoch=2)["own"] == 0
+    assert loss.terms(views, views, TARGET, epoch=3)["own"] != 0
+    with pytest.raises(UserError, match="epoch counts from 1: 0 is before"):
+        distillers.loss("dkd")(logits(), logits(1), TARGET, epoch=0)
+
+
 def test_without_an_epoch_there_is_no_warmup_and_one_warning() -> None:
     loss, full = distillers.loss("dkd"), distillers.loss("dkd", warmup_epochs=0)
     given = logits(), logits(1), TARGET
