@@ -23,7 +23,8 @@ STEPS = 1
 @measurement("Training iteration, teacher from a filled view cache", quick_s=10, full_s=75)
 def cache(setting: Setting) -> Iterator[SideBySide]:
     """As the iteration of one student, but ours draws and augments its batch, and reads the teacher's outputs for it
-    from a cache on disk (fp16), checksums verified. The reference runs its teacher on a batch that is on the device."""
+    from a cache file (fp16), checksums verified. Memory holds the file: a larger one is read from the disk. The
+    reference runs its teacher on a batch that is on the device."""
     for pair in setting.choose((PAIRS[0], PAIRS[2]), PAIRS):
         with tempfile.TemporaryDirectory() as folder:
             sides = {

@@ -62,7 +62,7 @@ class _Task:
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker: when it dies, and until when it is known to be running."""
+    """A worker, and when it dies; a new one has not started yet."""
 
     number: int
     dies_at: float
