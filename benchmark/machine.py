@@ -93,11 +93,15 @@ def onednn_isa() -> str:
     has = _cpu_flags()
     if not has:
         return "unknown"
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    limit = _onednn_setting("MAX_CPU_ISA") or "ALL"
     names = [name for name, _ in _ISAS]
     highest = max((n for n, name in enumerate(names) if limit.lower().startswith(name)), default=len(names) - 1)
     usable = [name for name, needs in _ISAS[: highest + 1] if needs <= has]
     return usable[-1] if usable else "none"
+
+
+def _onednn_setting(name: str) -> str | None:
+    return os.environ.get(f"ONEDNN_{name}") or os.environ.get(f"DNNL_{name}")
 
 
 #: instruction sets with kernels for fp32 of their own, from the narrowest, with the flags of /proc/cpuinfo they need
@@ -118,7 +122,10 @@ def describe_numerics(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
     threads = torch.get_num_threads()
-    return f"{cpu_capability()}, oneDNN {onednn_isa()}, {threads} thread{'s' if threads > 1 else ''}"
+    # by this setting oneDNN multiplies fp32 numbers in a shorter format, whatever precision was asked for
+    math = (_onednn_setting("DEFAULT_FPMATH_MODE") or "strict").lower()
+    shorter = "" if math == "strict" else f" with {math} math"
+    return f"{cpu_capability()}, oneDNN {onednn_isa()}{shorter}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def keep_freed_memory() -> None:

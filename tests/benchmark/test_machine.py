@@ -56,6 +56,9 @@ def test_what_onednn_uses_follows_the_cpu_and_the_limit(
     assert machine.onednn_isa() == expected
     capability = torch.backends.cpu.get_cpu_capability()
     assert machine.describe_numerics(torch.device("cpu")) == f"{capability}, oneDNN {expected}, 1 thread"
+    monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16")  # half the digits of every product
+    described = f"{capability}, oneDNN {expected} with bf16 math, 1 thread"
+    assert machine.describe_numerics(torch.device("cpu")) == described
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert machine.onednn_isa() == "off"
 
