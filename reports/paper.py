@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.analysis import published, stats
+from benchmark.analysis.gains import is_comparable
 from benchmark.analysis.methods import title_of
-from benchmark.analysis.numbers import MISSING, percent, rounded, spread, two_decimals
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, percent, rounded, spread, two_decimals
 from benchmark.analysis.published import PublishedTable
 from benchmark.analysis.scores import scores
-from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.errors import UserError, among
 from benchmark.plan.suite import Pair
 from reports.base import Context, Listing
@@ -51,15 +52,22 @@ def compact(context: Context) -> Table:
         rows.append(Row(tuple(cells), fields))
     subtitle = (
         f"Top-1 accuracy (%) on {context.dataset} after the last epoch, mean ± standard deviation over"
-        f" {plan.seeds} seed{'s' * (plan.seeds > 1)}. Bold: above every other method by paired intervals"
+        f" {plan.seeds} seed{'s' * (plan.seeds > 1)}. Bold: above every other complete method by paired intervals"
         f" ({percent(confidence)} each)."
     )
     columns = [Column("Method", "left"), *(Column(pair.name) for pair in plan.pairs)]
-    return Table.of_rows(plan.suite.title, subtitle, columns, rows)
+    title = plan.suite.title + (f" — {plan.profile} profile: a small slice, not a result" if plan.profile else "")
+    few = any(0 < len(scores(frame, p, m).values) < stats.MIN_SEEDS for p in plan.pairs for m in plan.methods)
+    notes = [FEW_SEEDS_NOTE_WITHOUT_INTERVALS] if few else []
+    if plan.changes:
+        notes.append(f"Changed from the suite: {', '.join(plan.changes)}.")
+    return Table.of_rows(title, subtitle, columns, rows, tuple(notes))
 
 
 def _beside_published(context: Context, method: str) -> Iterator[Listing]:
     plan = context.plan
+    if plan.profile:
+        raise UserError(f"--row {method}: the {plan.profile} profile is a small slice, not a result to publish")
     if method not in plan.methods:
         raise UserError(
             f"--row {method}: not a method of this plan{among(method, plan.methods)}; --methods adds one that the suite"
@@ -102,15 +110,33 @@ def _with_row(context: Context, table: PublishedTable, method: str, held: Sequen
         ours.append(Row(tuple(cells), fields))
         if context.measured:
             of_project.append(Row(tuple(others), {}))
+    teachers = [context.teachers[pair.teacher] for pair in held if pair.teacher in context.teachers]
+    own = any(one.origin == "trained" for one in teachers)
     subtitle = (
-        f"Published rows as {table.source} prints them, of the best epoch on the test set; ours: mean ± standard"
-        " deviation over seeds, under teachers of our own."
+        f"Published rows: {table.source} ({published.WORDS[table.epoch]}). Ours: mean ± standard deviation over seeds,"
+        f" under {'teachers of our own' if own else 'imported teachers'}."
     )
     if context.measured:
         subtitle += " Measured: the same by the project."
     columns = (Column("Method", "left"), *(Column(name) for name in table.pairs))
     parts = [printed, of_project, ours] if of_project else [printed, ours]
-    return Table(table.title, subtitle, columns, tuple(Section("", "", tuple(part)) for part in parts))
+    sections = tuple(Section("", "", tuple(part)) for part in parts)
+    return Table(table.title, subtitle, columns, sections, tuple(_notes_of_row(context, table, method, held)))
+
+
+def _notes_of_row(context: Context, table: PublishedTable, method: str, held: Sequence[Pair]) -> Iterator[str]:
+    """What a reader must know to compare our row with those above it."""
+    plan = context.plan
+    if not is_comparable(plan, context.dataset):
+        changed = f", with {', '.join(plan.changes)}" if plan.changes else ""
+        yield f"Ours is on {context.dataset}{changed}: not comparable with the published rows."
+    if table.last_epoch:
+        yield f"Of the last epoch: {', '.join(map(title_of, table.last_epoch))}."
+    if any(0 < len(scores(context.frame, pair, method).values) < stats.MIN_SEEDS for pair in held):
+        yield FEW_SEEDS_NOTE_WITHOUT_INTERVALS
+    if table.confidence == "unsure" or table.unsure:
+        yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
+    yield from table.notes
 
 
 def hyperparameters(context: Context) -> Table:

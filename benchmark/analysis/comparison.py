@@ -73,7 +73,7 @@ def comparison(
         "measured_last": Column("measured last"),
         "measured_best": Column("measured best"),
         "published": Column("published"),
-        "difference": Column("best − published" + ("" if comparable else " (not comparable)")),
+        "difference": Column("ours − published" + ("" if comparable else " (not comparable)")),
         "parameters": Column("added parameters"),
         "seeds": Column("seeds", "left"),
     }
@@ -128,6 +128,13 @@ class _Line:
 
     def mean(self, column: str) -> float:
         return stats.mean_std(self.values(column))[0]
+
+    @property
+    def minus_published(self) -> float | None:
+        """Our mean by the published choice of the epoch, minus the published value."""
+        if self.published is None or not self.values(column := published.COLUMNS[self.published.epoch]):
+            return None
+        return self.mean(column) - self.published.value
 
     def run_ids(self) -> tuple[str, ...]:
         return tuple(self.finished["run_id"])
@@ -217,18 +224,17 @@ def _cells(line: _Line) -> dict[str, Cell]:
         title += " ({} × {}) {}".format(*line.budget, OTHER_BUDGET)
     if line.fit.num_tested:
         title += f" {MORE_PARAMETERS}"
-    best_test, value = line.values("best_test"), line.published
-    difference = line.mean("best_test") - value.value if best_test and value else None
+    difference = line.minus_published
     return {
         "method": Cell(title),
         "last": Cell(spread(line.values("last")), ids),
         "best_val": Cell(spread(line.values("best_val")), ids),
-        "best_test": Cell(spread(best_test), ids),
+        "best_test": Cell(spread(line.values("best_test")), ids),
         "gain": Cell(gain.decision.text, gain.run_ids) if gain else Cell(MISSING),
         "outcome": Cell(gain.decision.outcome_text, gain.run_ids) if gain else Cell(MISSING),
         "measured_last": Cell(_measured_text(line, "last")),
         "measured_best": Cell(_measured_text(line, "best_test")),
-        "published": Cell(_published(value) if value else MISSING),
+        "published": Cell(_published(line.published) if line.published else MISSING),
         "difference": Cell(signed(difference), ids if difference is not None else ()),
         "parameters": Cell(_parameters(line.fit)),
         "seeds": Cell(_count(line), tuple(line.runs["run_id"])),
@@ -262,7 +268,6 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
     decision, value = line.gain.decision if line.gain else None, line.published
     gain = decision.difference if decision else None
     low, high = decision.interval if decision and decision.interval else (None, None)
-    best = line.values("best_test")
     return fields | {
         "gain": rounded(gain.mean) if gain else None,
         "gain_low": rounded(low),
@@ -276,9 +281,8 @@ def _fields(line: _Line, comparable: bool) -> dict[str, Value]:
         "published": value.value if value else None,
         "published_confidence": value.confidence if value else None,
         "published_table": value.table if value else None,
-        "best_test_minus_published": (
-            rounded(line.mean("best_test") - value.value) if comparable and best and value else None
-        ),
+        "published_epoch": value.epoch if value else None,
+        "minus_published": rounded(line.minus_published) if comparable else None,
         "run_ids": " ".join(line.run_ids()),
     }
 
@@ -360,6 +364,8 @@ def _notes(
         notes.append(f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible.")
     if measured is not None:
         notes += measured.notes(runs)
+    if values and any(value.epoch == "last" for value in values):
+        notes.append("ours − published: of our last epoch where the source prints the last, else of our best.")
     for used in dict.fromkeys(value.table for value in values):
         table = published.load(used)
         notes.append(f"{used}: {table.title}; {table.source}. Selection: {table.selection}.")

@@ -34,7 +34,7 @@ from benchmark.plan.suite import load
 from benchmark.train.ranks import LostContact
 
 #: columns that a narrow terminal leaves out first
-DISPENSABLE = ("added parameters", "best − published", "measured best", "published", "best", "seeds", "measured last")
+DISPENSABLE = ("added parameters", "ours − published", "measured best", "published", "best", "seeds", "measured last")
 #: lines that say what a deadline leaves time for, or leaves to do
 MAX_LINES = 20
 

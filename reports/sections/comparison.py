@@ -130,7 +130,7 @@ def _teacher_row(context: Context, pairs: Sequence[Pair]) -> Row:
 
 
 def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], methods: Sequence[str]) -> Table:
-    """Tabulate our means next to a published table, by the literature's choice of the epoch, with the difference.
+    """Tabulate our means next to a published table, by its choice of the epoch, with the difference.
 
     Between them stand the means that the project measured, where it did.
     """
@@ -139,8 +139,9 @@ def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], metho
     sections = [Section("Teacher", "", tuple(_teacher_rows(context, table, pairs, comparable)))]
     few = False
     for method in methods:
+        column = published.COLUMNS[table.epoch_of(method)]
         value_of = {pair.name: table.value(pair.name, method) for pair in pairs}
-        values = {pair.name: scores(context.frame, pair, method, "best_test") for pair in pairs}
+        values = {pair.name: scores(context.frame, pair, method, column) for pair in pairs}
         few |= any(0 < len(one.values) < stats.MIN_SEEDS for one in values.values())
         fields: dict[str, Value] = {"table": table.id, "method": method}
         differences: dict[str, float | None] = {}
@@ -149,15 +150,17 @@ def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], metho
             known = comparable and mean is not None and printed is not None
             differences[pair.name] = mean - printed if known and mean is not None and printed is not None else None
             fields |= {
-                **({f"{pair.name} measured": of_project.scores(pair, method, "best_test").mean} if of_project else {}),
+                **({f"{pair.name} measured": of_project.scores(pair, method, column).mean} if of_project else {}),
                 f"{pair.name} ours": mean,
                 f"{pair.name} n": len(values[pair.name].values),
                 f"{pair.name} published": printed,
                 f"{pair.name} difference": differences[pair.name],
             }
+        # a row that the source copied from one that prints the last epoch
+        ours = "ours" if column == published.COLUMNS[table.epoch] else "ours, last epoch"
         lines = [
-            [Cell("ours"), *(Cell(seeds_text(values[p.name], plan.seeds), values[p.name].run_ids) for p in pairs)],
-            *([[Cell("measured"), *(Cell(of_project.text(p, method, "best_test")) for p in pairs)]] * bool(of_project)),
+            [Cell(ours), *(Cell(seeds_text(values[p.name], plan.seeds), values[p.name].run_ids) for p in pairs)],
+            *([[Cell("measured"), *(Cell(of_project.text(p, method, column)) for p in pairs)]] * bool(of_project)),
             [
                 Cell(f"published{unsure_mark(table, method)}"),
                 *(Cell(printed_text(table, p.name, method)) for p in pairs),
@@ -168,7 +171,7 @@ def beside(context: Context, table: PublishedTable, pairs: Sequence[Pair], metho
         sections.append(Section(title_of(method, alone="Student alone"), "", rows))
     return Table(
         f"Next to {table.id}.",
-        f"{table.title}. Best epoch on the test set, as published: {table.metric}, percent.",
+        f"{table.title}. {_capitalised(published.WORDS[table.epoch])}: {table.metric}, percent.",
         _columns(pairs),
         tuple(sections),
         tuple(_notes(context, table, pairs, comparable, few)),
@@ -190,6 +193,10 @@ def _teacher_rows(context: Context, table: PublishedTable, pairs: Sequence[Pair]
     yield from (
         Row(tuple(line), fields if place == 0 else {}) for place, line in enumerate((ours_, published_, difference))
     )
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _difference(value: float | None, ids: tuple[str, ...]) -> Cell:

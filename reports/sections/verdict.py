@@ -120,7 +120,7 @@ def differences(gains: Sequence[Gain]) -> Table:
     ]
     if has_published:
         notes.append(
-            "published: the difference of the printed accuracies, which are of the best epoch on the test set."
+            "published: the difference of the printed accuracies, most of which are of the best epoch on the test set."
         )
     if any(one.difference and one.difference.num_seeds < stats.MIN_SEEDS for one in decisions):
         notes.append(FEW_SEEDS_NOTE)

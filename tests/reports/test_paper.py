@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,26 @@ def test_a_row_of_ones_own_stands_under_the_published_ones() -> None:
     assert shown["SD-KD (ours, best epoch on test)"][frames.PAIR] == "76.50 ± 1.00"
     assert shown["SD-KD (ours, last epoch)"][frames.PAIR] == "76.00 ± 1.00"
     assert "SD-KD" not in shown, "the published row of the same name is not beside ours"
+
+
+def test_what_a_reader_must_know_of_a_row_stands_under_it() -> None:
+    context = frames.context(frames.runs("sdd_kd", [75.0, 76.0]))
+    name = "row-sdd_kd-sdd-table2"
+    whole = own(context, "sdd_kd")[name]
+    assert "best epoch on the test set, as published" in whole.subtitle
+    notes = " ".join(whole.notes)
+    assert "Of the last epoch: FitNet, RKD, SP, PKT, CRD, KD." in notes
+    assert "fewer than 3 seeds" in notes
+    assert "not comparable" not in notes
+    part = own(replace(context, dataset="cifar100[500 images]"), "sdd_kd")[name]
+    assert part.notes[0] == "Ours is on cifar100[500 images]: not comparable with the published rows."
+    changed = frames.context(frames.runs("sdd_kd", [75.0]), frames.plan(assignments=["recipe.epochs=1"]))
+    assert "with recipe.epochs=1: not comparable" in own(changed, "sdd_kd")[name].notes[0]
+    assert "Changed from the suite: recipe.epochs=1." in own(changed)["compact"].notes
+    small = frames.context(frames.runs("sdd_kd", [75.0]), frames.plan(profile="smoke"))
+    assert "smoke profile: a small slice, not a result" in own(small)["compact"].title
+    with pytest.raises(UserError, match="--row sdd_kd: the smoke profile is a small slice"):
+        own(small, "sdd_kd")
 
 
 def test_a_row_that_cannot_be_made_is_a_users_error() -> None:

@@ -17,14 +17,16 @@ from pydantic import ValidationError
 
 import distillers
 from benchmark import plain_yaml
-from benchmark.analysis.published.entry import VANILLA, Confidence, Published, method_key
+from benchmark.analysis.published.entry import COLUMNS, VANILLA, WORDS, Confidence, Published, method_key
 from benchmark.analysis.published.repeated import PublishedRuns, RunsRow, Spread
 from benchmark.analysis.published.series import PublishedSeries, SeriesRow
 from benchmark.analysis.published.tables import PublishedTable, PublishedValue
 from benchmark.errors import UserError, among, shown
 
 __all__ = [
+    "COLUMNS",
     "VANILLA",
+    "WORDS",
     "Confidence",
     "Published",
     "PublishedRuns",
@@ -76,7 +78,7 @@ def lookup(tables: Iterable[str], pair: str, method: str) -> PublishedValue | No
     for table in map(load, tables):
         value = table.value(pair, method)
         if value is not None:
-            return PublishedValue(value, table.id, table.source, table.confidence_of(method))
+            return PublishedValue(value, table.id, table.source, table.confidence_of(method), table.epoch_of(method))
     return None
 
 
@@ -85,7 +87,7 @@ def lookup_teacher(tables: Iterable[str], pair: str) -> PublishedValue | None:
     for table in map(load, tables):
         value = table.teacher_value(pair)
         if value is not None:
-            return PublishedValue(value, table.id, table.source, table.confidence)
+            return PublishedValue(value, table.id, table.source, table.confidence, table.epoch)
     return None
 
 

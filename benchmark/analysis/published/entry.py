@@ -8,7 +8,7 @@ ValueError that names the entry and the row. A method that is registered later u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
@@ -20,11 +20,22 @@ from benchmark.config import Frozen
 from benchmark.errors import among
 
 Confidence = Literal["read", "unsure"]
+#: the epoch whose accuracy is printed: the best on the test set, or the last
+Epoch = Literal["best", "last", "unknown"]
 Text = Annotated[str, Field(min_length=1)]
 #: printed values, None where the source prints none
 Values = tuple[float | None, ...]
 #: a value of a factor: a number, a scale set, or a name
 Level = float | tuple[float, ...] | str
+
+#: our figure of the same choice of epoch, the best where the source does not say
+COLUMNS: Mapping[Epoch, Literal["best_test", "last"]] = {"best": "best_test", "last": "last", "unknown": "best_test"}
+#: the same in words, for captions
+WORDS: Mapping[Epoch, str] = {
+    "best": "best epoch on the test set, as published",
+    "last": "last epoch, as published",
+    "unknown": "best epoch on the test set; which one is published is not said",
+}
 
 #: method key of the student trained without a teacher: its published value is the table's student accuracy
 VANILLA = "vanilla"
@@ -65,6 +76,7 @@ class Published(Frozen):
     unit: Literal["percent", "ms", "s"] = "percent"
     #: which epoch is reported and over how many runs, as far as it is known
     selection: Text
+    epoch: Epoch = "unknown"
     #: misprints and contradictions that touch the values, one sentence each
     notes: tuple[Text, ...] = ()
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 import distillers
-from benchmark.analysis.published.entry import VANILLA, Confidence, Method, Published, Values, method_key, unique
+from benchmark.analysis.published.entry import VANILLA, Confidence, Epoch, Method, Published, Values, method_key, unique
 
 
 class PublishedTable(Published):
@@ -27,6 +27,8 @@ class PublishedTable(Published):
     std: dict[Method, Values] = {}
     #: rows that are `unsure` in a table that is `read`
     unsure: tuple[Method, ...] = ()
+    #: rows of the last epoch in a table of another one: copied from a source that prints the last
+    last_epoch: tuple[Method, ...] = ()
 
     @field_validator("rows", "gains", "std", mode="before")
     @classmethod
@@ -54,7 +56,7 @@ class PublishedTable(Published):
         for name, row in self.std.items():
             if len(row) != len(self.pairs) or not all(value is None or 0 <= value < 10 for value in row):
                 raise ValueError(f"{self.id}, std {name}: must be {len(self.pairs)} numbers of points below 10")
-        if missing := {*self.gains, *self.std, *self.unsure} - set(self.rows):
+        if missing := {*self.gains, *self.std, *self.unsure, *self.last_epoch} - set(self.rows):
             raise ValueError(f"{self.id}: no row {', '.join(sorted(missing))}")
         return self
 
@@ -78,6 +80,10 @@ class PublishedTable(Published):
         """Confidence of a method's row."""
         return "unsure" if method_key(method) in self.unsure else self.confidence
 
+    def epoch_of(self, method: str) -> Epoch:
+        """The epoch of a method's row."""
+        return "last" if method_key(method) in self.last_epoch else self.epoch
+
     def _cell(self, pair: str, row: Values | None) -> float | None:
         return row[self.pairs.index(pair)] if row is not None and pair in self.pairs else None
 
@@ -89,3 +95,4 @@ class PublishedValue(NamedTuple):
     table: str
     source: str
     confidence: Confidence
+    epoch: Epoch
