@@ -14,7 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import optuna
 import pandas as pd
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -76,8 +76,10 @@ class Worker:
     """This process as a worker of studies: a name, and a lock that is free when the process is gone."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, self.host, self._folder = uuid.uuid4().hex[:12], platform.node(), folder
+        self.name, self._folder = uuid.uuid4().hex[:12], folder
         folder.mkdir(parents=True, exist_ok=True)
+        #: where its lock can be looked at: workers of one machine may have folders of their own
+        self.host = f"{platform.node()}:{folder.resolve()}"
         self._lock = FileLock(self._file(self.name))
         with FileLock(folder / "workers.lock"):  # a lock must not be deleted between its file's making and its taking
             for left in folder.glob("worker-*.lock"):
@@ -142,6 +144,7 @@ class Search:
                 if fresh and title in optuna.get_all_study_names(self._storage):
                     optuna.delete_study(study_name=title, storage=self._storage)
                 self.study = self._create(about)
+                self._enqueue_missing()
 
     def close(self) -> None:
         """Leave the study to the other workers."""
@@ -163,9 +166,14 @@ class Search:
         study = optuna.create_study(study_name=self.title, storage=self._storage, direction="maximize")
         _name_metric(study)
         study.set_user_attr(_DEFINITION, content)
-        for point in self.definition.grid():
-            study.enqueue_trial(dict(point))
         return study
+
+    def _enqueue_missing(self) -> None:
+        """Enqueue the points of the grid that no trial has: of a new study all, later what a kill left out."""
+        known = {_as_text(point_of(trial)) for trial in self.trials() if not is_retried(trial)}
+        for point in self.definition.grid():
+            if _as_text(point) not in known:
+                self.study.enqueue_trial(dict(point))
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -199,6 +207,7 @@ class Search:
         """Ask for the next batch of trials; empty when all have been asked for."""
         with named_errors(self.place), self.exclusive():
             self._retry_stale()
+            self._enqueue_missing()
             trials = self.trials()
             waiting = sum(trial.state == TrialState.WAITING for trial in trials)
             spent = sum(not is_retried(trial) for trial in trials)
@@ -230,7 +239,7 @@ class Search:
         """Fail a trial that nobody will finish, and re-queue its point."""
         self._storage.set_trial_user_attr(trial._trial_id, _RETRIED, True)
         self.study.tell(trial.number, state=TrialState.FAIL)
-        self.study.enqueue_trial(dict(trial.params), user_attrs={"instead_of": trial.number})
+        self.study.enqueue_trial(point_of(trial), user_attrs={"instead_of": trial.number})
 
     def tell(self, trial: Trial, value: float | None, **about: Any) -> None:
         """End a trial with its mean validation accuracy, or as failed without one, with `about` as its attributes."""
@@ -241,10 +250,24 @@ class Search:
         self._end(trial, about, None, TrialState.PRUNED)
 
     def _end(self, trial: Trial, about: Mapping[str, Any], value: float | None, state: TrialState | None) -> None:
-        with named_errors(self.place):
+        with named_errors(self.place), suppress(UpdateFinishedTrialError):
+            if not self.is_running(trial):  # given up as a dead worker's: another trial has its point
+                return
             for key, known in about.items():
                 trial.set_user_attr(key, known)
             self.study.tell(trial, value, state)
+
+    def report(self, trial: Trial, value: float, step: int) -> bool:
+        """Report a trial's value so far; False for a trial that was given up as a dead worker's."""
+        with named_errors(self.place), suppress(UpdateFinishedTrialError):
+            trial.report(value, step)
+            return True
+        return False
+
+    def is_running(self, trial: Trial) -> bool:
+        """Whether a trial is still this worker's: one that was silent for too long is failed and re-queued."""
+        with named_errors(self.place):
+            return any(one.number == trial.number for one in self._running())
 
     def retry(self, trials: Sequence[Trial]) -> None:
         """Re-queue the trials that this worker leaves unfinished; trials that have ended are left as they are."""
@@ -256,13 +279,16 @@ class Search:
 
     def heartbeat(self, trials: Sequence[Trial]) -> None:
         """Record that these trials are alive, for workers of other machines."""
-        now = self._now()
-        for trial in trials:
-            trial.set_user_attr("heartbeat", now)
+        with named_errors(self.place), suppress(UpdateFinishedTrialError):
+            now, running = self._now(), {trial.number for trial in self._running()}
+            for trial in trials:
+                if trial.number in running:
+                    trial.set_user_attr("heartbeat", now)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, including those that were retried."""
-        return self.study.get_trials(deepcopy=False)
+        with named_errors(self.place):
+            return self.study.get_trials(deepcopy=False)
 
     def num_left(self) -> int:
         """Count the trials that have not ended."""
@@ -332,6 +358,15 @@ def space_of(definition: Study) -> dict[str, Any]:
 def is_retried(trial: FrozenTrial) -> bool:
     """Whether the trial was failed and re-queued: another trial has its point."""
     return bool(trial.user_attrs.get(_RETRIED, False))
+
+
+def point_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters of a trial, or those it was enqueued with: it has none before it was asked for them."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def _as_text(point: Mapping[str, Any]) -> str:
+    return json.dumps(point, sort_keys=True)  # a storage gives tuples back as lists
 
 
 def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
@@ -405,6 +440,6 @@ def named_errors(place: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (SQLAlchemyError, OSError, ImportError, json.JSONDecodeError) as error:
+    except (SQLAlchemyError, StorageInternalError, OSError, ImportError, json.JSONDecodeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the study's storage {place} cannot be used: {reason}") from error

@@ -119,8 +119,17 @@ class StudyExecution:
         found = teacher_store.find(self.options.teachers, self.data, teacher, signature="")
         return found is not None and found[1].signature is None
 
-    def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: OnEpoch | None = None) -> list[Entry]:
-        """Train the runs, with the teachers of the plans; return one entry per run, in order."""
+    def train(
+        self,
+        plans: Sequence[Plan],
+        runs: Sequence[PlannedRun],
+        on_epoch: OnEpoch | None = None,
+        on_look: Callable[[], None] = lambda: None,
+    ) -> list[Entry]:
+        """Train the runs, with the teachers of the plans; return one entry per run, in order.
+
+        `on_epoch` and `on_look` are those of `Execution`.
+        """
         recipes: dict[str, RunConfig] = {}
         for plan in plans:
             recipes |= plan.teachers
@@ -128,7 +137,7 @@ class StudyExecution:
         survey = Survey(whole, self.options, self.data, self.tracker)
         patiently(survey.look, self.tracker, self.view.say, self.options.patience_s)
         execution = Execution(
-            survey, self.tracker, self._costs, self.view, self.title, on_epoch, deadline=self._deadline
+            survey, self.tracker, self._costs, self.view, self.title, on_epoch, on_look, self._deadline
         )
         execution.run()
         self.run_id = execution.parent_run_id or self.run_id
@@ -152,6 +161,8 @@ class TrialBatch:
         self._run_ids: dict[int, list[str]] = {number: [] for number in self.trials}
         self._reasons: dict[int, str] = {}
         self._pruned: set[int] = set()
+        #: trials with a run that its process did not end
+        self._crashed: set[int] = set()
         self._last_heartbeat = time.time()
         self._tags = {"study": search.title}
 
@@ -172,7 +183,7 @@ class TrialBatch:
             if not open_trials:
                 break
             runs = [run for number in open_trials for run in self._runs(number, stage)]
-            entries = execution.train(list(self.plans.values()), runs, self._on_epoch)
+            entries = execution.train(list(self.plans.values()), runs, self._on_epoch, self._beat)
             for entry in entries:
                 self._note(entry)
             if execution.was_stopped:
@@ -195,15 +206,19 @@ class TrialBatch:
             if run.config.repetition in stage
         ]
 
-    def _on_epoch(self, entry: Entry, row: dict[str, float]) -> bool:
-        """Report an epoch of a run; True to prune its trial, never before the first decay of its learning rate."""
+    def _beat(self) -> None:
+        """Record now and then that the trials are alive, also while their teacher is trained."""
         if time.time() - self._last_heartbeat > HEARTBEAT_SECONDS:
             self._last_heartbeat = time.time()
             self.search.heartbeat(list(self.trials.values()))
+
+    def _on_epoch(self, entry: Entry, row: dict[str, float]) -> bool:
+        """Report an epoch of a run; True to prune its trial, never before the first decay of its learning rate."""
         if self.search.definition.pruner == "none" or self.seeds > 1 or "val/top1" not in row:
             return False
         number, epoch = int(entry.tags["trial"]), int(row["epoch"])
-        self.trials[number].report(row["val/top1"], epoch)
+        if not self.search.report(self.trials[number], row["val/top1"], epoch):
+            return True  # another worker has its point
         decays = entry.config.recipe.milestones
         return bool(decays) and epoch > decays[0] and self.trials[number].should_prune()
 
@@ -211,8 +226,8 @@ class TrialBatch:
         for number in numbers:
             if seed not in self._values[number]:
                 continue
-            self.trials[number].report(self._values[number][seed], seed)
-            if seed < self.seeds and self.trials[number].should_prune():
+            is_ours = self.search.report(self.trials[number], self._values[number][seed], seed)
+            if not is_ours or (seed < self.seeds and self.trials[number].should_prune()):
                 self._pruned.add(number)
 
     def _note(self, entry: Entry) -> None:
@@ -224,6 +239,8 @@ class TrialBatch:
         elif entry.state == "dropped":
             self._pruned.add(number)
         else:  # whatever it is, it has no value
+            if entry.state == "resume":
+                self._crashed.add(number)
             self._reasons[number] = entry.reason or f"a run is {entry.state}"
 
     def _tell(self, number: int, trial: Trial) -> None:
@@ -235,7 +252,9 @@ class TrialBatch:
             "std": statistics.stdev(values) if len(values) > 1 else None,
             **({"teacher_saw_val": True} if "teacher_saw_val" in self._tags else {}),
         }
-        if number in self._reasons:
+        if number in self._crashed and "instead_of" not in trial.user_attrs:
+            self.search.retry([trial])  # once: what kills its process may be the trial
+        elif number in self._reasons:
             self.search.tell(trial, None, **about, reason=self._reasons[number])
         elif number in self._pruned:
             self.search.prune(trial, **about)

@@ -109,7 +109,11 @@ def _started(
 
 def _print_ended(search: Search, seen: set[int], console: Console) -> None:
     """Print the trials that ended since the last look, and note them as seen."""
-    for trial in search.trials():
+    try:
+        trials = search.trials()
+    except UserError:  # the storage is away for a while: its workers say so when they need it
+        return
+    for trial in trials:
         if trial.state in ENDED and trial.number not in seen:
             seen.add(trial.number)
             console.print(words_of(trial), soft_wrap=True)

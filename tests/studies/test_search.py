@@ -221,6 +221,58 @@ def test_what_a_worker_stops_in_the_middle_of_is_re_queued(tmp_path: Path) -> No
     assert points(search) == Counter(range(9))
 
 
+def test_a_kill_between_two_writes_loses_no_point_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # while the points are enqueued: none of them is
+        patch.setattr("optuna.Study.enqueue_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(tmp_path)
+    search = opened(tmp_path)
+    assert search.num_left() == 9
+    with monkeypatch.context() as patch:  # after a trial is asked for, before it has its parameters
+        patch.setattr(Grid, "suggest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search.ask()
+    search.close()
+    second = opened(tmp_path)
+    asked = second.ask()
+    with monkeypatch.context() as patch:  # after a trial was given up, before its point is re-queued
+        patch.setattr("optuna.Study.enqueue_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            second.retry([trial for trial, _ in asked])
+    second.close()
+    last = opened(tmp_path)
+    answer(last)
+    assert points(last) == Counter(range(9))
+    assert last.num_left() == 0
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on(tmp_path: Path) -> None:
+    """Its trials are another's by then: what it has to say about them is not heard, and is no error."""
+    silent, other = opened(tmp_path), opened(tmp_path)
+    (first, _), (second, _) = silent.ask()
+    other.retry([first, second])
+    assert not silent.is_running(first)
+    assert not silent.report(first, 1.0, 1)
+    silent.heartbeat([first, second])
+    silent.tell(first, 1.0)
+    silent.prune(second)
+    answer(other)
+    assert points(other) == Counter(range(9))
+
+
+def test_workers_with_folders_of_their_own_live_by_their_heartbeats(tmp_path: Path) -> None:
+    """One machine, one storage, two runs folders: the lock of the other lies where it is not looked for."""
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    here, there = (opened(tmp_path / name, storage=storage) for name in ("here", "there"))
+    (first, _), _ = here.ask()
+    (running, *_) = there._running()
+    assert running.number == first.number
+    assert [there.worker.is_gone(running, there._now() + later) for later in (0, SILENT_SECONDS + 60)] == [False, True]
+
+
 def test_a_failed_trial_is_told_and_not_repeated(tmp_path: Path) -> None:
     search = opened(tmp_path)
     (first, _), (second, _) = search.ask()
