@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -54,12 +55,15 @@ def is_free(lock_file: Path) -> bool:
     """Whether no process holds the lock of this file; a missing file counts as free."""
     if not lock_file.exists():
         return True
-    # as filelock does it, but for reading: the folder may be another user's, or on a disk that cannot be written
     try:
-        with lock_file.open("rb") as file:
+        # NFS locks only what is open for writing; for reading where the folder is another user's or cannot be written
+        with lock_file.open("r+b" if os.access(lock_file, os.W_OK) else "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        # anything else than a holder, such as a disk that cannot lock what is open for reading, tells of none
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 

@@ -252,8 +252,9 @@ class Tracker:
         """Where the store says that an experiment's artifacts lie, and where they do, by its id."""
         found = {}
         for one in self._experiments(ViewType.ALL) if self.is_local else ():
-            if "suite" in one.tags:
-                said = str(one.artifact_location)
+            said = str(one.artifact_location)
+            # a server's, or a bucket's, is no folder that could have been moved
+            if "suite" in one.tags and urlparse(said).scheme in ("", "file"):
                 found[str(one.experiment_id)] = said, (self._artifacts / _path_of(said).name).as_uri()
         return found
 
@@ -351,14 +352,21 @@ class Tracker:
 
     def parent(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         """Get the id of a pair's parent run, created on first use and RUNNING until it is ended."""
-        found = self.client.search_runs(
-            [experiment_id], f"tags.role = 'pair' and attributes.run_name = '{name}'", max_results=1
-        )
-        if found:
-            run_id = str(found[0].info.run_id)
-            self.client.update_run(run_id, status="RUNNING")
-            return run_id
-        return str(self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"}).info.run_id)
+
+        def oldest() -> str | None:
+            query = f"tags.role = 'pair' and attributes.run_name = '{name}'"
+            found = self.client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
+            return min(((run.info.start_time, run.info.run_id) for run in found), default=(0, None))[1]
+
+        run_id = oldest()
+        if run_id is None:
+            made = self.client.create_run(experiment_id, run_name=name, tags={**tags, "role": "pair"}).info.run_id
+            # commands that start at the same moment make one each: all of them take the oldest
+            run_id = str(oldest() or made)
+            if run_id != made:
+                self.client.delete_run(made)
+        self.client.update_run(run_id, status="RUNNING")
+        return run_id
 
     def runs_with(self, signatures: Iterable[str], anew: bool = False) -> list[Tracked]:
         """All training runs with these signatures, of any experiment, newest first, as the store has them now.
@@ -549,8 +557,16 @@ class Tracker:
         }
         if run_id is None:
             run_id = str(self.client.create_run(experiment_id, run_name=name, tags=everything).info.run_id)
+        self._describe(run_id, config, data)
+        return run_id
+
+    def complete(self, run_id: str, config: RunConfig, data: DataSet) -> None:
+        """Log the parameters and the data set of a run that lacks them: a kill came between its creation and them."""
+        if not self.client.get_run(run_id).data.params:
+            self._describe(run_id, config, data)
+
+    def _describe(self, run_id: str, config: RunConfig, data: DataSet) -> None:
         params = [Param(key, str(value)[:6000]) for key, value in flat(config.model_dump(mode="json")).items()]
-        self.client.log_batch(run_id, params=params)
         dataset = Dataset(
             name=data.name,
             digest=data.digest[:36],
@@ -559,7 +575,7 @@ class Tracker:
             profile=f'{{"num_train": {len(data.train)}, "num_test": {len(data.test)}}}',
         )
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        return run_id
+        self.client.log_batch(run_id, params=params)  # last, since they tell that all of it is there
 
     def reopen(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set an interrupted run to RUNNING again."""

@@ -58,6 +58,17 @@ class Dispatch:
             self._deadline.submitted(job, step_s)
             self._engine.submit(job)
 
+    def drop(self, entry: Entry) -> bool:
+        """Drop a run that another process has taken over; False when it was not submitted yet, and is not any more."""
+        for number, group in enumerate(self._waiting):
+            if entry in group:
+                left = [one for one in group if one is not entry]
+                self._waiting[number : number + 1] = [left] if left else []
+                return False
+        assert entry.signature is not None
+        self._engine.drop(self.jobs[entry.signature], entry.signature)
+        return True
+
     def ended(self) -> None:
         """Hear that a cohort has left its worker."""
         self._num_submitted -= 1

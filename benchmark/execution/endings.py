@@ -123,6 +123,10 @@ class Endings:
         self._delivery.put(partial(self._record.interrupted, entry, reason))
         self._delivery.put(partial(self._runs.release, entry))
 
+    def lost(self, entry: Entry) -> None:
+        """Leave a run that was not started to the process that took over its lease."""
+        self._delivery.put(self._lose(entry))
+
     def _lose(self, entry: Entry) -> Callable[[], None]:
         """Leave a run to the process that took over its lease, whose result counts; return what ends it here."""
         return partial(self._record_lost, entry, self._runs.leave(entry))

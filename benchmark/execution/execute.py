@@ -198,8 +198,8 @@ class Execution:
         self._last_look = now
         self._on_look()
         for entry in self._runs.lost():
-            assert entry.signature is not None
-            self._engine.drop(self._dispatch.jobs[entry.signature], entry.signature)
+            if not self._dispatch.drop(entry):
+                self._endings.lost(entry)
         if left := self._runs.left_by_others():
             self._delivery.ask(partial(self.survey.look_again, left))
             self.survey.settle_waiting()

@@ -117,6 +117,7 @@ class Record:
             if event.epochs_done or event.steps_done:
                 where["machine"] = _joined(self.tracker.tags(entry.run_id).get("machine"), event.machine)
             self.tracker.reopen(entry.run_id, {**where, **moved, **entry.tags})
+            self.tracker.complete(entry.run_id, config, self.survey.data)
             entry.logged = self.tracker.epochs_logged(entry.run_id)
             if job.device != "cpu":  # epochs since the checkpoint are trained again, with slightly different numbers
                 entry.logged = {epoch for epoch in entry.logged if epoch <= event.epochs_done}

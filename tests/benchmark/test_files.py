@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import resource
@@ -19,6 +21,27 @@ from benchmark import files
 from benchmark.errors import UserError
 from benchmark.train import checkpoint
 from tests.processes import exit_code, heard, pipe, start
+
+
+@pytest.mark.parametrize(
+    ("error", "free"), [(None, True), (errno.EWOULDBLOCK, False), (errno.EBADF, True), (errno.ENOLCK, True)]
+)
+def test_only_a_holder_makes_a_lock_held(
+    tmp_path: Path, error: int | None, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS refuses to lock what is open for reading (EBADF): every lock that existed counted as held for ever."""
+    lock, modes = tmp_path / "x.lock", []
+    assert files.is_free(lock)
+    lock.touch()
+
+    def flock(file: Any, operation: int) -> None:
+        modes.append(file.mode)
+        if error is not None:
+            raise OSError(error, "no")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert files.is_free(lock) == free
+    assert modes == ["rb+"]
 
 
 def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -246,6 +247,48 @@ def finished(tracker: tracking.Tracker, data: DataSet, signature: str) -> str:
     tracker.artifacts(run_id, {"config.json": signature.encode()})
     tracker.end(run_id, "FINISHED")
     return run_id
+
+
+@pytest.mark.parametrize("location", ["mlflow-artifacts:/3", "s3://bucket/3"])
+def test_where_a_servers_artifacts_lie_is_left_alone(
+    runs_folder: Path, location: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A look at the database of a server that is down, or runs on another machine."""
+    tracker = tracking.Tracker(runs_folder)
+    experiment = tracker.client.create_experiment("served", location)
+    tracker.client.set_experiment_tag(experiment, "suite", "served")
+    again = tracking.Tracker(runs_folder)
+    assert again.client.get_experiment(experiment).artifact_location == location
+    assert capfd.readouterr().err == ""
+
+
+def test_commands_that_start_at_the_same_moment_share_a_pairs_run(
+    tracker: tracking.Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tracker.experiment("small", {"suite": "small"})
+    create, others = tracker.client.create_run, []
+
+    def create_too(*given: Any, **named: Any) -> Any:
+        if not others:  # between the other's look and its creation
+            others.append(create(*given, **named).info.run_id)
+        return create(*given, **named)
+
+    monkeypatch.setattr(tracker.client, "create_run", create_too)
+    assert tracker.parent(experiment, "a -> b", {}) == others[0]
+    assert len(tracker.client.search_runs([experiment])) == 1
+    assert tracker.parent(experiment, "a -> b", {}) == others[0]
+
+
+def test_a_run_that_was_killed_before_it_had_parameters_gets_them(tracker: tracking.Tracker, digits: DataSet) -> None:
+    run_id = start(tracker, digits, "s1")
+    whole = tracker.client.get_run(run_id)
+    bare = tracker.client.create_run(whole.info.experiment_id).info.run_id
+    tracker.complete(bare, make_config("kd"), digits)
+    for one in (run_id, bare):
+        tracker.complete(one, make_config("kd"), digits)
+        found = tracker.client.get_run(one)
+        assert found.data.params == whole.data.params
+        assert len(found.inputs.dataset_inputs) == 1
 
 
 def test_a_copied_folder_reads_and_writes_its_own_artifacts(
