@@ -140,7 +140,8 @@ class Whole(io.RawIOBase):
 def split(archive: IO[bytes], target: Path, limit: int) -> list[Path]:
     """Write an archive as `target`.001, .002, ... of at most `limit` bytes each; return the paths.
 
-    Pieces of an earlier bundle with the same name are replaced, and those that it had more are deleted.
+    Pieces of an earlier bundle with the same name are replaced once all new ones are written, and those that it had
+    more are deleted.
 
     Raises:
         UserError: when anything else has the name of a piece, or a piece cannot be written.
@@ -154,18 +155,26 @@ def split(archive: IO[bytes], target: Path, limit: int) -> list[Path]:
     count = max(1, -(-total // size))
     if count > MAX_PIECES:
         raise UserError(f"{target}: {count:,} pieces would be needed, at most {MAX_PIECES:,} can be; give --piece-mb")
-    written = []
-    for number in range(1, count + 1):
-        content = archive.read(size)
-        digest = hashlib.sha256(content).hexdigest()
-        header = Header(PROJECT, FORMAT, bundle, number, count, digest, len(content), total)
-        path = target.with_name(f"{target.name}.{number:03d}")
-        files.write(path, header.line, content, way_out="free some space, or name another place")
-        written.append(path)
+    written: dict[Path, Path] = {}
+    try:
+        for number in range(1, count + 1):
+            content = archive.read(size)
+            digest = hashlib.sha256(content).hexdigest()
+            header = Header(PROJECT, FORMAT, bundle, number, count, digest, len(content), total)
+            path = target.with_name(f"{target.name}.{number:03d}")
+            new = path.with_name(f"{path.name}.new")
+            written[path] = new
+            files.write(new, header.line, content, way_out="free some space, or name another place")
+        for path, new in written.items():
+            new.replace(path)
+    except BaseException:
+        for new in written.values():
+            new.unlink(missing_ok=True)
+        raise
     for path in stale:
         if path not in written:
             path.unlink(missing_ok=True)
-    return written
+    return list(written)
 
 
 def check_target(target: Path) -> None:

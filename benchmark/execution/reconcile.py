@@ -10,7 +10,7 @@ from benchmark import files
 from benchmark.errors import UserError
 from benchmark.execution.hold import held, leased_elsewhere
 from benchmark.execution.options import Options
-from benchmark.tracking import Tracker, Unended
+from benchmark.tracking import Tracked, Tracker, Unended
 from benchmark.train import checkpoint
 
 
@@ -75,9 +75,17 @@ def end_parents(tracker: Tracker, identity: str, used: Collection[str] = ()) -> 
 
 
 def finished_work(options: Options, tracker: Tracker) -> list[Path]:
-    """Work folders of finished runs: killed between ending the run and deleting its files."""
+    """Work folders of finished runs: killed between ending the run and deleting its files.
+
+    A teacher whose weights are gone is trained again, in a newer run: its newest one decides.
+    """
     folders = {path.name: path for path in sorted((options.runs / "work").glob("*")) if path.is_dir()}
-    finished = {run.signature for run in tracker.runs_with(folders) if run.status == "FINISHED"}
+    newest: dict[str, Tracked] = {}
+    finished = set()
+    for run in tracker.runs_with(folders):
+        is_newest = newest.setdefault(run.signature, run) is run
+        if run.status == "FINISHED" and (is_newest or run.tags.get("role") != "teacher"):
+            finished.add(run.signature)
     return [folder for signature, folder in folders.items() if signature in finished]
 
 

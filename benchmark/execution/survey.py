@@ -147,6 +147,7 @@ class Survey:
         elif entry.state == "finished":  # its weights are to be fetched, or it is trained again, in a new run
             entry.finished_run = tracked[entry.signature]
             entry.state, entry.run_id, entry.parent_id = "new", None, None
+            self._stand_at_checkpoint(entry)
 
     def use_teacher(self, model: str, folder: Path, manifest: teacher_store.Manifest) -> None:
         """Use a stored teacher. Raises UserError when its weights are damaged."""
@@ -207,6 +208,15 @@ class Survey:
         elif (of_teacher := self.teacher_entries[teacher]).state == "failed":
             entry.state, entry.reason = "failed", f"its teacher {teacher} failed: {of_teacher.reason}"
 
+    def _stand_at_checkpoint(self, entry: Entry) -> None:
+        """Let a run that is to be trained go on from its checkpoint, if it has one."""
+        assert entry.signature is not None
+        path = self.options.work(entry.signature) / "checkpoint"
+        if path.exists():
+            state = checkpoint.load(path, files.say)
+            entry.stand_at(state["epochs_done"], state["steps_done"], state["steps_per_epoch"])
+            entry.state = "resume"
+
     def _settle(self, entry: Entry, teacher_checksum: str | None, tracked: Mapping[str, Tracked]) -> None:
         """Set the signature and state of an entry."""
         entry.signature = entry.config.signature(self.data.digest, teacher_checksum)
@@ -230,11 +240,8 @@ class Survey:
                     entry.state, entry.reason = "remote", f"on {known.tags.get('host', 'another machine')}"
         if entry.state == "new" and not self._is_free(entry):
             entry.state, entry.reason = "elsewhere", self._leased.get(entry.signature, "")
-        path = self.options.work(entry.signature) / "checkpoint"
-        if entry.state == "new" and path.exists():
-            state = checkpoint.load(path, files.say)
-            entry.stand_at(state["epochs_done"], state["steps_done"], state["steps_per_epoch"])
-            entry.state = "resume"
+        if entry.state == "new":
+            self._stand_at_checkpoint(entry)
         is_anothers = known is not None and known.tags.get("runs_folder", identity) != identity
         if known is not None and (
             (entry.state == "new" and _is_over(known)) or (entry.state in ("new", "resume") and is_anothers)

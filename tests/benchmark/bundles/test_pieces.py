@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import files
 from benchmark.bundles import pieces
 from benchmark.errors import UserError
 from tests.benchmark.bundles.stores import archive_of, wrapped
@@ -44,6 +45,25 @@ def test_pieces_of_any_order_and_of_several_bundles_make_the_archives(three: lis
 def test_the_same_archive_makes_the_same_pieces(three: list[Path], tmp_path: Path) -> None:
     again = wrapped(ARCHIVE, tmp_path / "again" / "home", LIMIT)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in three]
+
+
+def test_an_earlier_bundle_is_whole_until_the_new_one_is(three: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is given back while it packs leaves one of the two."""
+    write, seen = files.write, []
+
+    def full(path: Path, *parts: bytes, **named: str) -> None:
+        seen.append(path)
+        if len(seen) == 3:
+            raise UserError("the disk is full")
+        write(path, *parts, **named)
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        wrapped(ARCHIVE[::-1], three[0].with_suffix(""), LIMIT)
+    assert archive_of(*three) == ARCHIVE
+    assert sorted(three[0].parent.iterdir()) == three
+    monkeypatch.undo()
+    assert archive_of(*wrapped(ARCHIVE[::-1], three[0].with_suffix(""), LIMIT)) == ARCHIVE[::-1]
 
 
 def test_pieces_of_an_earlier_bundle_give_way_and_nothing_else_does(three: list[Path]) -> None:

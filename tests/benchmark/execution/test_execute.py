@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
-from benchmark.execution import delivery, engines
+from benchmark.execution import delivery, engines, reconcile
 from benchmark.execution.engines.inline import InlineEngine
 from benchmark.execution.estimate import Costs
 from benchmark.execution.execute import Execution
@@ -29,7 +30,7 @@ from benchmark.plan.resolve import Plan, PlannedRun, make_plan
 from benchmark.tracking import Tracked, Tracker
 from benchmark.train import checkpoint, pace, teacher_store
 from benchmark.train.lane import create_network, weights_of
-from benchmark.train.messages import CohortJob, EngineEvent, Event, LaneFinished, Started
+from benchmark.train.messages import CohortJob, EngineEvent, EpochDone, Event, LaneFinished, Started
 
 SMALL: dict[str, Any] = {
     "title": "small",
@@ -365,6 +366,30 @@ def test_a_teacher_that_was_stored_but_not_recorded_is_completed(
     assert "final/last" in here.tracker.client.get_run(entry.run_id).data.metrics
     assert {file.path for file in here.tracker.client.list_artifacts(entry.run_id)} >= {"student.safetensors"}
     assert not list((here.options.runs / "work").iterdir())
+
+
+def test_a_teacher_that_is_trained_again_goes_on_from_its_checkpoint(
+    tmp_path: Path, digits: DataSet, hand_in_hand: None
+) -> None:
+    """Its finished run is on record, and its weights are nowhere any more."""
+    here = Folder(tmp_path, digits)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    here.train(here.survey())
+    shutil.rmtree(here.options.teachers)
+    for weights in tmp_path.rglob("student.safetensors"):
+        weights.unlink()
+    stopping, view = here.survey(), Quiet()
+    execution = Execution(stopping, here.tracker, Measured(digits, torch.device("cpu"), 1), view)
+    view.show = lambda job, event: execution._interrupt() if isinstance(event, EpochDone) else None  # type: ignore[method-assign]
+    execution.run()
+    assert execution.was_stopped
+    assert reconcile.finished_work(here.options, here.tracker) == []
+    again = here.survey()
+    teacher = again.teacher_entries["resnet8"]
+    assert (teacher.state, teacher.epochs_done) == ("resume", 1)
+    here.train(again)
+    assert again.teachers.keys() == {"resnet8"}
+    assert states(again) == ["finished"]
 
 
 def test_a_start_puts_right_what_killed_processes_left(tmp_path: Path, digits: DataSet, hand_in_hand: None) -> None:
