@@ -64,7 +64,8 @@ def command(given: argparse.Namespace, console: Console) -> int:
 def published(contexts: Sequence[Context], console: Console) -> int:
     """Publish the runs of a plan, and print what that changed; return the exit code."""
     done = publish(contexts)
-    for warning in done.warnings:
+    problems = dict.fromkeys(problem for one in contexts if len(one.frame) for problem in one.problems)
+    for warning in [*problems, *done.warnings]:
         console.print(f"note: {warning}", soft_wrap=True)
     for words, those in (("added", done.added), ("in place of a failed run", done.replaced)):
         for run in those:

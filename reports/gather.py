@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,7 @@ def gather(
             f"Runs of this plan exist on {len(others) + 1} sets of images; this report is of {best.digest[:12]}, which"
             " has the most runs."
         )
+    problems += _under_other_teachers(best, tracker)
     problems += _missing_data(best.plan, data_root, runs)
     frame = _frame(best, problems)
     dataset = _dataset(best)
@@ -268,6 +269,24 @@ def _frame(match: _Match, problems: list[str]) -> pd.DataFrame:
             f" {' and '.join(name for name in _HEADLINE if math.isnan(getattr(row, name)))}: it is not counted there."
         )
     return results.with_parameters(frame, match.tracked)
+
+
+def _under_other_teachers(match: _Match, tracker: Tracker | None) -> Iterator[str]:
+    """Report the finished runs that are left out since their teacher has other weights than the chosen one."""
+    planned = {signature for _, signature in match.planned}
+    for model in match.plan.teachers if tracker is not None and match.digest else ():
+        assert tracker is not None
+        query = f"tags.data_digest = '{match.digest}' and tags.teacher = '{model}'"
+        with tracker.named_errors():
+            checksums = tracker.values("teacher_checksum", query=query)
+            mine = [run.config for run in match.plan.runs if run.config.teacher == model]
+            others = {config.signature(match.digest, one) for config in mine for one in checksums} - planned
+            num = sum(run.status == "FINISHED" for run in tracker.runs_with(others)) if others else 0
+        if num:
+            yield (
+                f"{num} finished run{'s' if num > 1 else ''} of this plan had other weights of the teacher {model} than"
+                " the report's runs: left out, since a difference between them would also be the teachers'."
+            )
 
 
 def _missing_data(plan: Plan, data_root: Path, runs: Path) -> list[str]:

@@ -88,8 +88,7 @@ def overview(context: Context, pairs: Sequence[Pair]) -> Table:
             )
             decision = gain.decision if gain else None
             difference = decision.difference if decision else None
-            count = f" n={len(mine.values)}" if mine.values and len(mine.values) != plan.seeds else ""
-            text = two_decimals(mine.mean) + count
+            text = seeds_text(mine, plan.seeds)
             if decision is not None and difference is not None:
                 text += f" ({signed(difference.mean)}{ARROWS[decision.outcome]})"
             is_best = leader is not None and leader.is_bold(method)
@@ -101,11 +100,13 @@ def overview(context: Context, pairs: Sequence[Pair]) -> Table:
                 f"{pair.name} outcome": decision.word if decision else None,
             }
         rows.append(Row(tuple(cells), fields))
+    few = any(0 < len(scores(context.frame, p, m).values) < stats.MIN_SEEDS for p in pairs for m in plan.methods)
     notes = (
         f"Means over {plan.seeds} seed{'s' * (plan.seeds > 1)} after the last epoch; n where there are fewer. In"
         " brackets the gain over the base method (SD-X over X, the others over the student alone): ↑ holds, ↓ does not"
         " hold, no arrow: open. Bold: the best of a pair, where its lead over every other complete method excludes 0.",
         *([f"{plan.profile} profile: a small slice, not a result."] if plan.profile else []),
+        *([FEW_SEEDS_NOTE_WITHOUT_INTERVALS] if few else []),
     )
     return Table(
         "Overview.",

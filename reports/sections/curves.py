@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: panels of one figure, so that each can be read in print
 PANELS = 4
-#: methods that can be told apart in one panel
+#: methods that one panel has room for
 TOGETHER = 10
 #: columns and rows of a figure that shows more methods of a pair, and methods of a panel in it
 COLUMNS, ROWS, APIECE = 3, 4, 5
@@ -61,13 +61,18 @@ def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Draw
         for number, pair in enumerate(plan.pairs)
     }
     made: list[tuple[Figure, str]] = []
-    few = [title for title in lines if 0 < len(lines[title]) <= TOGETHER]
+    few = [title for title in lines if lines[title] and fit_together(list(lines[title]))]
     for start in range(0, len(few), PANELS):
         titles = few[start : start + PANELS]
         shown = [lines[title] for title in titles]
-        made.append((figure(shown, titles), _caption(shown, "Scale-decoupled methods are solid, the others dashed.")))
+        made.append(
+            (
+                figure(shown, titles),
+                _caption(shown, "Forms of a method, such as its scale-decoupled one, are solid, the others dashed."),
+            )
+        )
     for title in lines:
-        panels = families(list(lines[title])) if len(lines[title]) > TOGETHER else []
+        panels = [] if title in few else families(list(lines[title]))
         how = "A method is dashed, the forms of it solid; every panel has the same axes and the student alone."
         for start in range(0, len(panels), COLUMNS * ROWS):
             part = families_figure(lines[title], panels[start : start + COLUMNS * ROWS])
@@ -86,6 +91,11 @@ def _caption(panels: Sequence[dict[str, pd.DataFrame]], how: str) -> str:
         + f" {how} The axis begins where the lowest method stands after a third of the training; a training of fewer"
         " than 9 epochs is shown whole."
     )
+
+
+def fit_together(methods: Sequence[str]) -> bool:
+    """Whether these methods can be told apart in one panel."""
+    return len(methods) <= TOGETHER and len({style.look(method) for method in methods}) == len(methods)
 
 
 def families(methods: Sequence[str]) -> list[list[str]]:

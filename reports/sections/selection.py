@@ -10,9 +10,9 @@ import pandas as pd
 from benchmark.analysis import stats
 from benchmark.analysis.gains import Comparison, comparisons
 from benchmark.analysis.methods import pair_title
-from benchmark.analysis.numbers import rounded, signed, two_decimals
+from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, rounded, signed, two_decimals
 from benchmark.analysis.scores import Scores, scores
-from benchmark.analysis.table import Cell, Column, Row, Section, Table
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table
 from benchmark.plan.resolve import Plan
 from reports.base import Block, Context, Listing, Text, section
 
@@ -68,7 +68,7 @@ def claims(plan: Plan, held: Held) -> Table | None:
         )
         row = Row.of(
             comparison.label,
-            *(Cell(signed(means[name]), ids if means[name] is not None else ()) for name in shown),
+            *(Cell(_gain_text(found[name]), ids if found[name] is not None else ()) for name in shown),
             two_decimals(moved),
             "yes" if changes_sign(means) else "no",
             pair=comparison.pair.name,
@@ -93,9 +93,17 @@ def claims(plan: Plan, held: Held) -> Table | None:
     )
     subtitle = "Difference to the base method in points, paired over seeds."
     notes = ["moved: the largest gain less the smallest. Best on test is chosen on the test set that it reports."]
+    if any(FEW_SEEDS in cell.text for _, row in rows for cell in row.cells):
+        notes.append(FEW_SEEDS_NOTE_WITHOUT_INTERVALS)
     if not plan.data.val_fraction:
         notes.append("The whole training set was trained on: there is no validation split to choose an epoch by.")
     return Table("Gains by the choice of the epoch", subtitle, columns, sections, tuple(notes))
+
+
+def _gain_text(gain: stats.PairedDifference | None) -> str:
+    if gain is None:
+        return MISSING
+    return signed(gain.mean) + (f" {FEW_SEEDS}" if gain.num_seeds < stats.MIN_SEEDS else "")
 
 
 def move(means: Mapping[str, float | None]) -> float | None:

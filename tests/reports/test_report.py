@@ -34,6 +34,7 @@ from reports.document import Part, wrapped
 from reports.gather import gather
 from reports.sections.comparison import seeds_text
 from reports.sections.coverage import TrackedState, states
+from reports.sections.curves import fit_together
 from reports.write import log, write
 from tests.conftest import SMALL_SUITE
 from tests.reports import pdf_text, synthetic
@@ -394,8 +395,27 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert page.count("<img") == page.count('src="data:image/svg+xml;base64,') >= 1
 
 
+def test_runs_under_another_teacher_are_counted_where_they_are_left_out(tmp_path: Path) -> None:
+    """After `merge`, or with a server that several folders share."""
+    plan = small()
+    runs = synthetic.tracked(plan)
+    (other,) = [run for run in runs if (run.tags["method"], run.tags["seed"]) == ("kd", "1")][:1]
+    planned = next(one for one in plan.runs if one.config.signature(synthetic.DIGEST, other.tags["teacher_checksum"])
+                   == other.signature)  # fmt: skip
+    anew = replace(other, run_id="anew", signature=planned.config.signature(synthetic.DIGEST, "e" * 64),
+                   tags={**other.tags, "teacher_checksum": "e" * 64})  # fmt: skip
+    said = [one for one in gathered(plan, [*runs, anew], tmp_path).problems if "other weights" in one]
+    assert len(said) == 1
+    assert said[0].startswith(f"1 finished run of this plan had other weights of the teacher {other.tags['teacher']}")
+    assert not [one for one in gathered(plan, runs, tmp_path).problems if "other weights" in one]
+
+
 def test_styles_tell_methods_apart() -> None:
     looks = {method: style.look(method) for method in ("vanilla", "kd", "sdd_kd", "dkd", "sdd_dkd", "nkd", "mlkd")}
     assert len({(look.marker, look.line, look.filled) for look in looks.values()}) == len(looks)
     assert looks["kd"].colour == looks["sdd_kd"].colour
     assert style.look("of-nobody") == style.look("of-nobody")
+    assert fit_together(list(looks))
+    # two forms of one method, and methods of families that share what is left of the colours
+    assert not fit_together(["vanilla", "kd", "sdd_kd", "ls_kd"])
+    assert not fit_together(["at", "rkd", "rld", "cc"])

@@ -16,6 +16,13 @@ def test_gains_by_each_choice() -> None:
     assert "1.50 at most; 1 of them changes sign" in words(blocks)
 
 
+def test_few_seeds_are_marked() -> None:
+    blocks = selection(context([*runs("kd", [75.0, 75.2]), *runs("sdd_kd", [76.0, 76.2])]))
+    table = tables(blocks)["selection_gains"]
+    assert shown(table)["SD-KD − KD"]["last"] == "+1.00 †"
+    assert any(note.startswith("† fewer than 3 seeds") for note in table.notes)
+
+
 def test_without_a_split_there_is_no_such_column() -> None:
     blocks = selection(context([*runs("kd", [75.0, 75.2, 75.4]), *runs("sdd_kd", [76.0, 76.2, 76.4])]))
     table = tables(blocks)["selection_gains"]
