@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+import benchmark.__main__
+import benchmark.perf.__main__
+import benchmark.perf.load.__main__
+import benchmark.perf.simulate.__main__
+import benchmark.run
+import benchmark.study
 import distillers
+import reports.__main__
 from tests.distillers.batches import random_batch, used
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +44,43 @@ def test_its_distiller_works_and_gets_its_scale_decoupled_form(monkeypatch: pyte
         assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
-def test_every_make_target_and_command_it_names_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"make ([a-z]+)", README))
-    assert named
-    assert named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+#: modules that are commands, with their parsers
+COMMANDS = {
+    "benchmark": benchmark.__main__.parser,
+    "benchmark.run": benchmark.run.parser,
+    "benchmark.study": benchmark.study.parser,
+    "benchmark.perf": benchmark.perf.__main__.parser,
+    "benchmark.perf.load": benchmark.perf.load.__main__.parser,
+    "benchmark.perf.simulate": benchmark.perf.simulate.__main__.parser,
+    "reports": reports.__main__.parser,
+}
+#: modules of others, and of the tests
+ELSEWHERE = {"pytest", "tests.fuzz", "tests.faults", "tests.faults.rehearse", "venv", "pip"}
+
+
+def words_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a command and its subcommands, and the names of those."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                found |= {name, *words_of(inner)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_and_command_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text()
+    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, re.DOTALL))
+    assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= targets
+    for module, rest in re.findall(r"python -m ([a-z.]+)([^`|#;\n]*)", code):
+        if module in ELSEWHERE:
+            continue
+        known = words_of(COMMANDS[module]())
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known, rest
+        if module == "benchmark" and rest.split():
+            assert rest.split()[0] in known, rest
 
 
 def test_its_loop_trains_the_student_only() -> None:
