@@ -215,4 +215,4 @@ def conclude(
     if how is Ended.STOPPED:
         console.print(f"Stopped. The same command resumes: {process.command_line()}", soft_wrap=True)
         return how
-    return 0 if not search.num_left() and not execution.problems else 1
+    return 0 if not (search.num_left() or search.num_failed or execution.problems) else 1

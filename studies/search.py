@@ -296,6 +296,11 @@ class Search:
         ended = sum(trial.state in ENDED for trial in trials)
         return max(len(trials) if self.definition.grid() else self.num_trials, len(trials)) - ended
 
+    @property
+    def num_failed(self) -> int:
+        """Number of trials that failed and are not tried again, whichever process trained them."""
+        return sum(trial.state == TrialState.FAIL and not is_retried(trial) for trial in self.trials())
+
     def winner(self) -> Choice | None:
         """The choice of the best trial; None while no trial is complete, and when the best is at chance level."""
         best = self.best()

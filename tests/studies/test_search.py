@@ -280,6 +280,7 @@ def test_a_failed_trial_is_told_and_not_repeated(tmp_path: Path) -> None:
     search.tell(second, 1.0)
     answer(search)
     assert sum(points(search).values()) == 8
+    assert (search.num_left(), search.num_failed) == (0, 1)
     rows = frame(search.trials()).set_index("number")
     assert rows.loc[first.number, "state"] == "fail"
     assert rows.loc[first.number, "reason"] == "the loss was not finite"

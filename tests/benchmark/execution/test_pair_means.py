@@ -136,8 +136,13 @@ def test_means_are_over_one_teacher(commands: Commands, digits: DataSet) -> None
 
 def test_pairs_that_were_deleted_are_left_alone(commands: Commands) -> None:
     survey = commands.run("kd", seeds=1)
-    commands.tracker.client.delete_run(str(survey.entries[0].parent_id))
+    parent = str(survey.entries[0].parent_id)
+    commands.tracker.client.delete_run(parent)
+    before = commands.tracker.client.get_run(parent)
     commands.run("kd", seeds=1)
+    after = commands.tracker.client.get_run(parent)
+    assert after.info.lifecycle_stage == "deleted"
+    assert after.data.metrics == before.data.metrics
 
 
 def test_names_are_such_that_mlflow_takes_them(commands: Commands, digits: DataSet) -> None:
