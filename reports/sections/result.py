@@ -81,7 +81,8 @@ def sentence(one: Leader) -> str:
     leader = one.best
     mean = plus_minus(leader.scores.mean or 0.0, leader.scores.std)
     text = f"{pair_title(one.pair)}: {title_of(leader.method)} reaches {mean}% after the last epoch, the highest mean"
-    text += f" over {len(leader.scores.values)} seeds."
+    num = len(leader.scores.values)
+    text += f" over {num} seeds." if num > 1 else ", of one seed."
     if one.gain is not None:
         base, decision = title_of(one.gain.comparison.base), one.gain.decision
         text += f" Its gain over {base} is {decision.text}: {decision.word}."
