@@ -56,8 +56,11 @@ def is_free(lock_file: Path) -> bool:
     if not lock_file.exists():
         return True
     try:
-        # NFS locks only what is open for writing; for reading where the folder is another user's or cannot be written
-        with lock_file.open("r+b" if os.access(lock_file, os.W_OK) else "rb") as file:
+        try:
+            file: BinaryIO = lock_file.open("r+b")  # NFS locks only what is open for writing
+        except OSError:  # another user's, or on a disk that cannot be written
+            file = lock_file.open("rb")
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True

@@ -31,6 +31,7 @@ from studies import search as search_module
 from studies import tables
 from studies import trials as trials_module
 from studies.base import Choice
+from studies.chance import Chance
 from studies.questions.sdd_terms import SDDTerms
 from studies.search import Search, frame, is_retried
 from studies.trials import CONFIRM_FROM, Ground, TrialBatch, confirmation_runs
@@ -73,6 +74,8 @@ class Played:
 
     score: Score
     fails: frozenset[int] = frozenset()
+    #: trials whose process is killed
+    crashes: frozenset[int] = frozenset()
     stops: bool = False
     imported: bool = False
     was_stopped: bool = False
@@ -84,9 +87,10 @@ class Played:
         assert teacher == "resnet8"
         return self.imported
 
-    def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: Any) -> list[Entry]:
+    def train(self, plans: Sequence[Plan], runs: Sequence[PlannedRun], on_epoch: Any, on_look: Any) -> list[Entry]:
         entries = []
         for run in runs:
+            on_look()
             number, seed, epochs = int(run.tags["trial"]), run.config.repetition, run.config.recipe.epochs
             self.tags.append(run.tags)
             assert run.config.tuning
@@ -99,6 +103,8 @@ class Played:
                     break
             if number in self.fails:
                 entry.state, entry.reason = "failed", "the loss was not finite at epoch 1, step 3"
+            if number in self.crashes:
+                entry.state, entry.reason = "resume", "its process was killed"
             entry.run_id = f"{number}/{seed}/{epochs}"
             entry.figures = {"final/val": self.score(number, seed, epochs)}
             self.trained.append((number, seed, epochs))
@@ -199,6 +205,20 @@ def test_a_failed_run_fails_its_trial_alone(tmp_path: Path, ground: Ground) -> N
     assert search.trials()[1].user_attrs["reason"] == "the loss was not finite at epoch 1, step 3"
 
 
+def test_a_trial_whose_process_is_killed_is_trained_again_once(tmp_path: Path, ground: Ground) -> None:
+    """For want of memory, say, which may be the trial's doing or not."""
+    search, done = batch(tmp_path, ground, Played(score, crashes=frozenset({1})))
+    assert done
+    assert [is_retried(trial) for trial in search.trials()[:3]] == [False, True, False]
+    assert (search.num_left(), search.num_failed) == (7, 0)
+    again = search.trials()[-1]
+    assert again.state.name == "WAITING"
+    while asked := search.ask():
+        TrialBatch(search, ground, asked).train(Played(score, crashes=frozenset({again.number})))  # type: ignore[arg-type]
+    assert search.trials()[again.number].user_attrs["reason"] == "its process was killed"
+    assert (search.num_left(), search.num_failed) == (0, 1)
+
+
 def test_a_batch_that_is_stopped_is_re_queued(tmp_path: Path, ground: Ground) -> None:
     search, done = batch(tmp_path, ground, Played(score, stops=True))
     assert not done
@@ -240,7 +260,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     ground_in(folder, fields=SHORT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SDDTerms, "seeds", 1)
-        patch.setattr("studies.chance._ONE_IN_100", 0.0)  # so short a training is hardly above chance
+        # so short a training is hardly above chance
+        patch.setattr(Chance, "level", lambda chance, num_guesses=1: chance.percent)
         patch.setattr(LocalEngine, "__init__", refused)
         code, text = command(folder, "--workers", "1", "--confirm", "2", "--engine", "inline")
     assert code == 0, text

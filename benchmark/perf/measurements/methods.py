@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import distillers
 from benchmark.analysis.methods import title_of
+from benchmark.datasets.base import Known
 from benchmark.perf.apart import apart
 from benchmark.perf.base import Setting, SideBySide, counted, measurement, timed
 from benchmark.perf.measure import Samples, Task
@@ -91,7 +92,8 @@ def methods(setting: Setting) -> Iterator[SideBySide]:
 
 def in_order() -> list[str]:
     """Every registered method that fits the pair, those that look at logits only first, then by name."""
-    fit = [name for name in distillers.names() if not fit_of(run_config(PAIR, name)).misfit]
+    seen = Known(Setting.image_size, Setting.num_classes)
+    fit = [name for name in distillers.names() if not fit_of(run_config(PAIR, name), seen).misfit]
     return sorted(fit, key=lambda name: (distillers.registry.get(name).sees != "logits", name))
 
 
