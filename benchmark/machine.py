@@ -113,10 +113,14 @@ _ISAS: tuple[tuple[str, frozenset[str]], ...] = (
 )
 
 
+_MAKERS = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD"}
+
+
 def describe_numerics(device: torch.device) -> str:
     """Describe what a run's numbers depend on beside its configuration and packages, as this process is set now.
 
-    `AVX512, oneDNN avx512_core, 1 thread` or `NVIDIA H200, compute capability 9.0`: CPUs of one name may differ here.
+    `Intel AVX512, oneDNN avx512_core, 1 thread` or `NVIDIA H200, compute capability 9.0`: CPUs of one name may differ
+    here. The maker counts: on the same instruction set MKL and oneDNN choose other kernels on another maker's CPU.
     """
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
@@ -125,7 +129,15 @@ def describe_numerics(device: torch.device) -> str:
     # by this setting oneDNN multiplies fp32 numbers in a shorter format, whatever precision was asked for
     math = (_onednn_setting("DEFAULT_FPMATH_MODE") or "strict").lower()
     shorter = "" if math == "strict" else f" with {math} math"
-    return f"{cpu_capability()}, oneDNN {onednn_isa()}{shorter}, {threads} thread{'s' if threads > 1 else ''}"
+    maker = _MAKERS.get(vendor := _cpu_fact("vendor_id"), vendor)
+    limit = os.environ.get("MKL_ENABLE_INSTRUCTIONS") or os.environ.get("MKL_CBWR")
+    parts = [
+        f"{maker} {cpu_capability()}".strip(),
+        *([] if limit is None else [f"MKL {limit}"]),
+        f"oneDNN {onednn_isa()}{shorter}",
+        f"{threads} thread{'s' if threads > 1 else ''}",
+    ]
+    return ", ".join(parts)
 
 
 def keep_freed_memory() -> None:

@@ -54,8 +54,14 @@ def test_what_onednn_uses_follows_the_cpu_and_the_limit(
     if limit is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert machine.onednn_isa() == expected
-    capability = torch.backends.cpu.get_cpu_capability()
+    capability = f"AMD {torch.backends.cpu.get_cpu_capability()}"
+    monkeypatch.setattr(machine, "_cpu_fact", lambda name: "AuthenticAMD" if name == "vendor_id" else "")
+    for name in ("MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"):
+        monkeypatch.delenv(name, raising=False)
     assert machine.describe_numerics(torch.device("cpu")) == f"{capability}, oneDNN {expected}, 1 thread"
+    monkeypatch.setenv("MKL_ENABLE_INSTRUCTIONS", "AVX2")  # moves accuracies of `digits` by a point
+    assert machine.describe_numerics(torch.device("cpu")) == f"{capability}, MKL AVX2, oneDNN {expected}, 1 thread"
+    monkeypatch.delenv("MKL_ENABLE_INSTRUCTIONS")
     monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16")  # half the digits of every product
     described = f"{capability}, oneDNN {expected} with bf16 math, 1 thread"
     assert machine.describe_numerics(torch.device("cpu")) == described
