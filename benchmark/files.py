@@ -56,17 +56,18 @@ def is_free(lock_file: Path) -> bool:
     if not lock_file.exists():
         return True
     try:
+        is_writable = True
         try:
             file: BinaryIO = lock_file.open("r+b")  # NFS locks only what is open for writing
         except OSError:  # another user's, or on a disk that cannot be written
-            file = lock_file.open("rb")
+            file, is_writable = lock_file.open("rb"), False
         with file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True
     except OSError as error:
-        # anything else than a holder, such as a disk that cannot lock what is open for reading, tells of none
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        # what is open for reading and cannot be locked may be held: nothing tells
+        return is_writable and error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 

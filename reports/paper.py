@@ -110,11 +110,9 @@ def _with_row(context: Context, table: PublishedTable, method: str, held: Sequen
         ours.append(Row(tuple(cells), fields))
         if context.measured:
             of_project.append(Row(tuple(others), {}))
-    teachers = [context.teachers[pair.teacher] for pair in held if pair.teacher in context.teachers]
-    own = any(one.origin == "trained" for one in teachers)
     subtitle = (
-        f"Published rows: {table.source} ({published.WORDS[table.epoch]}). Ours: mean ± standard deviation over seeds,"
-        f" under {'teachers of our own' if own else 'imported teachers'}."
+        f"Published rows: {table.source} ({published.WORDS[table.epoch]}). Ours: mean ± standard deviation over"
+        f" seeds{_teachers_of(context, held)}."
     )
     if context.measured:
         subtitle += " Measured: the same by the project."
@@ -122,6 +120,16 @@ def _with_row(context: Context, table: PublishedTable, method: str, held: Sequen
     parts = [printed, of_project, ours] if of_project else [printed, ours]
     sections = tuple(Section("", "", tuple(part)) for part in parts)
     return Table(table.title, subtitle, columns, sections, tuple(_notes_of_row(context, table, method, held)))
+
+
+def _teachers_of(context: Context, held: Sequence[Pair]) -> str:
+    """Say where the weights of these pairs' teachers are from, as far as they are stored here."""
+    origins = {
+        "our own" if context.teachers[pair.teacher].origin == "trained" else "imported"
+        for pair in held
+        if pair.teacher in context.teachers
+    }
+    return f", under teachers that are {' or '.join(sorted(origins))}" if origins else ""
 
 
 def _notes_of_row(context: Context, table: PublishedTable, method: str, held: Sequence[Pair]) -> Iterator[str]:

@@ -170,9 +170,12 @@ class Search:
 
     def _enqueue_missing(self) -> None:
         """Enqueue the points of the grid that no trial has: of a new study all, later what a kill left out."""
-        known = {_as_text(point_of(trial)) for trial in self.trials() if not is_retried(trial)}
+        # a trial that is to be retried and still runs is re-queued by whoever retries it
+        had = [one for one in self.trials() if not (is_retried(one) and one.state == TrialState.FAIL)]
+        known = [_as_stored(point_of(one)) for one in had]
         for point in self.definition.grid():
-            if _as_text(point) not in known:
+            wanted = _as_stored(point)  # compared by value: what was enqueued as 1 may come back as 1.0
+            if not any(all(one.get(name) == value for name, value in wanted.items()) for one in known):
                 self.study.enqueue_trial(dict(point))
 
     @contextmanager
@@ -370,8 +373,9 @@ def point_of(trial: FrozenTrial) -> dict[str, Any]:
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _as_text(point: Mapping[str, Any]) -> str:
-    return json.dumps(point, sort_keys=True)  # a storage gives tuples back as lists
+def _as_stored(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point as a storage gives it back: tuples as lists."""
+    return dict(json.loads(json.dumps(dict(point))))
 
 
 def frame(trials: Sequence[FrozenTrial]) -> pd.DataFrame:

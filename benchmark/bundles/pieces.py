@@ -30,7 +30,7 @@ MAX_PIECES = 100_000
 _LISTED = 10
 _BLOCK = 1 << 20
 #: bytes of a name to which a number and `.partial` are added, of 255 that file systems have
-_MAX_NAME = 240
+_MAX_NAME = 230
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def split(archive: IO[bytes], target: Path, limit: int) -> list[Path]:
             digest = hashlib.sha256(content).hexdigest()
             header = Header(PROJECT, FORMAT, bundle, number, count, digest, len(content), total)
             path = target.with_name(f"{target.name}.{number:03d}")
-            new = path.with_name(f"{path.name}.new")
+            new = path.with_name(f".{path.name}.new")  # no FILE.*: a kill may leave it
             written[path] = new
             files.write(new, header.line, content, way_out="free some space, or name another place")
         for path, new in written.items():

@@ -300,9 +300,9 @@ def _check_sizes(plan: Plan, data: DataSet) -> None:
 def _check_fits(plan: Plan, data: DataSet) -> None:
     """Raise UserError for a method that cannot run on its pair at the size of these images, before a teacher trains."""
     seen = Known(data.image_size, data.num_classes)
-    for run in plan.runs:
-        if misfit := fit_of(run.config, seen).misfit:
-            raise UserError(
-                f"{run.config.method} cannot run on {run.pair.name} with images of {data.image_size} x"
-                f" {data.image_size}: {misfit}; leave it out with --methods"
-            )
+    found = {(run.config.method, run.pair.name): fit_of(run.config, seen).misfit for run in plan.runs}
+    if misfits := [f"{method} cannot run on {pair}: {misfit}" for (method, pair), misfit in found.items() if misfit]:
+        raise UserError(
+            f"with images of {data.image_size} x {data.image_size} {'; '.join(misfits)}; choose others with --methods"
+            " and --pairs, or let the data set state the size of its images (`Known`), which leaves these runs out"
+        )

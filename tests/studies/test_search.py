@@ -243,10 +243,33 @@ def test_a_kill_between_two_writes_loses_no_point_of_a_grid(tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             second.retry([trial for trial, _ in asked])
     second.close()
+    third = opened(tmp_path)
+    asked = third.ask()
+    with monkeypatch.context() as patch:  # after a trial was marked as given up, before it is failed
+        patch.setattr("optuna.Study.tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            third.retry([trial for trial, _ in asked])
+    third.close()
     last = opened(tmp_path)
     answer(last)
     assert points(last) == Counter(range(9))
     assert last.num_left() == 0
+
+
+class Numbers(Grid):
+    """Whole numbers that come back as fractions."""
+
+    def suggest(self, trial: BaseTrial) -> Choice:
+        return Choice("sdd_kd", {"sdd.beta": trial.suggest_float("sdd.beta", 0, 8)})
+
+
+def test_a_point_is_the_same_whatever_the_type_of_its_number(tmp_path: Path) -> None:
+    search = opened(tmp_path, Numbers())
+    answer(search)
+    search.close()
+    again = opened(tmp_path, Numbers())
+    assert again.ask() == []
+    assert points(again) == Counter(map(float, range(9)))
 
 
 def test_a_worker_that_was_taken_for_dead_goes_on(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_of_images_that_are_not_known_before_they_are_read_they_decide(
     made = make_plan(of, methods=["kd", "mgd"], pairs=["vgg13:resnet8x4"])
     assert datasets.known(made.data) == Known()
     assert not made.refused
-    with pytest.raises(UserError, match="mgd cannot run on vgg13:resnet8x4 with images of 16 x 16: maps of equal size"):
+    with pytest.raises(UserError, match="with images of 16 x 16 mgd cannot run on vgg13:resnet8x4: maps of equal size"):
         Survey(made, Options(tmp_path, tmp_path), digits, None)
 
 
