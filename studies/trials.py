@@ -161,7 +161,7 @@ class TrialBatch:
         self._run_ids: dict[int, list[str]] = {number: [] for number in self.trials}
         self._reasons: dict[int, str] = {}
         self._pruned: set[int] = set()
-        #: trials with a run that its process did not end
+        #: trials with a run that did not come to its end
         self._crashed: set[int] = set()
         self._last_heartbeat = time.time()
         self._tags = {"study": search.title}
@@ -239,7 +239,7 @@ class TrialBatch:
         elif entry.state == "dropped":
             self._pruned.add(number)
         else:  # whatever it is, it has no value
-            if entry.state == "resume":
+            if entry.state != "failed":  # its process was killed, or that of its teacher
                 self._crashed.add(number)
             self._reasons[number] = entry.reason or f"a run is {entry.state}"
 

@@ -23,7 +23,7 @@ from benchmark import command_line, study, tracking
 from benchmark.errors import UserError
 from benchmark.execution.deadline import Deadline
 from benchmark.execution.engines.local import LocalEngine
-from benchmark.execution.survey import Entry
+from benchmark.execution.survey import Entry, State
 from benchmark.plan import suite
 from benchmark.plan.resolve import Plan, PlannedRun
 from studies import command as module
@@ -76,6 +76,7 @@ class Played:
     fails: frozenset[int] = frozenset()
     #: trials whose process is killed
     crashes: frozenset[int] = frozenset()
+    left_as: State = "resume"
     stops: bool = False
     imported: bool = False
     was_stopped: bool = False
@@ -104,7 +105,7 @@ class Played:
             if number in self.fails:
                 entry.state, entry.reason = "failed", "the loss was not finite at epoch 1, step 3"
             if number in self.crashes:
-                entry.state, entry.reason = "resume", "its process was killed"
+                entry.state, entry.reason = self.left_as, "its process was killed"
             entry.run_id = f"{number}/{seed}/{epochs}"
             entry.figures = {"final/val": self.score(number, seed, epochs)}
             self.trained.append((number, seed, epochs))
@@ -205,9 +206,10 @@ def test_a_failed_run_fails_its_trial_alone(tmp_path: Path, ground: Ground) -> N
     assert search.trials()[1].user_attrs["reason"] == "the loss was not finite at epoch 1, step 3"
 
 
-def test_a_trial_whose_process_is_killed_is_trained_again_once(tmp_path: Path, ground: Ground) -> None:
-    """For want of memory, say, which may be the trial's doing or not."""
-    search, done = batch(tmp_path, ground, Played(score, crashes=frozenset({1})))
+@pytest.mark.parametrize("left_as", ["resume", "waiting"])
+def test_a_trial_whose_process_is_killed_is_trained_again_once(tmp_path: Path, ground: Ground, left_as: State) -> None:
+    """For want of memory, say, which may be the trial's doing or not; or that of its teacher, which it waits for."""
+    search, done = batch(tmp_path, ground, Played(score, crashes=frozenset({1}), left_as=left_as))
     assert done
     assert [is_retried(trial) for trial in search.trials()[:3]] == [False, True, False]
     assert (search.num_left(), search.num_failed) == (7, 0)
