@@ -8,10 +8,18 @@ from typing import Any
 from benchmark.analysis import published, stats
 from benchmark.analysis.gains import is_comparable
 from benchmark.analysis.methods import title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, percent, rounded, spread, two_decimals
+from benchmark.analysis.numbers import (
+    FEW_SEEDS_NOTE_WITHOUT_INTERVALS,
+    MISSING,
+    UNSURE_NOTE,
+    percent,
+    rounded,
+    spread,
+    two_decimals,
+)
 from benchmark.analysis.published import PublishedTable
 from benchmark.analysis.scores import scores
-from benchmark.analysis.table import UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import Cell, Column, Row, Section, Table, Value
 from benchmark.errors import UserError, among
 from benchmark.plan.suite import Pair
 from reports.base import Context, Listing
@@ -143,7 +151,7 @@ def _notes_of_row(context: Context, table: PublishedTable, method: str, held: Se
     if any(0 < len(scores(context.frame, pair, method).values) < stats.MIN_SEEDS for pair in held):
         yield FEW_SEEDS_NOTE_WITHOUT_INTERVALS
     if table.confidence == "unsure" or table.unsure:
-        yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
+        yield UNSURE_NOTE
     yield from table.notes
 
 

@@ -13,7 +13,15 @@ from benchmark.analysis.decision import Decision, confidence_text, interval_note
 from benchmark.analysis.gains import Best, Gain, gains, is_comparable, is_whole, leaders
 from benchmark.analysis.measured import Measured
 from benchmark.analysis.methods import base_of, title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE, MISSING, rounded, signed, spread, two_decimals
+from benchmark.analysis.numbers import (
+    FEW_SEEDS_NOTE,
+    MISSING,
+    UNSURE_NOTE,
+    rounded,
+    signed,
+    spread,
+    two_decimals,
+)
 from benchmark.analysis.published import VANILLA, PublishedValue
 from benchmark.analysis.table import MORE_PARAMETERS, OTHER_BUDGET, UNSURE, Cell, Column, Row, Section, Table, Value
 from benchmark.config import RunConfig
@@ -361,7 +369,7 @@ def _notes(
         )
     notes += [f"{title_of(one.method)} cannot run on {one.pair}: {one.reason}." for one in plan.refused]
     if any(value.confidence == "unsure" for value in values):
-        notes.append(f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible.")
+        notes.append(UNSURE_NOTE)
     if measured is not None:
         notes += measured.notes(runs)
     if values and any(value.epoch == "last" for value in values):

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 
 from benchmark.analysis import stats
-from benchmark.analysis.table import FEW_SEEDS
+from benchmark.analysis.table import FEW_SEEDS, UNSURE
 
 MISSING = "—"
 _FEW = f"{FEW_SEEDS} fewer than {stats.MIN_SEEDS} seeds"
 #: notes under a table with intervals, and under a table without
 FEW_SEEDS_NOTE = f"{_FEW}: no interval, and no evidence of a difference."
 FEW_SEEDS_NOTE_WITHOUT_INTERVALS = f"{_FEW}: no evidence of a difference."
+UNSURE_NOTE = f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
 
 
 def two_decimals(value: float | None) -> str:

@@ -10,10 +10,17 @@ from benchmark.analysis.comparison import comparison as detailed
 from benchmark.analysis.decision import Outcome
 from benchmark.analysis.gains import is_comparable
 from benchmark.analysis.methods import base_of, title_of
-from benchmark.analysis.numbers import FEW_SEEDS_NOTE_WITHOUT_INTERVALS, MISSING, rounded, signed, two_decimals
+from benchmark.analysis.numbers import (
+    FEW_SEEDS_NOTE_WITHOUT_INTERVALS,
+    MISSING,
+    UNSURE_NOTE,
+    rounded,
+    signed,
+    two_decimals,
+)
 from benchmark.analysis.published import VANILLA, PublishedTable
 from benchmark.analysis.scores import Scores, scores
-from benchmark.analysis.table import FEW_SEEDS, UNSURE, Cell, Column, Row, Section, Table, Value
+from benchmark.analysis.table import FEW_SEEDS, Cell, Column, Row, Section, Table, Value
 from benchmark.plan.resolve import Plan
 from benchmark.plan.suite import Pair
 from reports.base import Block, Context, Listing, section
@@ -221,6 +228,6 @@ def _notes(
     if context.measured:
         yield f"measured: by the project, {context.measured.place}; n: seeds."
     if table.confidence == "unsure" or table.unsure:
-        yield f"{UNSURE} published value of unsure confidence: second-hand, derived or partly legible."
+        yield UNSURE_NOTE
     yield f"Source: {table.source}. Selection: {table.selection}."
     yield from table.notes

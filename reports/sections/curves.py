@@ -65,12 +65,8 @@ def drawings(plan: Plan, frame: pd.DataFrame, points: pd.DataFrame) -> list[Draw
     for start in range(0, len(few), PANELS):
         titles = few[start : start + PANELS]
         shown = [lines[title] for title in titles]
-        made.append(
-            (
-                figure(shown, titles),
-                _caption(shown, "Forms of a method, such as its scale-decoupled one, are solid, the others dashed."),
-            )
-        )
+        how = "Forms of a method, such as its scale-decoupled one, are solid, the others dashed."
+        made.append((figure(shown, titles), _caption(shown, how)))
     for title in lines:
         panels = [] if title in few else families(list(lines[title]))
         how = "A method is dashed, the forms of it solid; every panel has the same axes and the student alone."
