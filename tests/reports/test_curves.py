@@ -84,6 +84,16 @@ def test_many_methods_of_a_pair_have_a_panel_per_family() -> None:
     assert sorted(shown) == sorted(title_of(method) for method in methods if method != "vanilla")
 
 
+@pytest.mark.parametrize("methods", [("kd",), (*METHODS, "ls_kd", "sdd_ls_kd", "dkd", "sdd_dkd", "at", "cc", "pkt")])
+def test_a_training_of_one_epoch_has_no_half_epochs_on_its_axis(methods: tuple[str, ...]) -> None:
+    tracked = [run for method in methods for run in runs(method, [74.0, 74.5, 75.0])]
+    for figure in drawings(curves(context(tracked, plan(methods), epochs=points(tracked, epochs=1)))).values():
+        figure.draw_without_rendering()
+        for axes in filter(Axes.get_visible, figure.axes):
+            low, high = axes.get_xlim()
+            assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_nothing_to_draw() -> None:
     tracked = all_runs()
     unfinished = runs("kd", [75.0], status="RUNNING")
