@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from benchmark import files
-from benchmark.config import RunConfig
+from benchmark.config import Precision, RunConfig
 from benchmark.datasets.base import DataSet, Known
 from benchmark.errors import UserError
 from benchmark.execution.hold import Hold, claims_of, leased_elsewhere
@@ -29,6 +30,8 @@ State = Literal["finished", "failed", "dropped", "resume", "new", "waiting", "el
 PRUNED = "pruned"
 #: MLflow tag of a run that is trained under a lease: without one, nobody trains it any more
 LEASED = "leased"
+#: runs of whose other precision is asked: the first time a signature costs a query
+_MAX_ASKED = 100
 
 
 @dataclass
@@ -102,6 +105,8 @@ class Survey:
         #: teachers that are not stored yet, by model
         self.teacher_entries: dict[str, Entry] = {}
         self.entries = [_entry(run) for run in plan.runs]
+        #: runs that are left here and finished with the other precision of their teachers, of the first hundred
+        self.num_in_other_precision = 0
         #: owners of the leases that other processes hold, as they were at the last look
         self._leased: Mapping[str, str] = {}
         _check_sizes(plan, data)
@@ -125,6 +130,22 @@ class Survey:
                 self.teacher_entries[model] = entry
         for entry in self.entries:
             self._settle_if_possible(entry, tracked)
+        self.num_in_other_precision = self._count_in_other_precision()
+
+    @property
+    def other_precision(self) -> Precision:
+        """The precision in which the plan's teachers do not compute."""
+        return "fp32" if self.plan.suite.teacher_precision == "bf16" else "bf16"
+
+    def _count_in_other_precision(self) -> int:
+        """Count runs that are left but for a default that depends on the device, which need not be this one."""
+        left = (one for one in self.entries if one.is_open and one.config.teacher in self.teachers)
+        signatures = []
+        for entry in islice(left, _MAX_ASKED):
+            config = entry.config.model_copy(update={"teacher_precision": self.other_precision})
+            assert config.teacher is not None
+            signatures.append(config.signature(self.data.digest, self.teachers[config.teacher].checksum))
+        return sum(run.status == "FINISHED" for run in self._tracked(signatures).values())
 
     def look_again(self, entries: Sequence[Entry]) -> None:
         """Find the state of some runs and teachers, which other processes may have trained since the last look."""

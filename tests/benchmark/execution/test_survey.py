@@ -9,6 +9,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from benchmark.commands.train import in_other_precision, progress_of
 from benchmark.datasets.base import DataSet
 from benchmark.errors import UserError
 from benchmark.execution.options import Options
@@ -165,3 +166,22 @@ def test_a_finished_run_is_found_in_any_experiment(
     found = entry(survey(plan, options, digits, tracker), "vanilla")
     assert (found.state, found.run_id) == ("finished", run_id)
     assert [run.run_id for run in tracker.runs_with([str(found.signature), "0" * 16])] == [run_id]
+
+
+def test_runs_that_are_finished_on_a_device_with_the_other_precision_are_counted(
+    plan: Plan, options: Options, tracker: Tracker, digits: DataSet
+) -> None:
+    """A GPU's teachers compute in bf16 by default, a CPU's in fp32: runs of both are different ones."""
+    store_teacher(plan, options, digits)
+    on_gpu = make_plan(plan.suite.model_copy(update={"teacher_precision": "bf16"}))
+    for method, status in (("kd", "FINISHED"), ("sdd_kd", "FAILED")):
+        run_id = track(tracker, survey(on_gpu, options, digits, tracker), method, digits)
+        tracker.client.set_terminated(run_id, status)
+    here = survey(plan, options, digits, tracker)
+    assert (here.num_in_other_precision, here.other_precision) == (1, "bf16")
+    there = survey(on_gpu, options, digits, tracker)
+    assert entry(there, "kd").state == "finished"
+    assert (there.num_in_other_precision, there.other_precision) == (0, "fp32")
+    assert in_other_precision(here).startswith("At least 1 of the runs to train are finished with teachers in bf16")
+    assert in_other_precision(here) in progress_of(here).lines
+    assert "teacher_precision" not in "".join(progress_of(there).lines)
