@@ -56,7 +56,7 @@ status: install  ## show a suite's progress: done, to resume, missing, failed
 teachers: install  ## list the stored teachers
 	@$(BIN)/python -m benchmark teachers list $(places) $(ARGS)
 
-doctor: install  ## say what is wrong on this machine and in RUNS; ARGS=--fix mends what is safe
+doctor: install  ## say what is wrong on this machine and in RUNS; ARGS=--fix fixes what is safe
 	@$(BIN)/python -m benchmark doctor $(places) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 ui: install  ## browse every run in MLflow

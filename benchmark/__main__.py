@@ -29,7 +29,7 @@ def parser() -> command_line.Parser:
     progress.add_argument("--device", default="auto", help="device of the training: some settings are resolved for it")
 
     making = commands.add_parser("prepare", help="download, check and decode a data set")
-    making.add_argument("dataset", metavar="SUITE", help="a data set, or a suite, whose data set is meant")
+    making.add_argument("dataset", metavar="SUITE", help="a data set, or a suite, whose data set is prepared")
     command_line.add_assignments(making, "data.path=FOLDER")
     making.add_argument(
         "--cache",
@@ -107,7 +107,7 @@ def parser() -> command_line.Parser:
     command_line.add_places(merging)
 
     examined = commands.add_parser("doctor", help="say what is wrong on this machine and in a runs folder")
-    examined.add_argument("--fix", action="store_true", help="mend what is safe to mend, and say what was done")
+    examined.add_argument("--fix", action="store_true", help="fix what is safe to fix, and say what was done")
     command_line.add_places(examined)
 
     browse = commands.add_parser("ui", help="browse every run in MLflow")

@@ -178,7 +178,7 @@ def add_choices(parser: argparse.ArgumentParser, suite: str | None = "digits", w
     parser.add_argument("--pairs", type=words, default=[], metavar="T:S,...", help="teacher:student pairs")
     parser.add_argument("--methods", type=words, default=[], metavar="M,...", help=_METHODS)
     parser.add_argument("--seeds", type=seeds, metavar="N", help="repetitions per method")
-    parser.add_argument("--profile", metavar="NAME", help="another form of the suite, e.g. smoke, a small one")
+    parser.add_argument("--profile", metavar="NAME", help="a variant that the suite defines, e.g. smoke, a small one")
     add_assignments(parser)
     parser.add_argument(
         "--amp",
@@ -335,7 +335,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         type=parallel,
         default=1,
         metavar="N",
-        help="threads per worker; numbers are bit-equal at equal threads (default: 1)",
+        help="threads per worker; results are bit-equal only at the same number (default: 1)",
     )
     parser.add_argument(
         "--force-bf16",
@@ -362,7 +362,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         type=amount("seconds"),
         default=600.0,
         metavar="SECONDS",
-        help="training goes on while the tracking store is away for as long (default: 600)",
+        help="how long training continues while the tracking store cannot be reached (default: 600)",
     )
     parser.add_argument(
         "--claims",
@@ -371,7 +371,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="database of leases, so that machines which share a tracking store train each run once:"
         " postgresql://USER@HOST/NAME, sqlite:////PATH/claims.db, or none (default: where MLFLOW_TRACKING_URI is a"
-        " database, beside it; else none, and a tracking server needs this option)",
+        " SQLite file outside the runs folder, claims.db beside it; else none)",
     )
     parser.add_argument(
         "--deadline",
@@ -379,7 +379,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         type=duration,
         metavar="TIME",
         help="end within this time of the start, e.g. 90s, 9m or 1h30m, with everything saved; exit code 75 when"
-        " something is left, which the same command goes on with",
+        " runs are left, which the same command resumes",
     )
 
 
@@ -407,7 +407,7 @@ def ended_in_time(given: argparse.Namespace) -> Iterator[None]:
 
 
 def _end_now() -> NoReturn:
-    print("the deadline came before everything was written; the same command goes on", file=sys.stderr, flush=True)
+    print("the deadline came before everything was written; the same command resumes", file=sys.stderr, flush=True)
     os._exit(EXIT_DEADLINE)
 
 

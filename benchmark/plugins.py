@@ -22,7 +22,7 @@ from benchmark.registry import NameTaken, Origin, registered_by
 
 #: entry points of this group are modules of installed packages; every command loads them
 GROUP = "sdd_benchmark.plugins"
-_MEND = "mend or uninstall its package"
+_MEND = "repair or uninstall its package"
 
 
 @dataclass(frozen=True)

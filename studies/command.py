@@ -185,7 +185,7 @@ def conclude(
         tables.leaderboard(search).show(console, "python -m benchmark.study ... --show")
         console.print(tables.left_words(search))
         console.print(
-            f"Out of time, and everything saved. The same command goes on: {process.command_line()}", soft_wrap=True
+            f"Out of time, and everything saved. The same command resumes: {process.command_line()}", soft_wrap=True
         )
         return how
     place = search.folder / slug(search.title)

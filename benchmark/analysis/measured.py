@@ -163,7 +163,7 @@ def _run(path: Path, line: int, cells: Sequence[str]) -> MeasuredRun:
 
 
 def _fault(path: Path, line: int, what: str) -> UserError:
-    return UserError(f"{path}, line {line}: {what}; mend that line, or restore the file: git checkout -- {path}")
+    return UserError(f"{path}, line {line}: {what}; fix that line, or restore the file: git checkout -- {path}")
 
 
 def to_csv(runs: Iterable[MeasuredRun]) -> str:

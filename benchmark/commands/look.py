@@ -203,7 +203,7 @@ def examine(given: argparse.Namespace, console: Console) -> int:
         except (UserError, OSError) as error:
             console.print(f"kept   {name}: {error}", soft_wrap=True)
     if num_mendable:
-        console.print(f"`python -m benchmark doctor --fix` mends {num_mendable} of these.")
+        console.print(f"`python -m benchmark doctor --fix` fixes {num_mendable} of these.")
     console.print(f"{num_wrong} wrong." if num_wrong else "Nothing is wrong.")
     return 1 if num_wrong else 0
 

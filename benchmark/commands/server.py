@@ -92,7 +92,7 @@ def instructions(url: URL, address: str, password: Path | None) -> list[str]:
         lines.append(f"  export BENCH_CLAIMS={shlex.quote(place)}    # leases, so that each run is trained once")
     else:
         lines.append("  export BENCH_CLAIMS=postgresql://USER@HOST/NAME    # leases, where several machines train")
-    return [*lines, "Ctrl-C ends the server; training goes on without it for --patience seconds."]
+    return [*lines, "Ctrl-C ends the server; training continues without it for --patience seconds."]
 
 
 def check_port(host: str, port: int) -> None:

@@ -320,7 +320,7 @@ def conclude(
         print_lines(
             order.grouped((one, one.place if one.progress else "not started") for one in execution.left()), console
         )
-        console.print(f"The same command goes on: {again}", soft_wrap=True)
+        console.print(f"The same command resumes: {again}", soft_wrap=True)
         return command_line.EXIT_DEADLINE
     if execution.was_stopped:
         console.print(f"Stopped and saved. The same command resumes: {again}", soft_wrap=True)

@@ -55,7 +55,7 @@ def way_out(folder: Path, split: str) -> str:
 
 
 def provide(folder: Path, split: str, may_unpack: bool) -> None:
-    """Unpack a split from its archive in `folder`; a killed call goes on where it was.
+    """Unpack a split from its archive in `folder`; a killed call resumes where it was.
 
     Raises:
         UserError: when there is no archive, when one is damaged or holds what it should not, when the disk is full,
@@ -97,7 +97,7 @@ def _faults_named(archive: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(
-            f"cannot unpack {archive} ({error}): mend that, and the same command goes on where it was"
+            f"cannot unpack {archive} ({error}): fix that, and the same command resumes where it was"
         ) from error
     except Exception as error:  # tarfile, gzip, zlib and scipy each raise errors of their own
         raise UserError(f"cannot unpack {archive}: it is damaged ({str(error) or type(error).__name__})") from error

@@ -130,5 +130,5 @@ def outcome_of(entry: Entry, share: float) -> str:
     if share >= 1:
         return "finished"
     if share <= 0:
-        return "in the next sitting" if not entry.progress else "goes on in the next sitting"
+        return "in the next sitting" if not entry.progress else "resumes in the next sitting"
     return f"to about epoch {min(epochs, int(entry.progress + share * (epochs - entry.progress)) + 1)} of {epochs}"

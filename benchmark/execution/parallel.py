@@ -73,7 +73,9 @@ def _train_with_launched(
 ) -> None:
     global _is_out_of_step
     if _is_out_of_step:
-        raise LostRank("not started: the processes of torchrun cannot go on together after an error; start them again")
+        raise LostRank(
+            "not started: the processes of torchrun cannot continue together after an error; start them again"
+        )
     _is_out_of_step = True
     try:
         ranks.agreed(lambda: job)

@@ -140,7 +140,7 @@ class PlainView:
             self._begun[job.name] = (time.monotonic(), done)
             self._steps[job.name] = event.steps_per_epoch
             place = checkpoint.place_of(event.epochs_done, event.steps_done, event.steps_per_epoch)
-            self.say(f"{_title(job)}: {f'goes on {place}' if done else 'starts'}")
+            self.say(f"{_title(job)}: {f'resumes {place}' if done else 'starts'}")
         elif isinstance(event, LaneFinished | LaneFailed | LaneDropped):
             self._done += 1
             self._total = max(self._total, self._done)  # another process left one

@@ -156,7 +156,7 @@ class Runs:
 
     def _say_trouble(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self._trouble:
-            self._say(f"{trouble}. Training goes on; whoever may reach it takes over what is not renewed.")
+            self._say(f"{trouble}. Training continues; whoever may reach it takes over what is not renewed.")
         elif trouble is None and self._trouble is not None:
             self._say("The leases are renewed again.")
         self._trouble = trouble

@@ -4,8 +4,8 @@ Space: a 2 x 2 for each base loss: `ls` and `sdd`, each `without` or `with`: the
 and `sdd_ls_`, where every region is standardized by itself.
 Base losses: KD and DKD. LS is taken as published: with it go temperature 2 and a weight of 9 instead of 4 and 0.9 for
 KD, 4 and 1 for DKD, so that what it gains is not standardization's alone; SDD keeps the settings of what it decouples.
-Budget: 8 trials of 3 seeds, all at once. A suite of few epochs must set the warm-up of all four forms of DKD alike: on
-`digits`, `--set dkd.warmup_epochs=1`.
+Budget: 8 trials of 3 seeds, all at once. A suite of few epochs must set the warm-up of all four forms of DKD alike, as
+`digits` does.
 Pairs: resnet32x4:resnet8x4 and resnet32x4:shufflenet_v2.
 Published: LS alone: KD 73.33, KD+LS 76.62, DKD 76.32, DKD+LS 77.01 (resnet32x4:resnet8x4, best epoch, mean of 4; Sun et
 al., CVPR 2024, Table 1). Both: DSKD prints a row DKD+SDD+LS, whose code has no region weights: it multiplies the mean

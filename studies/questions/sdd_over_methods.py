@@ -10,7 +10,7 @@ Pairs of forms share seeds, split and teacher; a method's forms stand next to ea
 stopped has answered for whole methods.
 Base losses: all. Terms over the batch (DIST's columns, MLKD's) stay on the whole image in every form.
 Budget: 3 trials of 3 seeds for each method, 12 at once: four methods on one teacher pass. A suite of few epochs must
-set the warm-ups that outlast it: on `digits`, `--set dkd.warmup_epochs=1 --set rld.warmup_epochs=1`.
+set the warm-ups that outlast it, as `digits` does.
 Pairs: resnet32x4:shufflenet_v1 and resnet32x4:resnet8x4.
 Published: for KD, DKD and NKD, a gain on each of ten pairs, without a control and NKD's with other hyperparameters
 (Wei, Luo, Luo, CVPR 2024, Tables 1 and 2); for the other methods not asked, or not at equal budgets.

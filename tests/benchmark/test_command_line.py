@@ -93,7 +93,7 @@ def test_a_deadline_that_ends_among_the_imports_changes_nothing(tmp_path: Path) 
     command = [sys.executable, "-m", "benchmark.run", "digits", "--runs", str(tmp_path / "runs"), "--deadline", "1s"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (command_line.EXIT_DEADLINE, "")
-    assert ended.stderr == "the deadline came before everything was written; the same command goes on\n"
+    assert ended.stderr == "the deadline came before everything was written; the same command resumes\n"
     assert not (tmp_path / "runs").exists()
 
 

@@ -82,7 +82,7 @@ def test_what_is_wrong_is_named_and_mended_where_that_is_safe(ill: Path) -> None
         assert sum(words in line for line in wrong) == 1, words
     assert len(wrong) == len(expected)
     assert "1 of 2 views" in text
-    assert "`python -m benchmark doctor --fix` mends 5 of these.\n7 wrong.\n" in text
+    assert "`python -m benchmark doctor --fix` fixes 5 of these.\n7 wrong.\n" in text
     code, text = examined(ill, "--fix")
     assert (code, text.splitlines()[-1]) == (1, "2 wrong.")  # teachers are not deleted by a command that tidies
     assert text.count("\nfixed") == 5

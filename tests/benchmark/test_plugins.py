@@ -194,5 +194,5 @@ def test_an_installed_package_is_loaded_by_its_entry_point(installed: Path) -> N
 
 def test_an_installed_package_that_is_broken_is_named(installed: Path) -> None:
     (installed / "method.py").write_text("import not_there")
-    why = "ModuleNotFoundError: No module named 'not_there'; mend or uninstall its package"
+    why = "ModuleNotFoundError: No module named 'not_there'; repair or uninstall its package"
     assert refusal(looking.main, "list") == f"installed plugin 'mine:methods': {why}"

@@ -352,7 +352,7 @@ def test_many_sittings_end_with_the_bits_and_the_table_of_one(
     printed = [sit(suite, runs, 20, monkeypatch)]
     assert "The deadline is near: every student is saved where it stands ..." in printed[0].text
     assert "Out of time, and everything saved. Left for the next sitting:\n  teacher resnet8: " in printed[0].text
-    assert "\nThe same command goes on: " in printed[0].text
+    assert "\nThe same command resumes: " in printed[0].text
     (teacher,) = (one for one in tracked(runs) if one.tags["role"] == "teacher")
     assert (teacher.status, teacher.tags["failure"], teacher.tags["failure_reason"]) == (
         "KILLED", "retry", "deadline reached"

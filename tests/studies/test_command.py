@@ -327,7 +327,7 @@ def test_a_study_goes_on_after_its_deadline_with_the_same_values(
     code, text = sit(9)
     assert code == command_line.EXIT_DEADLINE
     assert not (tmp_path / "runs" / "work").exists()
-    assert "Out of time, and everything saved. The same command goes on: " in text
+    assert "Out of time, and everything saved. The same command resumes: " in text
     codes = [code]
     while codes[-1] == command_line.EXIT_DEADLINE and len(codes) < 30:
         code, text = sit(25)

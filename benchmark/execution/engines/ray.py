@@ -270,7 +270,7 @@ class RayEngine:
             yield task.job, CohortCrashed(reason, is_user_error=False)
         else:
             self._waiting.appendleft(task)
-            yield task.job, Note(f"{reason}; it goes on from its last checkpoints")
+            yield task.job, Note(f"{reason}; it resumes from its last checkpoints")
 
     def _stop(self) -> Iterator[tuple[CohortJob, EngineEvent]]:
         """Let cohorts save and stop; one that was not heard of has nothing to save, and may still be importing."""

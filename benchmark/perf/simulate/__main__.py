@@ -20,13 +20,13 @@ def parser() -> command_line.Parser:
     made.add_argument("--workers", type=_counts, default=[2**one for one in range(10)], metavar="N,...",
                       help="numbers of workers (default: 1 to 512)")  # fmt: skip
     made.add_argument("--compare", type=_counts, default=[], metavar="N,...",
-                      help="those of the numbers at which other ways to make cohorts are compared")  # fmt: skip
+                      help="numbers of --workers at which other ways to make cohorts are compared")  # fmt: skip
     made.add_argument("--costs", choices=("gpu", "cpu"), default="gpu",
                       help="what training costs: measured on a CPU, or estimated for a GPU (default)")  # fmt: skip
     made.add_argument("--life", type=_count, default=24, metavar="HOURS",
                       help="mean time between two deaths of a worker (default: 24)")  # fmt: skip
     made.add_argument("--random", type=_count, default=1, metavar="N", help="seed of the deaths (default: 1)")
-    made.add_argument("--name", default="simulate", help="of the files of the results (default: simulate)")
+    made.add_argument("--name", default="simulate", help="name of the result files (default: simulate)")
     made.add_argument("--out", type=command_line.folder, default="runs/perf", metavar="DIR",
                       help="folder of the results (default: runs/perf)")  # fmt: skip
     return made

@@ -189,7 +189,7 @@ class SimulatedEngine:
         task.num_deaths += 1
         if task.num_deaths <= RETRIES:
             self._waiting.appendleft(task)
-            return task.job, Note("its worker died; it goes on from its last checkpoints")
+            return task.job, Note("its worker died; it resumes from its last checkpoints")
         self._tally.num_crashed += 1
         done = task.job.epochs * task.saved / task.seconds
         for lane in task.job.lanes if task.saved else ():

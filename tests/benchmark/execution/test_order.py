@@ -110,4 +110,4 @@ def test_outcomes_in_words(share: float, words: str) -> None:
 
 
 def test_what_is_begun_and_not_reached_goes_on_later() -> None:
-    assert order.outcome_of(entry(done=2), 0.0) == "goes on in the next sitting"
+    assert order.outcome_of(entry(done=2), 0.0) == "resumes in the next sitting"

@@ -117,7 +117,7 @@ def test_a_cohort_goes_on_after_deaths_and_no_epoch_is_reported_twice(tmp_path: 
     events = [event for _, event in engine.events()]
     assert [event.epoch for event in events if isinstance(event, EpochDone)] == [1, 2, 3, 4]
     assert [event.text for event in events if isinstance(event, Note)] == [
-        f"its worker on {host} died: its node is gone.; it goes on from its last checkpoints" for host in "bc"
+        f"its worker on {host} died: its node is gone.; it resumes from its last checkpoints" for host in "bc"
     ]
     assert isinstance(events[-1], CohortEnded)
     assert fake.killed == 1  # the last one, whose place others may need
