@@ -35,7 +35,10 @@ __all__ = [
     "postgresql_server",
 ]
 
-os.environ.pop("MLFLOW_TRACKING_URI", None)
+# what the caller's shell has set for commands is not meant for those that are tested
+for name in [*os.environ]:
+    if name.startswith(("BENCH_", "MLFLOW_TRACKING_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_")):
+        del os.environ[name]
 # the tests use every core already, also those of the processes that they start
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import torch
 
 #: after a backward pass on a machine with a GPU, PyTorch refuses another one in a copy: there, processes begin anew
 _CONTEXT = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 
 
 def start(work: Callable[..., object], *arguments: Any) -> BaseProcess:

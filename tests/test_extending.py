@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -111,7 +112,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
     names = f"({wanted}) and not bit_equal"
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "--junitxml=found.xml",
                "-k", names, "tests/contracts", "tests/test_examples.py"]  # fmt: skip
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
     cases = ET.parse(copy / "found.xml").getroot().iter("testcase") if (copy / "found.xml").exists() else ()
     passed = [case.attrib["name"] for case in cases if not len(case)]
     return done, Counter(name for test in passed for name in [*NAMES, "test_"] if name in test)

@@ -37,6 +37,7 @@ def sitting(folder: Path, code: int, *arguments: str) -> tuple[int, list[str]]:
     stand_in.chmod(0o755)
     calls.unlink(missing_ok=True)
     variables = {"PYTHON": str(stand_in), "CALLS": str(calls), "CODE": str(code), "DEADLINE": "60s", "RUNS": "r"}
+    variables |= {"IN": "in", "OUT": "out", "DATA": "data"}
     ran = subprocess.run(
         [str(SCRIPTS / "sitting.sh"), *arguments], cwd=folder, env={**os.environ, **variables}, capture_output=True
     )

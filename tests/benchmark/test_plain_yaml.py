@@ -53,10 +53,10 @@ def bomb(levels: int) -> str:
     ids=range(18),
 )
 def test_surprises_are_refused_in_one_line_and_at_once(text: str, message: str) -> None:
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(UserError, match=f"^not valid YAML: .*{message}.*$"):
         plain_yaml.parse(text)
-    assert time.process_time() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_it_ends_with_tracked_runs_and_a_table(
     assert printed.code == 0
     assert "Plan: small" in printed.text
     assert "Runs: 6 finished" in printed.text
-    assert re.search(r"\nAbout .*, teachers included, on CPU .*start-up and tracking", printed.text)
+    assert re.search(r"\nAbout .*, teachers included, on .+, 1 worker: .*start-up and tracking", printed.text)
     assert re.search(r"\nEstimated [\d a-z]+, took [\d a-z]+\.\n", printed.text)
     result, table_line, runs_line, following = printed.text.rstrip().splitlines()[-4:]
     assert result.startswith("Result: highest accuracy after the last epoch: ")
@@ -226,7 +226,7 @@ def test_a_dry_run_and_status_write_nothing(done: tuple[Path, Path, Printed], tm
     assert printed.code == 0
     assert "6 to train" in printed.text
     assert "Dry run: nothing was trained." in printed.text
-    assert " on CPU" in printed.text
+    assert ", teachers included, on " in printed.text
     assert not list((tmp_path / "runs").rglob("*.db"))
     assert not list((tmp_path / "runs").rglob("checkpoint"))
 

@@ -82,7 +82,7 @@ def faults(text: str, folder: Path) -> None:
     ],
 )
 def test_the_guard_sees(text: str, fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "LIMIT_S", 1)
+    monkeypatch.setattr(base, "LIMIT_S", 1 if text == "slow" else 60)
     monkeypatch.setattr(base, "SHRINKS", 0)
     found = run(GUARD, Kind("example", lambda _: text, faults, 1.0), 0, 0, tmp_path / "place")
     assert (found is None) if fault is None else (found is not None and found.fault.startswith(fault))

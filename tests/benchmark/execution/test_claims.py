@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -48,6 +50,24 @@ def expire(database: str, signature: str) -> None:
             {"one": signature},
         )
     engine.dispose()
+
+
+def renew_at_once(monkeypatch: pytest.MonkeyPatch, asked: list[float]) -> None:
+    """Let leases be renewed all the time, and note the seconds that would have passed between."""
+
+    def sleep(seconds: float) -> None:
+        asked.append(seconds)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=sleep))
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def win_what_is_left(database: str, channel: Connection) -> None:
@@ -97,18 +117,23 @@ def test_a_lease_is_taken_over_once_it_has_expired_by_the_databases_clock(
 
 
 def test_leases_are_renewed_while_their_process_lives(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.4)
+    asked: list[float] = []
+    renew_at_once(monkeypatch, asked)
     first, second = (Claims(parsed(database)) for _ in range(2))
     assert first.claim("a", "one")
-    time.sleep(1.0)
+    expire(database, "a")
+    eventually(lambda: second.others() == {"a": "one"})
     assert not second.claim("a", "two")
+    assert set(asked) == {claims.LEASE_SECONDS / 3}
     monkeypatch.setattr(Claims, "renew", lambda self: None)
-    time.sleep(0.6)
+    with first._guard:  # the renewal that runs now is the last
+        expire(database, "a")
     assert second.claim("a", "two")
 
 
 def test_renewals_are_tried_again_while_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.3)
+    asked: list[float] = []
+    renew_at_once(monkeypatch, asked)
     url = parsed(f"sqlite:///{tmp_path / 'claims.db'}")
     first, second = Claims(url), Claims(url)
     renewed, is_away = Claims.renew, threading.Event()
@@ -121,11 +146,11 @@ def test_renewals_are_tried_again_while_the_database_is_away(tmp_path: Path, mon
     monkeypatch.setattr(Claims, "renew", renew)
     is_away.set()
     assert first.claim("a", "one")
-    time.sleep(0.5)
-    assert (first.trouble, second.others()) == ("gone", {})
+    expire(str(url), "a")
+    eventually(lambda: first.trouble == "gone" and claims.LEASE_SECONDS / 12 in asked)
+    assert second.others() == {}
     is_away.clear()
-    time.sleep(0.5)
-    assert first.trouble is None and second.others() == {"a": "one"}
+    eventually(lambda: first.trouble is None and second.others() == {"a": "one"})
 
 
 def test_a_lease_that_could_not_be_released_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -265,11 +264,16 @@ class Folder:
         found.look()
         return found
 
-    def train(self, survey: Survey) -> list[str]:
-        """Train what the survey found, and return what was said."""
+    def train(self, survey: Survey, heard: Callable[[str], None] = lambda text: None) -> list[str]:
+        """Train what the survey found, and return what was said, which `heard` hears at once."""
         said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            heard(text)
+
         view = Quiet()
-        view.say = said.append  # type: ignore[method-assign]
+        view.say = say  # type: ignore[method-assign]
         Execution(survey, self.tracker, Measured(self.data, torch.device("cpu"), 1), view).run()
         return said
 
@@ -339,10 +343,7 @@ def test_what_another_process_leaves_is_waited_for_and_taken_over(
     lock = FileLock(here.options.lock_file(str(entry.signature)), thread_local=False)
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     lock.acquire()
-    timer = threading.Timer(0.5, lock.release)
-    timer.start()
-    said = here.train(survey)
-    timer.join()
+    said = here.train(survey, heard=lambda text: lock.release())
     assert said[0] == f"{entry.label}: another process is training it; waiting for it"
     assert len(HandInHand.trained) == (2 if held == "teacher" else 1)
     assert states(survey) == ["finished"]

@@ -84,7 +84,7 @@ def test_a_cohort_that_was_stopped_and_lost_a_rank_goes_on_as_if_nothing_had_hap
                 process.kill()
 
     train_and_report(job, report, lambda: False)
-    assert time.monotonic() - killed_at < 10
+    assert time.monotonic() - killed_at < 60  # the ranks' own timeout is a day
     assert events[0] == replace(events[0], epochs_done=0, steps_done=2)
     assert isinstance(events[-1], CohortCrashed)
     assert events[-1].reason == "rank 1 ended with SIGKILL"

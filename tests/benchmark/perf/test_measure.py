@@ -77,13 +77,13 @@ def test_a_real_clock_sees_the_work_of_a_process() -> None:
 
 def test_the_machine_is_at_least_as_busy_as_this_process() -> None:
     busy, own = machine_busy_seconds(), cpu_seconds()
-    if busy is None:
+    if not busy:
         pytest.skip("this machine does not say how busy it is")
-    while cpu_seconds() - own < 0.2:
+    while cpu_seconds() - own < 0.5:
         pass
     after = machine_busy_seconds()
     assert after is not None
-    assert after - busy > 0.15
+    assert after - busy > 0.25  # it counts in ticks of the clock
 
 
 def test_ratios_of_known_samples() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ CPU = torch.device("cpu")
 REQUESTS = [Request("weak", (1, 2, 4), "from_4x4"), Request("weak", (), "map"), Request("strong", (1, 2), "map")]
 
 
-def used(network: Network) -> Network:
-    """A network whose batch norms have something to fold."""
+def used(create: Callable[[], Network]) -> Network:
+    """Create a network whose batch norms have something to fold."""
     torch.manual_seed(1)
+    network = create()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -32,7 +35,7 @@ def used(network: Network) -> Network:
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return used(models.create("resnet8x4", 10, 16))
+    return used(lambda: models.create("resnet8x4", 10, 16))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def test_rounded_outputs_are_those_of_cells_handed_back(
 
 @pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_2", "vgg8", "mobilenet_v2", "torchvision/resnet18"])
 def test_folding_moves_the_map_by_rounding_only(name: str) -> None:
-    network = used(models.create(name, 10, 32))
+    network = used(lambda: models.create(name, 10, 32))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     x_BCHW = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -123,7 +126,7 @@ class _Wild(_Shared):
 
 @pytest.mark.parametrize("kind", [_Shared, _Wild])
 def test_what_cannot_be_folded_is_left_alone(kind: type[Network]) -> None:
-    network, x_BCHW = used(kind()), torch.randn(2, 3, 8, 8)
+    network, x_BCHW = used(kind), torch.randn(2, 3, 8, 8)
     made = folded(network, x_BCHW)
     with torch.no_grad():
         assert torch.equal(made.forward_features(x_BCHW), network.forward_features(x_BCHW))
@@ -135,7 +138,7 @@ def test_folding_that_moves_the_map_is_undone(monkeypatch: pytest.MonkeyPatch) -
         return convolution
 
     monkeypatch.setattr("benchmark.train.folding.fuse_conv_bn_eval", wrong)
-    network, x_BCHW = used(models.create("resnet8", 10, 16)), torch.randn(2, 3, 16, 16)
+    network, x_BCHW = used(lambda: models.create("resnet8", 10, 16)), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         made = folded(network, x_BCHW)
         assert torch.equal(made.forward_features(x_BCHW), network.forward_features(x_BCHW))
