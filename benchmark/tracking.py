@@ -571,7 +571,7 @@ class Tracker:
             name=data.name,
             digest=data.digest[:36],
             source_type="local",
-            source=data.source,
+            source=_storable(data.source),
             profile=f'{{"num_train": {len(data.train)}, "num_test": {len(data.test)}}}',
         )
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
@@ -631,9 +631,7 @@ class Tracker:
     def end(self, run_id: str, status: Status, **tags: str) -> None:
         """End a run with a status."""
         if tags:
-            # a reason may name a file whose bytes are no UTF-8, which no store takes
-            text = {key: value.encode(errors="backslashreplace").decode()[:4000] for key, value in tags.items()}
-            self.tag(run_id, text)
+            self.tag(run_id, {key: _storable(value)[:4000] for key, value in tags.items()})
         self.client.set_terminated(run_id, status)
 
     def content(self, run_id: str) -> Content:
@@ -767,6 +765,11 @@ def fault_of(
     except MlflowException as error:
         return str(error).splitlines()[0]
     return None
+
+
+def _storable(text: str) -> str:
+    """Escape bytes that are no UTF-8, as in names of files, which no store takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _dataset(data: Input) -> Dataset:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,12 @@ def test_a_failure_may_name_a_file_of_any_bytes(tracker: tracking.Tracker, digit
     tracker.end(start(tracker, digits, "s1"), "FAILED", failure_reason="cannot decode \udcff.jpg")
     (run,) = tracker.runs_in(list(tracker.experiments().values()))
     assert (run.status, run.tags["failure_reason"]) == ("FAILED", r"cannot decode \udcff.jpg")
+
+
+def test_images_may_lie_in_a_folder_of_any_bytes(tracker: tracking.Tracker, digits: DataSet) -> None:
+    run_id = start(tracker, replace(digits, source="/data/\udcff, official split"), "s1")
+    (found,) = tracker.client.get_run(run_id).inputs.dataset_inputs
+    assert found.dataset.source == r"/data/\udcff, official split"
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
