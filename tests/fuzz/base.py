@@ -162,6 +162,7 @@ def run(guard: Guard, kind: Kind, seed: int, number: int, folder: Path) -> Failu
     fault = _in_empty(guard, kind, case, folder)
     if fault is None:
         return None
+    accepted = guard.accepted  # its smaller forms are no inputs
     tried = 0
     smaller = True
     while smaller and tried < SHRINKS:
@@ -174,6 +175,7 @@ def run(guard: Guard, kind: Kind, seed: int, number: int, folder: Path) -> Failu
                 break
             if tried >= SHRINKS:
                 break
+    guard.accepted = accepted
     return Failure(kind.name, seed, number, fault, case)
 
 

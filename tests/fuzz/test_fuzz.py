@@ -97,7 +97,9 @@ def test_a_failing_input_is_made_smaller_and_can_be_run_alone(tmp_path: Path) ->
         for text in case.get("texts", []):
             faults(text, folder)
 
+    accepted = GUARD.accepted
     found = run(GUARD, Kind("example", generate, check, 1.0), 5, 7, tmp_path / "place")
     assert found is not None
     assert found.case == {"texts": ["raise"]}
+    assert GUARD.accepted == accepted, "its smaller forms are no inputs"
     assert "python -m tests.fuzz --kind example --seed 5 --number 7" in str(found)
