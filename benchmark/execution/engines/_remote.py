@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from logging.handlers import QueueHandler
 from pathlib import Path
+
+from filelock import FileLock
 
 from benchmark import datasets, files, plugins, process
 from benchmark.errors import UserError
@@ -34,6 +38,10 @@ from benchmark.train.messages import (
 )
 
 log = logging.getLogger(__name__)
+#: how scratch folders begin, and the file in each that its process locks
+_SCRATCH, _LOCK = "sdd-benchmark-cohort-", "lock"
+#: a process locks its scratch folder long before it is so old
+_LOCKED_WITHIN_S = 60
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def train(
             lines = _Lines(put)
             logging.getLogger().addHandler(lines)
             held.callback(logging.getLogger().removeHandler, lines)
-            here = _Here(sent, teacher, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="cohort-"))))
+            here = _Here(sent, teacher, held.enter_context(_scratch()))
             here.check()
 
             def report(event: EngineEvent) -> None:
@@ -120,6 +128,17 @@ def train(
             reason = f"on {platform.node()}: {error or type(error).__name__}"
             endings.append(Shipped(CohortCrashed(reason, isinstance(error, UserError)), {}))
     put(endings[-1])
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a folder for one cohort, and delete those that killed processes left on this host."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_LOCK}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LOCKED_WITHIN_S and files.is_free(left):
+                shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as made, FileLock(Path(made) / _LOCK):
+        yield Path(made)
 
 
 class _Lines(QueueHandler):

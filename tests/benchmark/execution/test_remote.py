@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from benchmark.config import Data
@@ -41,7 +44,7 @@ def _hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     monkeypatch.delenv("BENCH_DATA", raising=False)
     yield
-    assert list(scratch.glob("cohort-*")) == []
+    assert list(scratch.glob(f"{remote._SCRATCH}*")) == []
 
 
 @pytest.fixture
@@ -115,6 +118,28 @@ def test_a_dropped_lane_leaves_its_epochs_to_be_recorded(
     assert [event.signature for event in events if isinstance(event, LaneDropped)] == ["sdd_kd"]
     dropped = next(lane for lane in job.lanes if lane.signature == "sdd_kd")
     assert [row["epoch"] for row in checkpoint.load(dropped.checkpoint)["history"]] == [1]
+
+
+def test_a_cohort_deletes_what_killed_processes_left_on_its_host(
+    tmp_path: Path, teacher_file: TeacherFile, on_host: Callable[[str], None]
+) -> None:
+    """Not what another one holds, what was just begun, or what only is called so."""
+    kinds = "left", "held", "begun", "without a lock"
+    left, held, begun, without = places = [tmp_path / "scratch" / f"{remote._SCRATCH}{kind}" for kind in kinds]
+    for place in places:
+        place.mkdir()
+        (place / "resnet8.safetensors").write_bytes(b"weights")
+    for place in (left, held, begun):
+        (place / remote._LOCK).touch()
+    for place in (left, held, without):
+        for path in (place, *place.iterdir()):
+            os.utime(path, (0, 0))
+    with FileLock(held / remote._LOCK):
+        os.utime(held / remote._LOCK, (0, 0))
+        trained(two_lanes(tmp_path / "job", teacher_file), on_host, stop_after=1)
+    assert [place.exists() for place in places] == [False, True, True, True]
+    for place in (held, begun, without):
+        shutil.rmtree(place)
 
 
 def test_words_name_the_host_and_the_commands_paths(tmp_path: Path, on_host: Callable[[str], None]) -> None:
