@@ -99,8 +99,8 @@ def run(given: argparse.Namespace, plan: Plan, options: Options, console: Consol
     console.print(progress_of(survey).table())
     for refused in plan.refused:
         console.print(f"left out: {refused}", soft_wrap=True)
-    if survey.num_in_other_precision:
-        console.print(in_other_precision(survey), soft_wrap=True)
+    for line in in_other_precision(survey):
+        console.print(line, soft_wrap=True)
     if plan.suite.ranks > 1:
         console.print(shared(plan), soft_wrap=True)
     left = sum(entry.is_open for entry in [*survey.entries, *survey.teacher_entries.values()])
@@ -244,18 +244,19 @@ def progress_of(survey: Survey) -> Progress:
             lines.append(f"to resume {entry.place}: {entry.label}")
     lines += [f"left out: {refused}" for refused in plan.refused]
     lines.append(f"Runs: {counts(survey.entries)}")
-    if survey.num_in_other_precision:
-        lines.append(in_other_precision(survey))
+    lines += in_other_precision(survey)
     return Progress(f"Plan: {plan.name}, data {survey.data.name}", tuple(rows), tuple(lines))
 
 
-def in_other_precision(survey: Survey) -> str:
+def in_other_precision(survey: Survey) -> list[str]:
     """Say how runs are counted that only another default precision of the teachers keeps from being finished."""
+    if not survey.num_in_other_precision or not any(entry.is_open for entry in survey.entries):
+        return []
     other, own, count = survey.other_precision, survey.plan.suite.teacher_precision, survey.num_in_other_precision
-    return (
+    return [
         f"At least {count} of the runs to train are finished with teachers in {other}; here they compute in {own}:"
         f" to count those, add --set teacher_precision={other}"
-    )
+    ]
 
 
 def remember(given: argparse.Namespace, survey: Survey) -> None:
