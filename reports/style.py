@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import distillers
 from benchmark.analysis.style import COLOURS, FAINT, MARKERS, canvas, saved, style
 
-__all__ = ["ALONE", "COLOURS", "FAINT", "MARKERS", "PUBLISHED", "WIDTH", "Look", "canvas", "look", "saved", "style"]
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.ticker import MaxNLocator
+
+__all__ = [
+    "ALONE",
+    "COLOURS",
+    "FAINT",
+    "MARKERS",
+    "PUBLISHED",
+    "WIDTH",
+    "Look",
+    "canvas",
+    "look",
+    "saved",
+    "style",
+    "whole_numbers",
+]
 
 #: families that look the same in every figure
 _FAMILIES = ("kd", "dkd", "nkd", "mlkd")
@@ -68,3 +85,8 @@ def numbered(place: int, is_form: bool) -> Look:
     """The look of the method at a place of a panel that has a legend of its own: any colour is as good there."""
     place %= len(COLOURS)
     return Look(COLOURS[place], MARKERS[place], "-" if is_form else "--", is_form)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Put ticks at whole numbers only, also where the axis shows a single one."""
+    cast("MaxNLocator", axis.get_major_locator()).set_params(integer=True, min_n_ticks=1)

@@ -263,8 +263,8 @@ def correlation_figure(apart: dict[str, Floats]) -> Figure:
             image = axes.imshow(np.ma.masked_invalid(matrix), cmap=colours, vmin=-limit, vmax=limit)
             title = f"{title_of(method)}: mean |difference| {mean_difference(matrix):.3f}"
             axes.set(xlabel="class", ylabel="class", title=title)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.yaxis.get_major_locator().set_params(integer=True)
+            style.whole_numbers(axes.xaxis)
+            style.whole_numbers(axes.yaxis)
             axes.grid(visible=False)
         made.colorbar(image, ax=list(panels), label="correlation, student − teacher", shrink=0.85)
     return made

@@ -127,7 +127,7 @@ def figure(panels: Sequence[dict[str, pd.DataFrame]], titles: Sequence[str]) -> 
             _look_at_the_end(axes, lines)
             if _lie_on_each_other(axes, lines):
                 _enlarge_the_end(axes, lines)
-            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            style.whole_numbers(axes.xaxis)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         made.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=5)
@@ -156,7 +156,7 @@ def families_figure(lines: dict[str, pd.DataFrame], panels: Sequence[Sequence[st
             axes.xaxis.label.set_visible(place + COLUMNS >= len(panels))
             axes.yaxis.label.set_visible(place % COLUMNS == 0)
             axes.tick_params(labelbottom=place + COLUMNS >= len(panels))
-            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            style.whole_numbers(axes.xaxis)
         _look_at_the_end(grid.flat[0], lines)
     return made
 
