@@ -145,7 +145,7 @@ class Survey:
             config = entry.config.model_copy(update={"teacher_precision": self.other_precision})
             assert config.teacher is not None
             signatures.append(config.signature(self.data.digest, self.teachers[config.teacher].checksum))
-        return sum(run.status == "FINISHED" for run in self._tracked(signatures).values())
+        return sum(run.status == "FINISHED" for run in self._recorded(signatures).values())
 
     def look_again(self, entries: Sequence[Entry]) -> None:
         """Find the state of some runs and teachers, which other processes may have trained since the last look."""
@@ -201,6 +201,9 @@ class Survey:
         """Find the MLflow runs that have these signatures, by signature, and who holds a lease."""
         # the leases first: one that is released in between is of a run whose end MLflow has by then
         self._leased = leased_elsewhere(self.options)
+        return self._recorded(signatures, anew)
+
+    def _recorded(self, signatures: Iterable[str], anew: bool = False) -> dict[str, Tracked]:
         if self.tracker is None:
             return {}
         with self.tracker.named_errors():
