@@ -52,6 +52,14 @@ def cpu_s_of(program: str) -> float:
     return _run(program)[1]
 
 
+def start_s() -> float:
+    """CPU-seconds of a start without anything heavy: a measure of this machine.
+
+    Machines differ by a factor of three: on one where a command takes half a second, this takes a tenth of one.
+    """
+    return min(cpu_s_of("import rich.console, rich.table, yaml") for _ in range(3))
+
+
 def _run(program: str, *words: str) -> tuple[subprocess.CompletedProcess[str], float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)

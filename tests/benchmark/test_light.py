@@ -34,8 +34,7 @@ LONGEST = "benchmark list"
 @pytest.mark.processes
 def test_help_lists_and_mistakes_import_nothing_heavy_and_take_half_a_second() -> None:
     """Seen before: 7 to 9 CPU-seconds and 958 MiB, for a `--help`."""
-    # machines differ by a factor of three: on one where a command takes half a second, this takes a tenth of one
-    start_s = min(footprint.cpu_s_of("import rich.console, rich.table, yaml") for _ in range(3))
+    start_s = footprint.start_s()
     others = [words for words in LIGHT if words != LONGEST]
     for commands in ([LONGEST], *(others[first::4] for first in range(4))):
         # several take no longer together, in one process, than one may

@@ -79,7 +79,7 @@ def test_a_streamed_data_set_waits_for_its_files(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(costs, "speed", lambda model, batch_size: Speed(0.5, 1.0))
         rate = costs.loader_images_per_s()
         assert rate is not None
-        assert rate > 0
+        assert 10 < rate < 1e6
         assert costs.loader_images_per_s() == rate
         monkeypatch.setattr(costs, "_loader_rate", 10.0)
         assert costs.cohort_s([config]) == pytest.approx(expected)
@@ -89,13 +89,13 @@ def test_speeds_are_measured_once_and_leave_threads_alone(digits: DataSet, monke
     measured = Costs(digits, CPU, threads=1)
     before = torch.get_num_threads()
     speed = measured.speed("resnet8_half", 64)
-    assert speed.forward_s > 0 and speed.train_s > 0
+    assert 0 < speed.forward_s < 0.1 and 0 < speed.train_s < 0.1
     assert torch.get_num_threads() == before
     teacher_s = measured.teacher_s(make_config("kd"), 64)
-    assert teacher_s > 0
+    assert 0 < teacher_s < 0.1
     simkd = make_config("simkd", recipe={"batch_size": 8})
     method = measured.method(simkd)
-    assert method.forward_s > 0 and method.train_s > 0, "it is tested with its side modules"
+    assert 0 < method.forward_s < 0.1 and 0 < method.train_s < 0.1, "it is tested with its side modules"
     for once in ("of_network", "of_teacher", "of_method"):
         monkeypatch.setattr(speeds, once, lambda *_: pytest.fail("measured twice"))
     assert measured.speed("resnet8_half", 64) == speed

@@ -83,7 +83,7 @@ def test_the_machine_is_at_least_as_busy_as_this_process() -> None:
         pass
     after = machine_busy_seconds()
     assert after is not None
-    assert after - busy > 0.25  # it counts in ticks of the clock
+    assert after - busy > 0.375  # it counts in ticks of the clock
 
 
 def test_ratios_of_known_samples() -> None:
